@@ -1,0 +1,75 @@
+"""What happens to an image before the network sees it.
+
+The strengths are those of albumentations 1.3.1, with which the authors trained; version 2 has other names and
+other defaults, so every strength is spelled out here.
+"""
+
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def training_augmentation(size: int) -> A.Compose:
+    """Make the augmentation of training images: H x W x 3 uint8 RGB in, size x size x 3 uint8 RGB out."""
+    return A.Compose(
+        [
+            A.Resize(size, size, interpolation=cv2.INTER_LINEAR),
+            A.ImageCompression(quality_range=(60, 100), compression_type="jpeg", p=0.5),
+            # A variance of 10 to 50 in grey levels, which version 2 wants as a share of 255.
+            A.GaussNoise(std_range=(10**0.5 / 255, 50**0.5 / 255), per_channel=True, p=0.1),
+            # OpenCV's own kernel of three, (1/4, 1/2, 1/4), is a Gaussian of sigma sqrt(1 / (2 ln 2)).
+            A.GaussianBlur(blur_limit=(3, 3), sigma_limit=(0.8493, 0.8493), p=0.05),
+            A.HorizontalFlip(p=0.5),
+            A.PadIfNeeded(size, size, border_mode=cv2.BORDER_CONSTANT, fill=0),
+            A.OneOf(
+                [
+                    A.RandomBrightnessContrast(brightness_limit=0.2, contrast_limit=0.2, brightness_by_max=True),
+                    A.FancyPCA(alpha=0.1),
+                    A.HueSaturationValue(hue_shift_limit=20, sat_shift_limit=30, val_shift_limit=20),
+                ],
+                p=0.7,
+            ),
+            A.ToGray(method="weighted_average", p=0.2),
+            A.Affine(
+                translate_percent=(-0.1, 0.1),
+                scale=(0.8, 1.2),
+                rotate=(-10, 10),
+                interpolation=cv2.INTER_LINEAR,
+                border_mode=cv2.BORDER_CONSTANT,
+                fill=0,
+                keep_ratio=True,
+                p=0.5,
+            ),
+        ]
+    )
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize an H x W x 3 image to size x size x 3, bilinear: all that validation and test do."""
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def normalise(images: Tensor, channels: str = "RGB") -> Tensor:
+    """Turn uint8 images into what the backbones were trained on.
+
+    Args:
+        images: B x 3 x H x W, uint8, RGB.
+        channels: the order that the network was trained with. The authors' was BGR, with the means of RGB.
+
+    Returns:
+        B x 3 x H x W, float32, less ImageNet's mean and over its standard deviation.
+    """
+    if channels == "BGR":
+        images = images.flip(1)
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std

@@ -1,0 +1,205 @@
+"""One epoch of training, and one pass of evaluation."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets.augmentation import normalise
+from datasets.images import BadImage, Batch
+from datasets.mixup import mix_terms, mixup
+from utils.devices import smallest_share
+from utils.errors import InputError, first_ten
+
+Criterion = Callable[[dict, Tensor], dict[str, Tensor]]
+BAR = {"unit": " images", "dynamic_ncols": True, "mininterval": 0.5}
+
+
+class BadImages:
+    """What could not be read so far: an error by default, a list where bad images are to be skipped.
+
+    Args:
+        skip: the value of ``--skip_bad_images``.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self.found: dict[str, str] = {}
+        self.reported = 0
+
+    def add(self, bad: list[BadImage]) -> None:
+        """Note a batch's bad images; raise InputError at the first one unless they are to be skipped."""
+        if bad and not self.skip:
+            raise InputError(
+                f"the image {bad[0].path} cannot be read: {bad[0].reason}; mend it, or leave out such images "
+                "with --skip_bad_images True."
+            )
+        self.found.update(bad)
+
+    def report(self) -> None:
+        """Print how many images were left out so far, and which, where there are new ones."""
+        if len(self.found) > self.reported:
+            listed = first_ten([f"{path}: {reason}" for path, reason in self.found.items()], "\n  ")
+            print(f"note: {len(self.found)} images could not be read and were left out:\n  {listed}", flush=True)
+            self.reported = len(self.found)
+
+
+def train_one_epoch(
+    network: nn.Module,
+    criterion: Criterion,
+    balance: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rate_factor: Callable[[int], float],
+    loader: DataLoader,
+    device: torch.device,
+    *,
+    alpha: float | None,
+    channels: str,
+    gpus: int,
+    bad_images: BadImages,
+    epoch: int,
+    on_step: Callable[[int, dict[str, float], float], None],
+) -> tuple[dict[str, float], np.ndarray, np.ndarray, float]:
+    """Train on every batch once.
+
+    Args:
+        network: in training mode on `device`; bare or in `torch.nn.DataParallel`.
+        criterion: (outputs, labels) to the loss terms by name, scalars.
+        balance: loss terms to the total, a scalar.
+        optimizer: each of its groups holds its initial rate as ``initial_lr``.
+        rate_factor: the step, from 0, to the factor on the initial rates.
+        loader: of `datasets.images.Batch`.
+        device: where the images go.
+        alpha: mixup's parameter, None for no mixup.
+        channels: RGB or BGR.
+        gpus: how many GPUs share a batch.
+        bad_images: gathers what cannot be read.
+        epoch: its number from 1, for what is said.
+        on_step: is told each step, from 0, its losses (the total and the terms) and the images per second so far.
+
+    Returns:
+        The mean over images of the total and of each term; the labels and the scores of all images, N each, as
+        they were in training mode (of a blend, the label with the larger share); and images per second.
+
+    Raises:
+        InputError: an image that cannot be read, a loss that is not finite, GPU memory that runs out.
+    """
+    network.train()
+    sums: dict[str, float] = {}
+    seen, labels_seen, scores_seen = 0, [], []
+    start = time.perf_counter()
+    bar = tqdm(total=len(loader.dataset), desc=f"epoch {epoch}", leave=False, **BAR)
+    batch: Batch
+    try:
+        for step, batch in enumerate(loader):
+            bad_images.add(batch.bad)
+            count = len(batch.labels)
+            if count == 0 or smallest_share(count, gpus) < 2:  # BatchNorm cannot be trained on one image
+                bar.update(count)
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * rate_factor(step)
+
+            images = normalise(batch.images.to(device, non_blocking=True), channels)
+            labels = batch.labels.to(device, non_blocking=True)
+            if alpha is None:
+                outputs = network(images)
+                terms, main_labels = criterion(outputs, labels), labels
+            else:
+                images, partner_labels, lam = mixup(images, labels, alpha)
+                outputs = network(images)
+                terms = mix_terms(criterion(outputs, labels), criterion(outputs, partner_labels), lam)
+                main_labels = labels if lam >= 0.5 else partner_labels
+            total = balance(terms)
+
+            values = torch.stack([total, *terms.values()]).tolist()  # the step's one wait for the device
+            losses = dict(zip(["total", *terms], values, strict=True))
+            if not all(map(math.isfinite, values)):
+                raise InputError(
+                    f"the loss is not a finite number in epoch {epoch}, step {step + 1}: "
+                    f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last good "
+                    "checkpoint stays; try a lower --lr."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value * count
+            seen += count
+            labels_seen.append(main_labels)
+            scores_seen.append(fake_probability(outputs))
+            speed = seen / (time.perf_counter() - start)
+            bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
+            bar.update(count)
+            on_step(step, losses, speed)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory("--bs", loader.batch_size) from error
+    finally:
+        bar.close()
+    if not seen:
+        raise InputError(
+            f"there is nothing to train on: no batch of {loader.batch_size} (--bs) gives every device two images "
+            "or more."
+        )
+    means = {name: value / seen for name, value in sums.items()}
+    return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
+
+
+@torch.inference_mode()
+def evaluate(
+    network: nn.Module,
+    loader: DataLoader,
+    device: torch.device,
+    *,
+    channels: str,
+    bad_images: BadImages,
+    title: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Score every image once, without augmentation.
+
+    Returns:
+        The positions of the images that could be read, N, and their scores, N, float64, from 0 (real) to 1
+        (fake).
+
+    Raises:
+        InputError: an image that cannot be read, scores that are not numbers, GPU memory that runs out.
+    """
+    network.eval()
+    positions, scores = [], []
+    batch: Batch
+    try:
+        with tqdm(total=len(loader.dataset), desc=title, leave=False, **BAR) as bar:
+            for batch in loader:
+                bad_images.add(batch.bad)
+                if len(batch.labels):
+                    images = normalise(batch.images.to(device, non_blocking=True), channels)
+                    scores.append(fake_probability(network(images)))
+                    positions.append(batch.positions)
+                bar.update(len(batch.labels) + len(batch.bad))
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory("--test_bs", loader.batch_size) from error
+    if not positions:
+        raise InputError(f"{title}: none of the {len(loader.dataset)} images could be read.")
+    score = torch.cat(scores).cpu().numpy()
+    if not np.isfinite(score).all():
+        raise InputError(f"{title}: the network's scores are not finite numbers; its weights are broken.")
+    return torch.cat(positions).numpy(), score
+
+
+def fake_probability(outputs: dict) -> Tensor:
+    """Return the images' scores, softmax(p_y_given_z)[1]: B, float64, from 0 (real) to 1 (fake)."""
+    return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
+
+
+def out_of_memory(flag: str, batch_size: int) -> InputError:
+    """Say that the GPU's memory ran out, and a batch size that asks for half of it."""
+    return InputError(
+        f"the GPU's memory is too small for {flag} {batch_size}; try {flag} {max(2, batch_size // 2)}, or a smaller "
+        "--size."
+    )

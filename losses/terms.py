@@ -1,0 +1,87 @@
+"""The three terms of the loss: classification, local (LIL) and global (GIL).
+
+Every function takes the outputs of `models.lib_network.LIBNetwork`:
+``p_y_given_z`` and ``p_y_given_f_all``, logits of B x 2, and ``p_y_given_f1_fn_list``, n times B x 2.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Divergence = Callable[[Tensor, Tensor], Tensor]
+Outputs = dict[str, Tensor | list[Tensor]]
+
+
+def classification_loss(outputs: Outputs, labels: Tensor, lil: bool = True, gil: bool = True) -> Tensor:
+    """Cross-entropy of every head that a term in use relies on, summed; plain logits, no temperature.
+
+    CE(p(y given G)) + [GIL] CE(p(y given Z)) + [LIL] sum over i of CE(p(y given Z without z_i)).
+
+    Args:
+        outputs: the network's outputs.
+        labels: B, int64, 0 real and 1 fake.
+        lil: whether the local term is in use.
+        gil: whether the global term is in use.
+
+    Returns:
+        A scalar in nats, >= 0.
+    """
+    loss = F.cross_entropy(outputs["p_y_given_z"], labels)
+    if gil:
+        loss = loss + F.cross_entropy(outputs["p_y_given_f_all"], labels)
+    if lil:
+        loss = loss + sum(F.cross_entropy(logits, labels) for logits in outputs["p_y_given_f1_fn_list"])
+    return loss
+
+
+def local_information_loss(outputs: Outputs, temperature: float, divergence: Divergence) -> Tensor:
+    """Local Information Loss: small where every LIB adds something that the others do not see.
+
+    exp(-sum over i of D(p(y given Z without z_i) || p(y given Z))), the latter detached
+    (the paper's Local Information Loss, with D = KL).
+
+    Args:
+        outputs: the network's outputs.
+        temperature: T in softmax(logits / T), > 0.
+        divergence: D, a function of two B x C log-probabilities.
+
+    Returns:
+        A scalar from 0 to 1.
+    """
+    everything = F.log_softmax(outputs["p_y_given_f_all"].detach() / temperature, dim=1)
+    distances = [
+        divergence(F.log_softmax(logits / temperature, dim=1), everything) for logits in outputs["p_y_given_f1_fn_list"]
+    ]
+    return torch.exp(-torch.stack(distances).sum())
+
+
+def global_information_loss(outputs: Outputs, temperature: float, divergence: Divergence) -> Tensor:
+    """Global Information Loss: small where the fused feature G keeps what Z says of the label.
+
+    D(p(y given G) || p(y given Z)), the latter detached (the paper's Global Information Loss, with D = KL).
+
+    Args:
+        outputs: the network's outputs.
+        temperature: T in softmax(logits / T), > 0.
+        divergence: D, a function of two B x C log-probabilities.
+
+    Returns:
+        A scalar, >= 0.
+    """
+    fused = F.log_softmax(outputs["p_y_given_z"] / temperature, dim=1)
+    everything = F.log_softmax(outputs["p_y_given_f_all"].detach() / temperature, dim=1)
+    return divergence(fused, everything)
+
+
+def loss_terms(
+    outputs: Outputs, labels: Tensor, lil: bool, gil: bool, temperature: float, divergence: Divergence
+) -> dict[str, Tensor]:
+    """Return the terms in use by name, before they are balanced: classification, local, global."""
+    terms = {"classification": classification_loss(outputs, labels, lil, gil)}
+    if lil:
+        terms["local"] = local_information_loss(outputs, temperature, divergence)
+    if gil:
+        terms["global"] = global_information_loss(outputs, temperature, divergence)
+    return terms

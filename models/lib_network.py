@@ -1,0 +1,81 @@
+"""The network of the paper: several Local Information Blocks (LIBs), fused into one prediction.
+
+The attribute names are those of the authors' release, because they are the key names of its checkpoints.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Bottleneck(nn.Module):
+    """The fusion: Z, all LIBs' features side by side (n*d wide), is distilled into G (d wide).
+
+    Args:
+        width_in: n*d.
+        width_out: d.
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.model = nn.Sequential(
+            nn.Linear(width_in, 1000),
+            nn.BatchNorm1d(1000),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(1000, 500),
+            nn.BatchNorm1d(500),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(500, width_out),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map Z, B x n*d, to G, B x d."""
+        return self.model(features)
+
+
+class LIBNetwork(nn.Module):
+    """n backbones look at one face; heads on Z, on Z without each z_i, and on the fused G judge it.
+
+    With n = 1 there is no leave-one-out head: it is the plain backbone, the paper's baseline.
+
+    Args:
+        backbones: the LIBs, each mapping B x 3 x H x W images to B x d features, each with its own weights.
+        width: d.
+    """
+
+    def __init__(self, backbones: list[nn.Module], width: int) -> None:
+        super().__init__()
+        self.num_LIBs = n = len(backbones)
+        for i, backbone in enumerate(backbones, start=1):
+            setattr(self, f"region_model{i}", backbone)
+        if n > 1:
+            for i in range(1, n + 1):
+                setattr(self, f"local_linear{i}", nn.Linear((n - 1) * width, 2))
+        self.bottleneck = Bottleneck(n * width, width)
+        self.baseline_linear = nn.Linear(n * width, 2)
+        self.linear = nn.Sequential(nn.Dropout(0.5), nn.Linear(width, 2))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+        """Judge a batch of faces.
+
+        Args:
+            images: B x 3 x H x W, normalised.
+
+        Returns:
+            Logits, class 0 real and class 1 fake: ``p_y_given_z``, B x 2, the prediction, from G;
+            ``p_y_given_f_all``, B x 2, from Z; ``p_y_given_f1_fn_list``, n times B x 2, the i-th from Z
+            without z_i (an empty list where n = 1).
+        """
+        features = [getattr(self, f"region_model{i}")(images) for i in range(1, self.num_LIBs + 1)]
+        everything = torch.cat(features, dim=1)
+        without = []
+        if self.num_LIBs > 1:
+            for i in range(self.num_LIBs):
+                others = torch.cat(features[:i] + features[i + 1 :], dim=1)
+                without.append(getattr(self, f"local_linear{i + 1}")(others))
+        return {
+            "p_y_given_z": self.linear(self.bottleneck(everything)),
+            "p_y_given_f_all": self.baseline_linear(everything),
+            "p_y_given_f1_fn_list": without,
+        }

@@ -1,0 +1,385 @@
+"""Train, resume and test the LIB network.
+
+    python training.py --name ff --dataset FF++_c23
+    python training.py --resume_model output/ff/model_last.pth
+    python training.py --test True --resume_model output/ff/model_best.pth --dataset FF++_c23,Celeb-DF-v2
+
+Everything that a run leaves is under output/<name>/. Reads from top to bottom: the arguments, the parts that they
+become, a test, a training, and the command.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from datasets.images import FaceImages, collate, make_loader
+from datasets.labels import Video, check_leaks, read_split, read_training_split
+from engine import BadImages, evaluate, train_one_epoch
+from losses.balance import FixedBalance, LearntBalance
+from losses.divergences import DIVERGENCES
+from losses.terms import loss_terms
+from models.backbones import build_network, check_model_name
+from utils.arguments import Parser, boolean, folder_name, names, number, one_of, oversample, pretrained, scales
+from utils.checkpoints import (
+    NETWORK_SETTINGS,
+    best_so_far,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+    selection_score,
+)
+from utils.devices import seed_everything, select_devices, smallest_share, worker_count
+from utils.errors import InputError
+from utils.logs import TrainingLog
+from utils.metrics import binary_metrics, dataset_metrics
+from utils.output import (
+    TEST_FILES,
+    TRAINING_FILES,
+    check_output_folder,
+    copy_file,
+    format_table,
+    start_output_folder,
+    write_json,
+    write_predictions,
+)
+from utils.schedule import cosine_factor, losses_rose, official_factor
+
+LOSS_WEIGHTS_LR = 1e-3  # whatever --lr is
+RESUME_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")
+NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers")  # of this call and this machine
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def make_parser() -> Parser:
+    """Declare every argument, with its default and unit."""
+    parser = Parser(
+        prog="training.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
+    )
+
+    def add(group: Any, flag: str, default: Any, kind: Any, text: str) -> None:
+        shown = text if default is None else f"{text} (default: {default})"
+        group.add_argument(flag, default=default, type=kind, metavar="", help=shown.replace("%", "%%"))
+
+    positive, share = number(int, 1), number(float, 0, exclusive=True)
+    # fmt: off
+    run = parser.add_argument_group("run")
+    add(run, "--name", "train_model", folder_name, "the run's folder under --save_path; a resumed run keeps its own")
+    add(run, "--gpu_num", None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)")
+    add(run, "--seed", 0, number(int, 0), "of every random number")
+
+    train = parser.add_argument_group("train")
+    add(train, "--model", "resnet", str, "resnet, efficientnet, mobilenet, or any timm name: the backbone of each LIB")
+    add(train, "--pretrained", True, pretrained, "True (ImageNet weights), False, or a weights file")
+    add(train, "--epoch", 20, positive, "epochs in total, those before a resume counted in")
+    add(train, "--weight_decay", 1e-6, number(float, 0), "Adam's, on everything that is learnt")
+    add(train, "--lr", 1e-3, share, "the network's initial learning rate")
+    add(train, "--lr_schedule", "cosine", one_of("cosine", "official"), "cosine (to 0 over the run) or official")
+    add(train, "--bs", 256, number(int, 2), "images a step, over all GPUs together")
+    add(train, "--test_bs", 1000, positive, "images a batch in validation and test")
+    add(train, "--num_workers", 12, number(int, 0), "processes that load images; never more than there are cores")
+    add(train, "--size", 224, positive, "pixels: images are resized to size x size")
+    add(train, "--mixup", True, boolean, "train on blends of two images")
+    add(train, "--alpha", 0.5, share, "mixup's lambda ~ Beta(alpha, alpha)")
+    add(train, "--oversample", "paper", oversample, "repeat the real videos: paper, auto, or a whole number")
+
+    data = parser.add_argument_group("data")
+    add(data, "--dataset", ["FF++_c23"], names, "a comma list: in training their union, in a test each by itself")
+    add(data, "--dataset_root", Path("dataset"), Path, "the folder with a folder of label files for each dataset")
+    add(data, "--data_root", Path("."), Path, "what relative paths in label files start from")
+    add(data, "--skip_bad_images", False, boolean, "leave out, and list, images that cannot be read")
+
+    loss = parser.add_argument_group("loss")
+    add(loss, "--lil_loss", True, boolean, "use the Local Information Loss")
+    add(loss, "--gil_loss", True, boolean, "use the Global Information Loss")
+    add(loss, "--temperature", 1.5, share, "T in softmax(logits / T) of both")
+    add(loss, "--mi_calculator", "kl", one_of("kl", "w"), "kl (Kullback-Leibler) or w (Wasserstein)")
+    add(loss, "--balance_loss_method", "auto", one_of("auto", "hyper"), "auto (learnt weights) or hyper (--scales)")
+    add(loss, "--scales", [1.0, 2.0, 10.0], scales, "of classification, local and global loss, for hyper")
+
+    model = parser.add_argument_group("model")
+    add(model, "--num_LIBs", 4, positive, "how many Local Information Blocks")
+    add(model, "--resume_model", None, Path, "a checkpoint to test or to go on from (default: none)")
+
+    checkpoint = parser.add_argument_group("checkpoint")
+    add(checkpoint, "--test", False, boolean, "only test --resume_model")
+    add(checkpoint, "--save_model", True, boolean, "write checkpoints")
+    add(checkpoint, "--save_path", Path("output"), Path, "the folder of all runs")
+    add(checkpoint, "--overwrite", False, boolean, "replace the run that the output folder holds")
+    # fmt: on
+    return parser
+
+
+def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any] | None]:
+    """Parse the command line, and read the checkpoint of ``--resume_model``.
+
+    A test takes the network's settings from the checkpoint, a resumed training every argument that is not given.
+
+    Returns:
+        The arguments, and the checkpoint or None.
+
+    Raises:
+        InputError: an argument that is wrong, or that contradicts the checkpoint.
+    """
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    checkpoint = None
+    if args.resume_model is not None:
+        checkpoint = load_checkpoint(args.resume_model)
+        saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
+        inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
+        parser.set_defaults(**{key: saved[key] for key in inherited if key in saved})
+        args = parser.parse_args(argv)
+        for key in NETWORK_SETTINGS if args.test else RESUME_SETTINGS:
+            if key in saved and getattr(args, key) != saved[key]:
+                raise InputError(
+                    f"--{key} {getattr(args, key)} contradicts {args.resume_model}, which was trained with --{key} "
+                    f"{saved[key]}; leave --{key} out."
+                )
+    elif args.test:
+        raise InputError("--test True needs --resume_model with the checkpoint to test.")
+    check_model_name(args.model)
+    if args.num_LIBs == 1 and args.lil_loss and not args.test:
+        raise InputError("--num_LIBs 1 has no leave-one-out head, so there is no local loss; give --lil_loss False.")
+    return args, checkpoint
+
+
+# --------------------------------------------------------------------------------------------------------- parts
+
+
+def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Make Adam for the network, at `lr`, and the learnt loss weights, where there are any, at their own rate."""
+    groups = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
+    if weights := list(balance.parameters()):
+        groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
+    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments as plain values, for args.json and for checkpoints."""
+    return json.loads(json.dumps(vars(args), default=str))
+
+
+# ---------------------------------------------------------------------------------------------------------- test
+
+
+def test(
+    network: nn.Module,
+    test_sets: dict[str, list[Video]],
+    args: argparse.Namespace,
+    device: torch.device,
+    channels: str,
+    checkpoint: Path | None,
+) -> None:
+    """Score every test set, write results.json and predictions.csv, and print the table."""
+    bad_images = BadImages(args.skip_bad_images)
+    results, predictions = {}, {}
+    for dataset, videos in test_sets.items():
+        faces = FaceImages(videos, args.size)
+        loader = make_loader(faces, args.test_bs, args.num_workers)
+        positions, scores = evaluate(
+            network, loader, device, channels=channels, bad_images=bad_images, title=f"test {dataset}"
+        )
+        labels = faces.labels[positions]
+        results[dataset] = dataset_metrics(labels, scores, faces.video_of[positions])
+        predictions[dataset] = (faces, positions, scores)
+        if undefined := [name for name, value in results[dataset].items() if value is None]:
+            print(
+                f"warning: the test set of {dataset} holds one class alone: {', '.join(undefined)} not defined",
+                file=sys.stderr,
+            )
+    bad_images.report()
+    folder = args.save_path / args.name
+    write_predictions(folder / "predictions.csv", predictions)
+    write_json(folder / "results.json", {"checkpoint": checkpoint and str(checkpoint), "datasets": results})
+    print(f"\n{format_table(results)}\n\nresults: {folder / 'results.json'}, scores: {folder / 'predictions.csv'}")
+
+
+def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
+    """Test a checkpoint: ``--test True``."""
+    devices = select_devices(args.gpu_num)
+    folder = args.save_path / args.name
+    same_run = check_output_folder(folder, args.resume_model, args.overwrite)
+    test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
+    network = build_network(args.model, args.num_LIBs, args.size)
+    load_network(network, checkpoint)
+    args.num_workers = worker_count(args.num_workers)
+    if not same_run:
+        start_output_folder(folder, TEST_FILES, plain_arguments(args))
+    network.to(devices[0])
+    if len(devices) > 1:
+        network = nn.DataParallel(network, devices)
+    test(network, test_sets, args, devices[0], checkpoint["channels"], args.resume_model)
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) -> None:
+    """Train, validate after each epoch, and test the best checkpoint once at the end."""
+    # Everything that can be wrong is looked at before anything is written.
+    devices = select_devices(args.gpu_num)
+    device = devices[0]
+    folder = args.save_path / args.name
+    same_run = check_output_folder(folder, args.resume_model, args.overwrite)
+    once, train_videos = read_training_split(args.dataset, args.dataset_root, args.data_root, args.oversample)
+    val_videos = [v for d in args.dataset for v in read_split(d, "val", args.dataset_root, args.data_root)]
+    test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
+    check_leaks({"train": once, "val": val_videos, "test": [v for vs in test_sets.values() for v in vs]})
+
+    seed_everything(args.seed, 0)
+    network = build_network(args.model, args.num_LIBs, args.size, args.pretrained if checkpoint is None else False)
+    terms = ["classification"] + ["local"] * args.lil_loss + ["global"] * args.gil_loss
+    balance = LearntBalance(terms) if args.balance_loss_method == "auto" else FixedBalance(args.scales)
+    criterion = partial(
+        loss_terms,
+        lil=args.lil_loss,
+        gil=args.gil_loss,
+        temperature=args.temperature,
+        divergence=DIVERGENCES[args.mi_calculator],
+    )
+    epochs_done, best, channels = 0, None, "RGB"
+    val_losses, halvings = [], 0
+    if checkpoint is not None:
+        load_network(network, checkpoint)
+        epochs_done, channels = checkpoint["epoch"], checkpoint["channels"]
+        # The authors' checkpoints hold nothing else.
+        balance.load_state_dict(checkpoint.get("balance", balance.state_dict()))
+        val_losses, halvings = checkpoint.get("val_losses", []), checkpoint.get("halvings", 0)
+        if epochs_done > args.epoch or (epochs_done == args.epoch and "best" not in checkpoint):
+            raise InputError(
+                f"--epoch {args.epoch} is the total, and {args.resume_model} has {epochs_done} epochs behind it; "
+                "give a larger one."
+            )
+    bare_network = network.to(device)
+    balance.to(device)
+    optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
+    if checkpoint is not None and "optimizer" in checkpoint:
+        fresh = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        for group, (initial_lr, weight_decay) in zip(optimizer.param_groups, fresh, strict=True):
+            group.update(initial_lr=initial_lr, weight_decay=weight_decay)
+    if len(devices) > 1:
+        network = nn.DataParallel(bare_network, devices)
+
+    args.num_workers = worker_count(args.num_workers)
+    train_faces = FaceImages(train_videos, args.size, args.seed)
+    loader = make_loader(train_faces, args.bs, args.num_workers, shuffle=True)
+    val_faces = FaceImages(val_videos, args.size)
+    val_loader = make_loader(val_faces, args.test_bs, args.num_workers)
+    last_batch = len(train_faces) % args.bs or args.bs
+    if smallest_share(last_batch, len(devices)) < 2:
+        print(
+            f"note: each epoch's last batch of {last_batch} is left out: it would give a device one image alone, "
+            "which BatchNorm cannot be trained on"
+        )
+
+    # From here on things are written.
+    if not same_run:
+        start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), plain_arguments(args))
+    scratch = tempfile.TemporaryDirectory()  # without --save_model the best weights wait there for the test
+    kept = folder if args.save_model else Path(scratch.name)
+    best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
+    if checkpoint is not None and "best" in checkpoint:
+        before = best_so_far(args.resume_model, checkpoint)
+        best = selection_score(load_checkpoint(before)["val"])
+        if before.resolve() != best_file.resolve():
+            copy_file(before, best_file)
+    log = TrainingLog(folder, step=epochs_done * len(loader))
+    if epochs_done == 0:
+        train_faces.epoch = 1
+        log.images(collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)]))
+    bad_images = BadImages(args.skip_bad_images)
+    real, fake = np.bincount(train_faces.labels, minlength=2)
+    print(
+        f"{folder}: training on {len(devices)} x {device.type}, {real} real and {fake} fake images an epoch, "
+        f"{len(val_faces)} images to validate",
+        flush=True,
+    )
+
+    for epoch in range(epochs_done + 1, args.epoch + 1):
+        seed_everything(args.seed, epoch)
+        loader.generator.manual_seed(torch.initial_seed())
+        train_faces.epoch = epoch
+        first_step = (epoch - 1) * len(loader)
+        if args.lr_schedule == "official":
+            if losses_rose(val_losses):
+                val_losses, halvings = [], halvings + 1
+            optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)  # moments lost, as theirs
+            rate_factor = partial(official_factor, halvings=halvings)
+        else:
+            rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
+
+        means, labels, scores, speed = train_one_epoch(
+            network, criterion, balance, optimizer, rate_factor, loader, device,
+            alpha=args.alpha if args.mixup else None, channels=channels, gpus=len(devices),
+            bad_images=bad_images, epoch=epoch,
+            on_step=partial(log.step, first=first_step, balance=balance, optimizer=optimizer),
+        )  # fmt: skip
+        trained = binary_metrics(labels, scores)
+        positions, scores = evaluate(
+            network, val_loader, device, channels=channels, bad_images=bad_images, title=f"validation {epoch}"
+        )
+        val = binary_metrics(val_faces.labels[positions], scores)
+
+        val_losses = [*val_losses, val["log_loss"]]
+        is_best = best is None or selection_score(val) > best
+        best = selection_score(val) if is_best else best
+        save_checkpoint(
+            last_file, network, args.model, epoch, args=plain_arguments(args), channels=channels, val=val, best=best,
+            balance=balance.state_dict(), optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
+        )  # fmt: skip
+        if is_best:
+            copy_file(last_file, best_file)
+        if epoch % 10 == 0:
+            copy_file(last_file, kept / f"model_{epoch}.pth")
+        log.epoch(epoch, args.epoch, means, optimizer.param_groups[0]["lr"], speed, trained, val, is_best)
+        bad_images.report()
+    log.close()
+
+    # The test sets are read once, by the best checkpoint.
+    load_network(bare_network, load_checkpoint(best_file))
+    test(network, test_sets, args, device, channels, best_file if args.save_model else None)
+    scratch.cleanup()
+    print(f"curves: tensorboard --logdir {folder}")
+
+
+# ------------------------------------------------------------------------------------------------------- command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    args = None
+    try:
+        args, checkpoint = parse_arguments(argv)
+        if args.test:
+            run_test(args, checkpoint)
+        else:
+            run_training(args, checkpoint)
+    except InputError as error:
+        print(f"training.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:  # not a file that the user could mend
+            raise
+        print(f"training.py: error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        last = args and args.save_path / args.name / "model_last.pth"
+        then = f"; go on with --resume_model {last}" if last and last.is_file() else ""
+        print(f"training.py: interrupted{then}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""How the text of an argument becomes a value; every mistake is one sentence."""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from utils.errors import InputError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with one sentence for an error and the nearest valid name for an unknown flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError in place of printing the usage."""
+        raise InputError(f"{message} (python training.py --help shows all arguments)")
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        """Parse, and name what was probably meant by an unknown flag."""
+        namespace, unknown = self.parse_known_args(*args, **kwargs)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
+        return namespace
+
+
+def boolean(text: str) -> bool:
+    """Parse True or False, and nothing else."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return text.lower() == "true"
+
+
+def number(kind: type, low: float, exclusive: bool = False) -> Callable[[str], Any]:
+    """Return a parser of finite numbers from `low` up (above it where exclusive)."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < low or (exclusive and value == low):
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not {what} {'above' if exclusive else 'from'} {low:g}{'' if exclusive else ' up'}"
+            )
+        return value
+
+    return parse
+
+
+def one_of(*valid: str) -> Callable[[str], str]:
+    """Return a parser of one of the names."""
+
+    def parse(text: str) -> str:
+        if text not in valid:
+            raise argparse.ArgumentTypeError(
+                f"unknown value '{text}'{did_you_mean(text, valid)} Give {' or '.join(valid)}"
+            )
+        return text
+
+    return parse
+
+
+def pretrained(text: str) -> bool | Path:
+    """Parse True, False or a file."""
+    return text.lower() == "true" if text.lower() in ("true", "false") else Path(text)
+
+
+def oversample(text: str) -> str:
+    """Parse paper, auto or a whole number from 1 up."""
+    if text not in ("paper", "auto") and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not paper, auto or a whole number from 1 up")
+    return text
+
+
+def scales(text: str) -> list[float]:
+    """Parse three positive numbers, with or without brackets."""
+    try:
+        values = [number(float, 0, exclusive=True)(part) for part in text.strip().strip("[]()").split(",")]
+    except argparse.ArgumentTypeError:
+        values = []
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three positive numbers such as [1,2,10]")
+    return values
+
+
+def names(text: str) -> list[str]:
+    """Parse a comma list of different names."""
+    found = [part.strip() for part in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list of different names")
+    return found
+
+
+def folder_name(text: str) -> str:
+    """Parse the name of one folder."""
+    if text != Path(text).name or text in ("", ".", ".."):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name (the folder above is --save_path)")
+    return text

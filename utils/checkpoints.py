@@ -1,0 +1,136 @@
+"""Checkpoint files: ours, and those of the authors' release.
+
+A checkpoint is a dictionary. ``state_dict`` (the network's tensors, under the authors' key names) and ``epoch``
+(how many epochs are done) are in both. Ours holds beside them: ``args`` (the run's arguments), ``channels`` (RGB or
+BGR, the order of the images' colours), ``balance`` (the learnt loss weights), ``optimizer``, ``val_losses`` and
+``halvings`` (the state of the official schedule), ``val`` (this epoch's metrics on the validation set) and ``best``
+(the best `selection_score` so far).
+"""
+
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.lib_network import LIBNetwork
+from models.official_names import from_official, is_official_mobilenet, to_official
+from utils.errors import InputError
+
+NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # what a checkpoint decides
+
+
+def plain_state(network: torch.nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network, on the CPU, whether or not `torch.nn.DataParallel` wraps it."""
+    return {key.removeprefix("module."): value.cpu() for key, value in network.state_dict().items()}
+
+
+def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int, **rest: Any) -> None:
+    """Write a checkpoint, whole or not at all: an interruption leaves the file that was there before.
+
+    Args:
+        file: where to.
+        network: the network, bare or in `torch.nn.DataParallel`.
+        model: the value of ``--model``.
+        epoch: how many epochs are done.
+        rest: the other entries, of plain Python values and tensors.
+
+    Raises:
+        InputError: it cannot be written (a full disk, no permission).
+    """
+    state = to_official(plain_state(network), model)
+    part = file.with_name(file.name + ".part")
+    try:
+        torch.save({"state_dict": state, "epoch": epoch, **rest}, part)
+        os.replace(part, file)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"the checkpoint {file} could not be written: {error}.") from error
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint of this project or of the authors', onto the CPU.
+
+    Nothing in the file is executed. ``state_dict`` comes back under this network's names; for a checkpoint of
+    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR.
+
+    Raises:
+        InputError: there is no such file, or it is no checkpoint.
+    """
+    if not file.is_file():
+        raise InputError(f"--resume_model: there is no file {file}.")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"--resume_model: {file} is no checkpoint: it is no PyTorch file, or cut off.") from error
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no 'state_dict' of tensors.")
+    if not isinstance(checkpoint.get("epoch"), int):
+        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no number 'epoch'.")
+    if "args" not in checkpoint:
+        checkpoint["args"] = infer_settings(state)
+        checkpoint["channels"] = "BGR"
+    checkpoint["state_dict"] = from_official(state)
+    return checkpoint
+
+
+def infer_settings(state: dict[str, Tensor]) -> dict[str, Any]:
+    """Return the ``model`` and ``num_LIBs`` that the tensors of an authors' checkpoint tell of, where they do."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    libs = [int(match[1]) for key in state if (match := re.match(r"region_model(\d+)\.", key))]
+    settings: dict[str, Any] = {"num_LIBs": max(libs)} if libs else {}
+    if is_official_mobilenet(state):
+        settings["model"] = "mobilenet"
+    elif "region_model1.layer1.0.conv1.weight" in state:
+        settings["model"] = "resnet"
+    return settings
+
+
+def selection_score(val: dict[str, float | None]) -> float:
+    """Return what the best epoch has the most of: the AUC on the validation set.
+
+    Where that is not defined (one class alone) it is the log loss, negative.
+    """
+    return -val["log_loss"] if val["auc"] is None else val["auc"]
+
+
+def best_so_far(file: Path, checkpoint: dict[str, Any]) -> Path:
+    """Return the file of the best epoch before `checkpoint` was written.
+
+    It is the ``model_best.pth`` beside the checkpoint's `file`, or, where that is gone or of another run, `file`
+    itself.
+    """
+    beside = file.with_name("model_best.pth")
+    if beside.is_file():
+        val = load_checkpoint(beside).get("val")
+        if val is not None and selection_score(val) == checkpoint["best"]:
+            return beside
+    return file
+
+
+def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
+    """Load the tensors of `load_checkpoint` into a network.
+
+    Raises:
+        InputError: they are those of another network; the first differences are named, and the network is
+            left as it was.
+    """
+    own, state = network.state_dict(), checkpoint["state_dict"]
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is too much" for key in state if key not in own]
+    problems += [
+        f"{key} is {tuple(state[key].shape)} and not {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        raise InputError(
+            f"--resume_model: the checkpoint is of another network: {'; '.join(problems[:3])} "
+            f"({len(problems)} such differences); give the --model and --num_LIBs that it was trained with."
+        )
+    network.load_state_dict(state)

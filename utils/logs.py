@@ -1,0 +1,112 @@
+"""What a training says: a line an epoch in train.log, and curves and pictures for TensorBoard."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from datasets.images import Batch
+from datasets.labels import CLASSES
+
+Metrics = dict[str, float | None]
+
+
+def _metrics(values: Metrics) -> str:
+    auc = "not defined" if values["auc"] is None else f"{values['auc']:.4f}"
+    return f"ACC {values['acc']:.4f} AUC {auc} log loss {values['log_loss']:.4f}"
+
+
+class TrainingLog:
+    """Writes ``train.log`` and TensorBoard's event files into the output folder.
+
+    Args:
+        folder: the output folder.
+        step: the number of steps done before, in a resumed run: what an interrupted run logged beyond it is
+            hidden in TensorBoard.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.file = folder / "train.log"
+        self.writer = SummaryWriter(folder, purge_step=step or None)
+
+    def scalars(self, group: str, values: dict[str, float | None], step: int) -> None:
+        """Add the values that are defined to TensorBoard, as ``group/name``."""
+        for name, value in values.items():
+            if value is not None:
+                self.writer.add_scalar(f"{group}/{name}", value, step)
+
+    def step(
+        self, step: int, losses: dict[str, float], speed: float, first: int, balance: nn.Module, optimizer: Optimizer
+    ) -> None:
+        """Add every tenth step of an epoch to TensorBoard.
+
+        Args:
+            step: the step within the epoch, from 0.
+            losses: the total and the terms, by name.
+            speed: images per second.
+            first: the steps of the epochs before.
+            balance: holds the learnt weights of the terms, if there are any.
+            optimizer: its groups are the network's and that of the learnt weights.
+        """
+        if step % 10:
+            return
+        weights = {name: weight.item() for name, weight in getattr(balance, "weights", {}).items()}
+        rates = (group["lr"] for group in optimizer.param_groups)
+        self.scalars("loss", losses, first + step)
+        self.scalars("learnt weight", weights, first + step)
+        self.scalars("learning rate", dict(zip(("network", "loss weights"), rates, strict=False)), first + step)
+        self.scalars("speed", {"images per second": speed}, first + step)
+
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        losses: dict[str, float],
+        lr: float,
+        speed: float,
+        train: Metrics,
+        val: Metrics,
+        best: bool,
+    ) -> None:
+        """Add a line to ``train.log``, print it, and add the metrics to TensorBoard.
+
+        Args:
+            epoch: its number, from 1.
+            epochs: the total.
+            losses: the means of the total and of the terms.
+            lr: the network's rate at the end of the epoch.
+            speed: images per second.
+            train: the metrics on the training images, augmented and blended as they were.
+            val: the metrics on the validation set.
+            best: whether this epoch is the best so far.
+        """
+        self.scalars("train", train, epoch)
+        self.scalars("val", val, epoch)
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "total")
+        line = (
+            f"epoch {epoch}/{epochs}: loss {losses['total']:.4f} ({terms}), lr {lr:.2e}, {speed:.1f} images/s, "
+            f"train {_metrics(train)}, val {_metrics(val)}{', best' if best else ''}"
+        )
+        print(line, flush=True)
+        with self.file.open("a") as file:
+            file.write(line + "\n")
+        self.writer.flush()
+
+    def images(self, batch: Batch) -> None:
+        """Show up to 16 augmented training images with their labels."""
+        figure, axes = plt.subplots(4, 4, figsize=(8, 8.6), layout="constrained")
+        for axis in axes.flat:
+            axis.axis("off")
+        for axis, image, label in zip(axes.flat, batch.images, batch.labels, strict=False):
+            axis.imshow(image.permute(1, 2, 0).numpy())
+            axis.set_title(CLASSES[label], color=("tab:green", "tab:red")[label], fontsize=12)
+        self.writer.add_figure("augmented training images", figure)
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self.writer.close()

@@ -1,0 +1,104 @@
+"""What a run leaves under ``output/<name>/``, and that it never overwrites another run's by accident."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.images import FaceImages
+from utils.errors import InputError
+
+TRAINING_FILES = ("model_*.pth", "train.log", "events.out.tfevents.*")
+TEST_FILES = ("results.json", "predictions.csv")
+COLUMNS = {  # of the table, and what each is in results.json
+    "frames": "frames",
+    "videos": "videos",
+    "ACC": "acc",
+    "AUC": "auc",
+    "AP": "ap",
+    "EER": "eer",
+    "log loss": "log_loss",
+    "video AUC": "video_auc",
+}
+
+
+def check_output_folder(folder: Path, resume_model: Path | None, overwrite: bool) -> bool:
+    """Tell whether `folder` holds the very run that is resumed or tested.
+
+    A folder holds a run where it holds a checkpoint or results; what a run leaves that failed before its first
+    checkpoint stands in nobody's way.
+
+    Raises:
+        InputError: it holds another run, and `overwrite` is not given.
+    """
+    if resume_model is not None and resume_model.resolve().parent == folder.resolve():
+        return True
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not an output folder; give another --name or --save_path.")
+    held = [file.name for pattern in ("model_*.pth", *TEST_FILES) for file in sorted(folder.glob(pattern))]
+    if held and not overwrite:
+        raise InputError(
+            f"{folder} holds another run ({held[0]}); give another --name, or --overwrite True to replace it."
+        )
+    return False
+
+
+def start_output_folder(folder: Path, patterns: tuple[str, ...], args: dict[str, Any]) -> None:
+    """Make the folder, remove from it what matches `patterns` of a run before, and write ``args.json``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in patterns:
+            for file in folder.glob(pattern):
+                file.unlink()
+        write_json(folder / "args.json", args)
+    except OSError as error:
+        raise InputError(f"the output folder {folder} cannot be written: {error.strerror}.") from error
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    shutil.copyfile(source, part)
+    os.replace(part, target)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    os.replace(part, file)
+
+
+def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.ndarray, np.ndarray]]) -> None:
+    """Write a line an image, whole or not at all: dataset, path, label, score.
+
+    Args:
+        file: where to.
+        predictions: for each dataset its images, the positions that were scored, and their scores. The scores
+            are written to their last digit, so that every metric can be had again from the file.
+    """
+    part = file.with_name(file.name + ".part")
+    with part.open("w", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["dataset", "path", "label", "score"])
+        for dataset, (faces, positions, scores) in predictions.items():
+            for position, score in zip(positions, scores, strict=True):
+                writer.writerow([dataset, faces.path(position), faces.labels[position], repr(float(score))])
+    os.replace(part, file)
+
+
+def format_table(results: dict[str, dict[str, float | int | None]]) -> str:
+    """Return the table of metrics: a row a dataset, shares from 0 to 1, a dash where one is not defined."""
+
+    def cell(value: float | int | None) -> str:
+        return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    rows = [["dataset", *COLUMNS]]
+    rows += [[name, *(cell(metrics[key]) for key in COLUMNS.values())] for name, metrics in results.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
