@@ -27,7 +27,8 @@ class LearntBalance(nn.Module):
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the weighted sum of `terms` (scalars by name), a scalar."""
         return sum(
-            0.5 / self.weights[name] ** 2 * loss + torch.log1p(self.weights[name] ** 2) for name, loss in terms.items()
+            0.5 / self.weights[name] ** 2 * loss + torch.log(1 + self.weights[name] ** 2)
+            for name, loss in terms.items()
         )
 
 

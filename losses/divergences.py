@@ -1,6 +1,6 @@
 """How far apart two predictions are: the paper's KL divergence, and the Wasserstein distance in its place.
 
-Both take log-probabilities of a batch, B x C, and return a scalar. `DIVERGENCES` names them as
+Both take probabilities of a batch, B x C, and return a scalar. `DIVERGENCES` names them as
 ``--mi_calculator`` does.
 """
 
@@ -14,24 +14,28 @@ SINKHORN_EPSILON = 0.01
 SINKHORN_ITERATIONS = 100
 
 
-def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """Kullback-Leibler divergence KL(p || q), averaged over images *and classes*.
 
     The paper's loss weights were found with ``F.kl_div(..., reduction="mean")``, which divides the sum of
-    p (log p - log q) by B * C and not by B. The scale stays, so that those weights keep their meaning; it is
-    spelled out here because PyTorch has announced that "mean" will come to divide by B alone.
+    p (log p - log q) by B * C and not by B. The scale stays, so that those weights keep their meaning; the mean
+    is taken here because PyTorch has announced that "mean" will come to divide by B alone.
+
+    The logarithm of the softmax, and not log_softmax, because the authors' numbers are met to the last bit so;
+    a probability that underflows counts as the smallest there is, and so costs 87 nats and not infinitely many.
 
     Args:
-        log_p: log-probabilities, B x C.
-        log_q: log-probabilities, B x C.
+        p: probabilities, B x C.
+        q: probabilities, B x C.
 
     Returns:
         A scalar in nats per image and class, >= 0.
     """
-    return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / log_p.numel()
+    log_q = q.clamp_min(torch.finfo(q.dtype).tiny).log()
+    return F.kl_div(log_q, p, reduction="none").mean()
 
 
-def wasserstein_distance(log_p: Tensor, log_q: Tensor) -> Tensor:
+def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
     """Entropic optimal transport between the batch's two sets of predictions.
 
     Each row is a point on the probability simplex and weighs 1/B; moving one point onto another costs
@@ -40,14 +44,14 @@ def wasserstein_distance(log_p: Tensor, log_q: Tensor) -> Tensor:
     every iteration. Gradients flow through the iterations.
 
     Args:
-        log_p: log-probabilities, B x C.
-        log_q: log-probabilities, B x C.
+        p: probabilities, B x C.
+        q: probabilities, B x C.
 
     Returns:
         The transport cost <plan, cost>, a scalar from 0 to 2 (without the entropy term).
     """
     # Not torch.cdist(...) ** 2: the root has no gradient where two points are equal.
-    cost = (log_p.exp()[:, None, :] - log_q.exp()[None, :, :]).square().sum(dim=2)
+    cost = (p[:, None, :] - q[None, :, :]).square().sum(dim=2)
     log_weight = -math.log(len(cost))
     f = torch.zeros_like(cost[:, 0])
     g = torch.zeros_like(cost[0])

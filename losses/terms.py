@@ -36,6 +36,11 @@ def classification_loss(outputs: Outputs, labels: Tensor, lil: bool = True, gil:
     return loss
 
 
+def soft_targets(logits: Tensor, temperature: float) -> Tensor:
+    """Return softmax(logits / temperature), B x 2."""
+    return F.softmax(logits / temperature, dim=1)
+
+
 def local_information_loss(outputs: Outputs, temperature: float, divergence: Divergence) -> Tensor:
     """Local Information Loss: small where every LIB adds something that the others do not see.
 
@@ -45,14 +50,14 @@ def local_information_loss(outputs: Outputs, temperature: float, divergence: Div
     Args:
         outputs: the network's outputs.
         temperature: T in softmax(logits / T), > 0.
-        divergence: D, a function of two B x C log-probabilities.
+        divergence: D, a function of two B x C probabilities.
 
     Returns:
         A scalar from 0 to 1.
     """
-    everything = F.log_softmax(outputs["p_y_given_f_all"].detach() / temperature, dim=1)
+    everything = soft_targets(outputs["p_y_given_f_all"].detach(), temperature)
     distances = [
-        divergence(F.log_softmax(logits / temperature, dim=1), everything) for logits in outputs["p_y_given_f1_fn_list"]
+        divergence(soft_targets(logits, temperature), everything) for logits in outputs["p_y_given_f1_fn_list"]
     ]
     return torch.exp(-torch.stack(distances).sum())
 
@@ -65,13 +70,13 @@ def global_information_loss(outputs: Outputs, temperature: float, divergence: Di
     Args:
         outputs: the network's outputs.
         temperature: T in softmax(logits / T), > 0.
-        divergence: D, a function of two B x C log-probabilities.
+        divergence: D, a function of two B x C probabilities.
 
     Returns:
         A scalar, >= 0.
     """
-    fused = F.log_softmax(outputs["p_y_given_z"] / temperature, dim=1)
-    everything = F.log_softmax(outputs["p_y_given_f_all"].detach() / temperature, dim=1)
+    fused = soft_targets(outputs["p_y_given_z"], temperature)
+    everything = soft_targets(outputs["p_y_given_f_all"].detach(), temperature)
     return divergence(fused, everything)
 
 

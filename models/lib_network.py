@@ -69,13 +69,13 @@ class LIBNetwork(nn.Module):
         """
         features = [getattr(self, f"region_model{i}")(images) for i in range(1, self.num_LIBs + 1)]
         everything = torch.cat(features, dim=1)
+        # The heads stand in the authors' order: it decides in which order gradients are summed, and only so do
+        # their training steps come out to the last bit.
+        p_y_given_f_all = self.baseline_linear(everything)
+        p_y_given_z = self.linear(self.bottleneck(everything))
         without = []
         if self.num_LIBs > 1:
             for i in range(self.num_LIBs):
                 others = torch.cat(features[:i] + features[i + 1 :], dim=1)
                 without.append(getattr(self, f"local_linear{i + 1}")(others))
-        return {
-            "p_y_given_z": self.linear(self.bottleneck(everything)),
-            "p_y_given_f_all": self.baseline_linear(everything),
-            "p_y_given_f1_fn_list": without,
-        }
+        return {"p_y_given_z": p_y_given_z, "p_y_given_f_all": p_y_given_f_all, "p_y_given_f1_fn_list": without}

@@ -1,0 +1,27 @@
+# make demo: draw a dataset, train on it, test the best checkpoint.   make test: every test.
+# Both make .venv first, where it is missing or older than requirements.txt.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test clean
+
+demo: $(VENV)/installed
+	$(RUN) -m datasets.demo
+	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
+		--num_LIBs 2 --size 64 --bs 32 --epoch 12
+
+test: $(VENV)/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,78 @@
+"""Tiny datasets of random images, and the whole command on them."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--model",
+    "mobilenet",
+    "--num_LIBs",
+    "2",
+    "--size",
+    "32",
+    "--bs",
+    "4",
+    "--test_bs",
+    "16",
+    "--pretrained",
+    "False",
+]
+TINY += ["--gpu_num", "cpu", "--num_workers", "0"]
+
+
+def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:
+    """Write ``root/labels/<name>`` and ``root/faces/<name>``: `videos` real and fake ones a split; fake ones are red."""
+    rng = np.random.default_rng(seed)
+    labels = root / "labels" / name
+    labels.mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        for label, kind in enumerate(("real", "fake")):
+            lines = []
+            for video in range(videos):
+                path = f"{name}/{split}/{kind}/{video:03d}"
+                folder = root / "faces" / path
+                folder.mkdir(parents=True)
+                for frame in range(frames):
+                    image = rng.integers(0, 200, (40, 40, 3), dtype=np.uint8)
+                    image[:, :, 2] += np.uint8(55 * label)
+                    cv2.imwrite(str(folder / f"{frame:04d}.png"), image)
+                lines.append(f"{label},{path},{frames}\n")
+            (labels / f"{split}_{kind}.txt").write_text("".join(lines))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A folder with the dataset ``tiny``: 2 real and 2 fake videos of 3 frames in each split."""
+    make_dataset(tmp_path)
+    return tmp_path
+
+
+def arguments(root: Path, *more: str) -> list[str]:
+    """The command line for a tiny network on the datasets under `root`."""
+    where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces")]
+    return [*TINY, *where, "--save_path", str(root / "output"), "--dataset", "tiny", "--epoch", "1", *more]
+
+
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def command(tiny: Path) -> Run:
+    """``python training.py`` as a user starts it, on the tiny dataset, with more arguments."""
+
+    def run(*more: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "training.py"), *arguments(tiny, *more)],
+            cwd=tiny,
+            capture_output=True,
+            text=True,
+        )
+
+    return run
