@@ -28,7 +28,7 @@ TINY += ["--gpu_num", "cpu", "--num_workers", "0"]
 
 
 def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:
-    """Write ``root/labels/<name>`` and ``root/faces/<name>``: `videos` real and fake ones a split; fake ones are red."""
+    """Write ``root/labels/<name>`` and ``root/faces/<name>``: `videos` real and fake ones a split, fake is red."""
     rng = np.random.default_rng(seed)
     labels = root / "labels" / name
     labels.mkdir(parents=True)
