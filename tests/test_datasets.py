@@ -1,0 +1,202 @@
+"""Label files, oversampling, unions, images and augmentation. (Bad ones are in test_bad_input.py.)"""
+
+from pathlib import Path
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.augmentation import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    FancyPCA,
+    GaussianNoise,
+    normalise,
+    resize,
+    training_augmentation,
+)
+from datasets.images import FaceImages, make_loader, read_image
+from datasets.labels import Video, oversampling_factor, read_split, read_training_split
+from tests.conftest import make_dataset
+
+
+def read(root: Path, split: str = "train", name: str = "tiny") -> list[Video]:
+    return read_split(name, split, root / "labels", root / "faces")
+
+
+def test_read_split(tiny: Path) -> None:
+    videos = read(tiny)
+    assert [(v.path, v.label) for v in videos] == [
+        ("tiny/train/real/000", 0),
+        ("tiny/train/real/001", 0),
+        ("tiny/train/fake/000", 1),
+        ("tiny/train/fake/001", 1),
+    ]
+    assert videos[0].images == ("0000.png", "0001.png", "0002.png")
+
+
+def test_images_are_sorted_and_other_files_ignored(tiny: Path) -> None:
+    folder = tiny / "faces/tiny/train/real/000"
+    for name in ("0000.png", "0001.png", "0002.png"):
+        (folder / name).rename(folder / f"x{name}")
+    for name in ("b.PNG", "a.jpg", "c.txt", ".hidden"):
+        (folder / name).write_bytes(b"")
+    assert read(tiny)[0].images == ("a.jpg", "b.PNG", "x0000.png", "x0001.png", "x0002.png")
+
+
+def test_windows_text_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
+    spaced = tiny / "faces/a name with spaces"
+    (tiny / "faces/tiny/train/real/000").rename(spaced)
+    text = f"\ufeff0,a name with spaces,3\r\n\r\n0, {tiny / 'faces/tiny/train/real/001'} ,3\r\n"
+    (tiny / "labels/tiny/train_real.txt").write_bytes(text.encode())
+    assert [v.folder for v in read(tiny)[:2]] == [spaced, tiny / "faces/tiny/train/real/001"]
+
+
+def test_number_of_frames_that_does_not_match_is_said(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    (tiny / "faces/tiny/val/real/000/0000.png").unlink()
+    assert sum(len(v.images) for v in read(tiny, "val")) == 11
+    assert "tell of 12 images, the folders hold 11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("dataset", "factor"),
+    [("FF++", 4), ("FF++_c23", 4), ("FF++_c40", 4), ("DFDC-Preview", 4), ("DFDC", 5), ("Celeb-DF-v2", 6), ("demo", 1)],
+)
+def test_paper_oversampling(dataset: str, factor: int) -> None:
+    assert oversampling_factor(dataset, [], "paper") == factor
+
+
+def video(label: int, frames: int) -> Video:
+    return Video("d", f"{label}", label, Path("x"), tuple(f"{i}.png" for i in range(frames)))
+
+
+def test_auto_oversampling_is_the_rounded_ratio_of_frames() -> None:
+    assert oversampling_factor("d", [video(0, 10), video(1, 20), video(1, 16)], "auto") == 4
+    assert oversampling_factor("d", [video(0, 10), video(1, 34)], "auto") == 3
+    assert oversampling_factor("d", [video(0, 30), video(1, 10)], "auto") == 1
+    assert oversampling_factor("FF++_c23", [video(0, 10), video(1, 10)], "7") == 7
+
+
+def test_union_repeats_each_datasets_real_videos_by_its_own_factor(tmp_path: Path) -> None:
+    make_dataset(tmp_path, "FF++_c23", videos=1)
+    make_dataset(tmp_path, "Celeb-DF-v2", videos=2, seed=1)
+    once, repeated = read_training_split(["FF++_c23", "Celeb-DF-v2"], tmp_path / "labels", tmp_path / "faces", "paper")
+    assert len(once) == 1 + 1 + 2 + 2
+    counted = [(v.dataset, v.label) for v in repeated]
+    assert counted.count(("FF++_c23", 0)) == 4
+    assert counted.count(("Celeb-DF-v2", 0)) == 2 * 6
+    assert counted.count(("FF++_c23", 1)) + counted.count(("Celeb-DF-v2", 1)) == 3
+
+
+def test_images_are_rgb(tmp_path: Path) -> None:
+    bgr = np.zeros((8, 8, 3), np.uint8)
+    bgr[:, :, 2] = 200
+    cv2.imwrite(str(tmp_path / "red.png"), bgr)
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [200, 0, 0]
+
+
+def test_normalise() -> None:
+    images = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert IMAGENET_STD == (0.229, 0.224, 0.225)
+    assert normalise(images).flatten().numpy() == pytest.approx((np.array([1, 0, 0.2]) - mean) / std, rel=1e-5)
+    # The authors' order of colours, with the means of the other.
+    assert normalise(images, "BGR").flatten().numpy() == pytest.approx((np.array([0.2, 0, 1]) - mean) / std, rel=1e-5)
+
+
+def test_an_image_is_augmented_by_seed_epoch_and_position_alone(tiny: Path) -> None:
+    def images(seed: int, epoch: int, workers: int) -> torch.Tensor:
+        faces = FaceImages(read(tiny), 32, seed)
+        faces.epoch = epoch
+        return torch.cat([batch.images for batch in make_loader(faces, 5, workers)])
+
+    first = images(0, 1, workers=0)
+    assert torch.equal(first, images(0, 1, workers=2))
+    assert not torch.equal(first, images(0, 2, workers=0))
+    assert not torch.equal(first, images(1, 1, workers=0))
+    alone = FaceImages(read(tiny), 32, 0)
+    alone.epoch = 1
+    assert torch.equal(alone[7][0], first[7])
+
+
+def test_repeated_videos_are_augmented_otherwise(tiny: Path) -> None:
+    faces = FaceImages(read(tiny)[:1] * 3, 32, seed=0)
+    assert not torch.equal(faces[0][0], faces[3][0])
+    assert faces.path(0) == faces.path(3) == "tiny/train/real/000/0000.png"
+
+
+def test_validation_images_are_only_resized(tiny: Path) -> None:
+    faces = FaceImages(read(tiny, "val"), 20)
+    image = cv2.imread(str(tiny / "faces/tiny/val/real/000/0000.png"))[:, :, ::-1]
+    assert np.array_equal(faces[0][0].permute(1, 2, 0).numpy(), cv2.resize(image, (20, 20)))
+    assert resize(image, 20).shape == (20, 20, 3)
+
+
+# The strengths of albumentations 1.3.1, measured with that version; docs/fidelity.md says how. Each is the mean
+# absolute change in grey levels that the transform alone, always applied, makes to the pixels of `picture()`.
+def picture() -> np.ndarray:
+    y, x = np.mgrid[0:64, 0:64]
+    channels = [128 + 90 * np.sin(x / 7), 128 + 90 * np.cos(y / 5), 128 + 90 * np.sin((x + y) / 9)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def only(kind: type) -> A.BasicTransform:
+    """The training augmentation's transform of this kind, always applied."""
+    for transform in training_augmentation(64).transforms:
+        for candidate in (transform, *getattr(transform, "transforms", ())):
+            if type(candidate) is kind:
+                candidate.p = 1.0
+                return candidate
+    raise AssertionError(f"no {kind.__name__}")
+
+
+def mean_change(kind: type, draws: int = 600) -> float:
+    image, transform = picture(), A.Compose([only(kind)], seed=0)
+    changes = [np.abs(transform(image=image)["image"].astype(float) - image).mean() for _ in range(draws)]
+    return float(np.mean(changes))
+
+
+def test_probabilities() -> None:
+    augmentation = training_augmentation(64).transforms
+    assert [(type(t).__name__, t.p) for t in augmentation] == [
+        ("Resize", 1),
+        ("ImageCompression", 0.5),
+        ("GaussianNoise", 0.1),
+        ("GaussianBlur", 0.05),
+        ("HorizontalFlip", 0.5),
+        ("PadIfNeeded", 1),
+        ("OneOf", 0.7),
+        ("ToGray", 0.2),
+        ("Affine", 0.5),
+    ]
+    one_of = augmentation[6].transforms
+    assert [type(t).__name__ for t in one_of] == ["RandomBrightnessContrast", "FancyPCA", "HueSaturationValue"]
+    assert len({t.p for t in one_of}) == 1  # equally likely
+
+
+@pytest.mark.parametrize(
+    ("kind", "strength"),
+    [
+        (A.ImageCompression, 1.956),
+        (GaussianNoise, 4.300),
+        (A.GaussianBlur, 0.457),
+        (A.RandomBrightnessContrast, 27.345),
+        (FancyPCA, 1.222),
+        (A.HueSaturationValue, 19.035),
+        (A.ToGray, 44.202),
+    ],
+)
+def test_strengths_are_those_of_albumentations_1_3_1(kind: type, strength: float) -> None:
+    assert mean_change(kind) == pytest.approx(strength, rel=0.1)
+
+
+def test_affine_stays_in_its_ranges() -> None:
+    affine = only(A.Affine)
+    assert affine.scale == {"x": (0.8, 1.2), "y": (0.8, 1.2)}
+    assert affine.keep_ratio
+    assert affine.rotate == (-10, 10)
+    assert affine.translate_percent == {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
+    assert (affine.border_mode, affine.fill) == (cv2.BORDER_CONSTANT, 0)

@@ -1,0 +1,169 @@
+"""Each term of the loss against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from datasets.mixup import mix_terms, mixup
+from losses.balance import FixedBalance, LearntBalance
+from losses.divergences import kl_divergence, wasserstein_distance
+from losses.terms import classification_loss, global_information_loss, local_information_loss, loss_terms
+
+LN3 = math.log(3)
+
+
+def outputs() -> dict:
+    """One image whose heads say: fused 3/4 fake, everything 1/2, without the first 1/4, without the second 1/2."""
+    return {
+        "p_y_given_z": torch.tensor([[0.0, LN3]], requires_grad=True),
+        "p_y_given_f_all": torch.tensor([[0.0, 0.0]], requires_grad=True),
+        "p_y_given_f1_fn_list": [torch.tensor([[LN3, 0.0]], requires_grad=True), torch.tensor([[5.0, 5.0]])],
+    }
+
+
+FAKE = torch.tensor([1])
+# KL((1/4, 3/4) || (1/2, 1/2)), over 1 image and 2 classes
+KL = (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)) / 2
+
+
+def test_kl_divides_by_images_times_classes() -> None:
+    p = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
+    q = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    assert kl_divergence(p, q).item() == pytest.approx(KL / 2)
+    assert kl_divergence(q, p).item() == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 4)
+
+
+def test_kl_of_a_certain_prediction_is_finite() -> None:
+    q = torch.tensor([[400.0, 0.0]], requires_grad=True)
+    loss = kl_divergence(torch.tensor([[0.0, 1.0]]), q.softmax(dim=1))
+    loss.backward()
+    assert loss.item() == pytest.approx(87.34 / 2, rel=1e-3)
+    assert q.grad.isfinite().all()
+
+
+def test_classification_sums_the_heads_in_use() -> None:
+    fused, everything, without = math.log(4 / 3), math.log(2), math.log(4) + math.log(2)
+    for lil, gil, expected in (
+        (False, False, fused),
+        (False, True, fused + everything),
+        (True, False, fused + without),
+        (True, True, fused + everything + without),
+    ):
+        assert classification_loss(outputs(), FAKE, lil, gil).item() == pytest.approx(expected)
+
+
+def test_local_loss() -> None:
+    heads = outputs()
+    loss = local_information_loss(heads, 1.0, kl_divergence)
+    assert loss.item() == pytest.approx(math.exp(-KL))
+    loss.backward()
+    assert heads["p_y_given_f_all"].grad is None  # p(y given Z) is detached
+    assert heads["p_y_given_f1_fn_list"][0].grad is not None
+
+
+def test_global_loss() -> None:
+    heads = outputs()
+    loss = global_information_loss(heads, 1.0, kl_divergence)
+    assert loss.item() == pytest.approx(KL)
+    loss.backward()
+    assert heads["p_y_given_f_all"].grad is None
+    assert heads["p_y_given_z"].grad is not None
+
+
+def test_temperature_softens_both_sides() -> None:
+    heads = {"p_y_given_z": torch.tensor([[0.0, 2 * LN3]]), "p_y_given_f_all": torch.tensor([[0.0, 0.0]])}
+    assert global_information_loss(heads, 2.0, kl_divergence).item() == pytest.approx(KL)
+
+
+def test_terms_in_use() -> None:
+    every = loss_terms(outputs(), FAKE, True, True, 1.5, kl_divergence)
+    assert list(every) == ["classification", "local", "global"]
+    assert list(loss_terms(outputs(), FAKE, False, False, 1.5, kl_divergence)) == ["classification"]
+
+
+def test_wasserstein_of_one_image_is_the_squared_distance() -> None:
+    p, q = torch.tensor([[0.2, 0.8]]), torch.tensor([[0.5, 0.5]])
+    assert wasserstein_distance(p, q).item() == pytest.approx(0.3**2 + 0.3**2, rel=1e-5)
+
+
+def test_wasserstein_is_near_the_exact_transport() -> None:
+    draw = torch.Generator().manual_seed(1)
+    p, q = (torch.randn(8, 2, generator=draw, dtype=torch.float64).softmax(1) for _ in range(2))
+    cost = torch.cdist(p, q).square().numpy()
+    exact = cost[linear_sum_assignment(cost)].mean()
+    assert exact == pytest.approx(0.084, abs=0.001)
+    # The entropy term blurs the plan over distances of about sqrt(epsilon) = 0.1.
+    assert exact <= wasserstein_distance(p, q).item() <= exact + 0.005
+    paired = (p - q).square().sum(1).mean().item()
+    assert wasserstein_distance(p, q).item() < 0.8 * paired  # sets: the best match, not the given pairs
+    assert wasserstein_distance(p, p[torch.randperm(8, generator=draw)]).item() < 0.005
+
+
+def test_wasserstein_has_a_gradient() -> None:
+    draw = torch.Generator().manual_seed(1)
+    p, q = (torch.randn(4, 2, generator=draw, dtype=torch.float64).softmax(1) for _ in range(2))
+    p.requires_grad_()
+    assert torch.autograd.gradcheck(lambda p: wasserstein_distance(p, q), (p,))
+    wasserstein_distance(p, p.detach()).backward()
+    assert p.grad.isfinite().all()
+
+
+def test_wasserstein_in_the_terms() -> None:
+    terms = loss_terms(outputs(), FAKE, True, True, 1.0, wasserstein_distance)
+    assert terms["global"].item() == pytest.approx(2 * 0.25**2, rel=1e-4)
+    assert terms["local"].item() == pytest.approx(math.exp(-2 * 0.25**2), rel=1e-4)
+
+
+TERMS = {"classification": torch.tensor(4.0), "local": torch.tensor(0.5), "global": torch.tensor(0.25)}
+
+
+def test_learnt_balance() -> None:
+    balance = LearntBalance(list(TERMS))
+    total = balance(TERMS)
+    assert total.item() == pytest.approx(0.5 * 4.75 + 3 * math.log(2))
+    total.backward()
+    # d/dw of 0.5 / w^2 * loss + log(1 + w^2) at w = 1 is 1 - loss
+    gradients = {name: weight.grad.item() for name, weight in balance.weights.items()}
+    assert gradients == pytest.approx({"classification": -3.0, "local": 0.5, "global": 0.75})
+
+
+def test_learnt_weights_go_by_name() -> None:
+    balance = LearntBalance(["classification", "global"])
+    assert sorted(balance.weights) == ["classification", "global"]
+    with torch.no_grad():
+        balance.weights["global"].fill_(2.0)
+    total = balance({"classification": TERMS["classification"], "global": TERMS["global"]})
+    assert total.item() == pytest.approx(2.0 + math.log(2) + 0.125 * 0.25 + math.log(5))
+
+
+def test_scales_are_classification_local_global_and_go_by_name() -> None:
+    balance = FixedBalance([1.0, 2.0, 10.0])
+    assert balance(TERMS).item() == pytest.approx(4 + 2 * 0.5 + 10 * 0.25)
+    without_local = {name: TERMS[name] for name in ("classification", "global")}
+    assert balance(without_local).item() == pytest.approx(4 + 10 * 0.25)
+
+
+def test_mixup_blends_a_batch_by_one_lambda() -> None:
+    torch.manual_seed(0)
+    images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2)
+    labels = torch.arange(8)
+    blends, partners, lam = mixup(images, labels, 0.5)
+    assert sorted(partners.tolist()) == labels.tolist()
+    torch.testing.assert_close(blends[:, 0, 0, 0], lam * labels + (1 - lam) * partners)
+    assert 0 <= lam <= 1
+
+
+def test_mixup_draws_lambda_from_beta() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])
+    drawn = np.array([mixup(images, labels, 0.5)[2] for _ in range(2000)])
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+    assert drawn.var() == pytest.approx(1 / 8, abs=0.01)  # of Beta(1/2, 1/2); the uniform's is 1/12
+
+
+def test_mixed_terms() -> None:
+    partner = {name: value * 2 for name, value in TERMS.items()}
+    assert mix_terms(TERMS, partner, 0.25)["classification"].item() == pytest.approx(0.25 * 4 + 0.75 * 8)
