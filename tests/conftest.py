@@ -1,30 +1,21 @@
 """Tiny datasets of random images, and the whole command on them."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads would only wait for each other
+
 import cv2
 import numpy as np
 import pytest
+import torch
 
+torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
-TINY = [
-    "--model",
-    "mobilenet",
-    "--num_LIBs",
-    "2",
-    "--size",
-    "32",
-    "--bs",
-    "4",
-    "--test_bs",
-    "16",
-    "--pretrained",
-    "False",
-]
-TINY += ["--gpu_num", "cpu", "--num_workers", "0"]
+TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0"
 
 
 def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:
@@ -57,7 +48,7 @@ def tiny(tmp_path: Path) -> Path:
 def arguments(root: Path, *more: str) -> list[str]:
     """The command line for a tiny network on the datasets under `root`."""
     where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces")]
-    return [*TINY, *where, "--save_path", str(root / "output"), "--dataset", "tiny", "--epoch", "1", *more]
+    return [*TINY.split(), *where, "--save_path", str(root / "output"), "--dataset", "tiny", "--epoch", "1", *more]
 
 
 Run = Callable[..., subprocess.CompletedProcess]

@@ -1,0 +1,133 @@
+"""Checkpoints: ours and the authors', in both directions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import training
+from models.backbones import build_network
+from models.official_names import to_official
+from tests import reference_parameters as parameters
+from tests.conftest import ROOT, arguments
+from utils.checkpoints import infer_settings, load_checkpoint, load_network, plain_state, save_checkpoint
+from utils.devices import seed_everything, smallest_share
+
+NETWORKS = json.loads((ROOT / "tests/fidelity_reference.json").read_text())["networks"]
+
+
+def official(file: Path, name: str, prefix: str = "", epoch: int = 3) -> dict[str, torch.Tensor]:
+    """Write a checkpoint as the authors' code does, and return its tensors."""
+    shapes = NETWORKS[name]["checkpoint_shapes"]
+    state = {key: parameters.parameter(key, shape) for key, shape in shapes.items()}
+    torch.save({"state_dict": {prefix + key: value for key, value in state.items()}, "epoch": epoch}, file)
+    return state
+
+
+@pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
+def test_ours_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -> None:
+    model, num_LIBs = NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"]
+    network = build_network(model, num_LIBs, 32)
+    save_checkpoint(tmp_path / "ours.pth", network, model, 7, args={}, channels="RGB")
+    saved = torch.load(tmp_path / "ours.pth", weights_only=True)
+    assert saved["epoch"] == 7
+    assert {k: list(v.shape) for k, v in saved["state_dict"].items()} == NETWORKS[name]["checkpoint_shapes"]
+
+
+@pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_theirs_comes_in_and_goes_out_unchanged(name: str, prefix: str, tmp_path: Path) -> None:
+    theirs = official(tmp_path / "theirs.pth", name, prefix)
+    checkpoint = load_checkpoint(tmp_path / "theirs.pth")
+    assert checkpoint["args"] == {"model": NETWORKS[name]["model"], "num_LIBs": NETWORKS[name]["num_LIBs"]}
+    assert checkpoint["channels"] == "BGR"
+    network = build_network(NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"], 32)
+    load_network(network, checkpoint)
+    out = to_official(network.state_dict(), NETWORKS[name]["model"])
+    assert set(out) == set(theirs)
+    assert all(torch.equal(out[key], theirs[key]) for key in theirs if ".fc." not in key)
+
+
+def test_data_parallel_leaves_no_trace(tmp_path: Path) -> None:
+    network = build_network("mobilenet", 2, 32)
+    wrapped = torch.nn.DataParallel(network)
+    assert set(plain_state(wrapped)) == set(network.state_dict())
+    save_checkpoint(tmp_path / "c.pth", wrapped, "mobilenet", 1)
+    assert not any(k.startswith("module.") for k in torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"])
+
+
+def test_settings_are_inferred() -> None:
+    state = build_network("resnet", 3, 32).state_dict()
+    assert infer_settings(state) == {"model": "resnet", "num_LIBs": 3}
+    assert infer_settings({f"module.{k}": v for k, v in state.items()}) == {"model": "resnet", "num_LIBs": 3}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build_network("mobilenet", 1, 32)
+    file = tmp_path / "model_last.pth"
+    save_checkpoint(file, network, "mobilenet", 1)
+    before = file.read_bytes()
+
+    def broken(content: object, part: Path) -> None:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(training.InputError, match="No space left"):
+        save_checkpoint(file, network, "mobilenet", 2)
+    assert file.read_bytes() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["model_last.pth"]
+
+
+def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
+    """The command's scores are those of the network on images of the other order of colours."""
+    official(tiny / "theirs.pth", "mobilenet-2", "module.")
+    more = ["--model", "mobilenet", "--test", "True", "--resume_model", str(tiny / "theirs.pth"), "--name", "theirs"]
+    assert training.main(arguments(tiny, *more)) == 0
+    lines = (tiny / "output/theirs/predictions.csv").read_text().splitlines()
+
+    network = build_network("mobilenet", 2, 32).eval()
+    load_network(network, load_checkpoint(tiny / "theirs.pth"))
+    faces = training.FaceImages(training.read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
+    images = torch.stack([faces[i][0] for i in range(len(faces))])
+    with torch.inference_mode():
+        bgr, rgb = (
+            network(training_images)["p_y_given_z"].double().softmax(1)[:, 1].tolist()
+            for training_images in (normalised(images.flip(1)), normalised(images))
+        )
+    scores = [float(line.split(",")[-1]) for line in lines[1:]]
+    assert scores == pytest.approx(bgr, rel=1e-5)
+    assert scores != pytest.approx(rgb, rel=1e-5)
+
+
+def normalised(images: torch.Tensor) -> torch.Tensor:
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    return (images / 255 - mean) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def test_authors_checkpoint_trains_on(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    official(tiny / "theirs.pth", "mobilenet-2", epoch=3)
+    more = ["--model", "mobilenet", "--resume_model", str(tiny / "theirs.pth"), "--epoch", "4", "--name", "on"]
+    assert training.main(arguments(tiny, *more)) == 0
+    ours = load_checkpoint(tiny / "output/on/model_last.pth")
+    assert ours["epoch"] == 4
+    assert ours["channels"] == "BGR"  # it goes on as it began
+    assert "epoch 4/4" in capsys.readouterr().out
+
+
+def test_random_states_depend_on_seed_and_epoch() -> None:
+    def draw(seed: int, epoch: int) -> list[float]:
+        seed_everything(seed, epoch)
+        return torch.rand(3).tolist()
+
+    assert draw(0, 1) == draw(0, 1)
+    assert len({tuple(draw(*pair)) for pair in ((0, 1), (0, 2), (1, 1), (1, 0))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("images", "gpus", "smallest"), [(8, 1, 8), (1, 1, 1), (9, 2, 4), (3, 2, 1), (10, 4, 1), (9, 4, 3)]
+)
+def test_smallest_share_is_that_of_data_parallel(images: int, gpus: int, smallest: int) -> None:
+    assert smallest_share(images, gpus) == smallest
+    assert min(len(piece) for piece in torch.arange(images).chunk(gpus)) == smallest  # what its scatter does

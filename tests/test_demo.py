@@ -1,0 +1,198 @@
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.demo_baseline import histogram_auc
+from datasets import demo
+from datasets.draw_face import landmarks, random_person, random_poses, random_take, render
+from utils.errors import InputError
+
+SMALL = {"size": 32, "people": (3, 2, 2), "videos_per_person": 2, "frames": 2}
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
+
+
+def rows(folder: Path, split: str, word: str) -> list[tuple[int, str, int]]:
+    lines = (folder / f"{split}_{word}.txt").read_text().splitlines()
+    return [(int(label), path, int(count)) for label, path, count in (line.split(",") for line in lines)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "data"
+    assert demo.make_demo(folder, seed=3, **SMALL)
+    return folder
+
+
+def test_same_seed_same_bytes_whatever_the_number_of_processes(small: Path, tmp_path: Path) -> None:
+    demo.make_demo(tmp_path / "again", seed=3, processes=2, **SMALL)
+    demo.make_demo(tmp_path / "other", seed=4, **SMALL)
+    first, again, other = pixels(small), pixels(tmp_path / "again"), pixels(tmp_path / "other")
+    assert len(first) == 7 * 2 * 2
+    assert first == again
+    assert first.keys() == other.keys()
+    assert not set(first.values()) & set(other.values())
+    videos = demo.plan(0, (2, 2, 2), 2)
+    takes = [[demo.draw_video(v, seed, 32, 1)[1] for v in videos] for seed in (3, 4)]
+    assert takes[0] != takes[1]  # the scenes change with the seed, not only the people
+
+
+def test_label_files_name_every_video_once(small: Path) -> None:
+    named = []
+    for split, people in zip(demo.SPLITS, SMALL["people"], strict=True):
+        for label, word in enumerate(("real", "fake")):
+            listed = rows(small, split, word)
+            assert len(listed) == people * SMALL["videos_per_person"] // 2
+            for found, path, count in listed:
+                assert (found, count) == (label, SMALL["frames"])
+                assert Path(path).is_absolute()
+                assert sorted(p.name for p in Path(path).iterdir()) == ["0000.png", "0001.png"]
+                named.append(Path(path).name)
+    assert sorted(named) == sorted(p.name for p in (small / "videos").iterdir())
+
+
+def test_paths_inside_the_current_directory_are_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    demo.make_demo("dataset/demo", **SMALL)
+    (_, path, _), *_ = rows(tmp_path / "dataset/demo", "val", "fake")
+    assert path.startswith("dataset/demo/videos/")
+    assert Path(path).is_dir()
+
+
+def test_splits_share_no_person_and_classes_share_all() -> None:
+    videos = demo.plan(0, (9, 4, 6), 4)
+    people = {s: {v.person for v in videos if v.split == s} for s in demo.SPLITS}
+    donors = {s: {v.donor for v in videos if v.split == s} - {None} for s in demo.SPLITS}
+    assert [len(people[s]) for s in demo.SPLITS] == [9, 4, 6]
+    assert len(set().union(*people.values())) == 19
+    assert all(donors[s] and donors[s] <= people[s] for s in demo.SPLITS)
+    assert all(v.donor != v.person for seed in range(9) for v in demo.plan(seed, (2, 2, 2), 4))
+    assert set(Counter((v.person, v.label) for v in videos).values()) == {2}
+    for split in demo.SPLITS:
+        kinds = Counter(v.kind for v in videos if v.split == split and v.label == 1)
+        assert set(kinds) == set(demo.KINDS)
+        assert max(kinds.values()) - min(kinds.values()) <= 1
+
+
+def test_names_do_not_tell_the_class() -> None:
+    videos = sorted(demo.plan(0, (48, 12, 20), 4), key=lambda v: v.name)
+    labels = np.array([v.label for v in videos])
+    assert abs(np.corrcoef(np.arange(len(labels)), labels)[0, 1]) < 0.15
+    assert 0.4 < np.mean(labels[1:] != labels[:-1]) < 0.6
+
+
+def test_manifest_tells_who_is_who(small: Path) -> None:
+    listed = {v["name"]: v for v in json.loads((small / demo.MANIFEST).read_text())["videos"]}
+    assert listed == {v.name: vars(v) for v in demo.plan(3, SMALL["people"], SMALL["videos_per_person"])}
+    for label, path, _ in rows(small, "test", "fake") + rows(small, "test", "real"):
+        assert (listed[Path(path).name]["split"], listed[Path(path).name]["label"]) == ("test", label)
+
+
+def test_scene_and_compression_do_not_depend_on_the_class(small: Path) -> None:
+    """Whatever its label, a video has the same frames before forging, and the same JPEG quality."""
+    for video in demo.plan(3, SMALL["people"], SMALL["videos_per_person"])[:4]:
+        real, real_quality = demo.draw_video(replace(video, label=0, kind=None, donor=None), 3, 32, 2)
+        fake, fake_quality = demo.draw_video(replace(video, label=1, kind="mouth", donor=None), 3, 32, 2)
+        assert real_quality == fake_quality
+        assert all(np.array_equal(a.before, b.before) for a, b in zip(real, fake, strict=True))
+        assert all(np.array_equal(a.before, a.after) and not a.mask.any() for a in real)
+        drawn, quality = demo.draw_video(video, 3, 32, 2)
+        for number, frame in enumerate(drawn):
+            coded = cv2.imencode(".jpg", frame.after[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+            path = small / "videos" / video.name / f"{number:04d}.png"
+            written = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            assert written.shape == (32, 32, 3)
+            assert np.array_equal(written, cv2.imdecode(coded, cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize("kind", demo.KINDS)
+def test_forgery_stays_inside_the_face(kind: str) -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        person, other, take = random_person(rng), random_person(rng), random_take(rng, 64)
+        pose = random_poses(rng, 1)[0]
+        before = demo.photograph(render(person, take, pose, 64), take, rng)
+        frame = demo.forge(kind, before, person, other if kind == "swap" else person, take, pose, rng)
+        hull = cv2.convexHull(np.round(landmarks(person, pose, 64)).astype(np.int32))
+        face = cv2.fillConvexPoly(np.zeros((64, 64), np.uint8), hull, 1)
+        face = cv2.dilate(face, np.ones((7, 7), np.uint8)) > 0
+        changed = (frame.after != frame.before).any(-1)
+        assert np.array_equal(frame.before, before)
+        assert not changed[frame.mask == 0].any()
+        assert not changed[~face].any()
+        assert changed[frame.mask > 0.9].mean() > 0.8
+        assert 0.02 < (frame.mask > 0.5).mean() < 0.4
+        assert 0 <= frame.mask.min() and frame.mask.max() <= 1
+
+
+@pytest.mark.parametrize("kind", demo.KINDS)
+def test_forgery_neither_brightens_nor_tints_on_the_whole(kind: str) -> None:
+    """Compared in pairs, which shows a drift that differences between people would hide from a histogram."""
+    shift = []
+    for number in range(20):
+        video = demo.Video(str(number), "train", number, 1, kind, number + 1 if kind == "swap" else None)
+        (frame,), _ = demo.draw_video(video, 0, 32, 1)
+        shift.append((frame.after.astype(float) - frame.before)[frame.mask > 0.5].mean(0))
+    assert np.abs(np.mean(shift, 0)).max() < 4
+    assert np.abs(shift).max() < 40  # no frame takes on the colour of another person's skin
+
+
+def test_swap_takes_over_the_colours_of_the_face() -> None:
+    rng = np.random.default_rng(0)
+    patch, frame = rng.normal(90, 9, (32, 32, 3)), rng.normal([150, 120, 100], 20, (32, 32, 3))
+    region = np.zeros((32, 32))
+    region[8:24, 8:24] = 1
+    inside = demo.match_colour(patch, frame, region)[region > 0]
+    np.testing.assert_allclose(inside.mean(0), frame[region > 0].mean(0), rtol=1e-6)
+    np.testing.assert_allclose(inside.std(0), frame[region > 0].std(0), rtol=1e-3)
+
+
+def test_colour_alone_does_not_tell_the_classes(tmp_path: Path) -> None:
+    demo.make_demo(tmp_path / "data", size=32, people=(24, 2, 24), frames=1)
+    for frame_auc, video_auc in histogram_auc(tmp_path / "data").values():
+        assert 0.35 < frame_auc < 0.65
+        assert 0.35 < video_auc < 0.65
+
+
+def test_second_run_does_nothing_and_other_settings_replace(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    assert demo.make_demo(out, **SMALL)
+    (out / "videos" / "stray.txt").write_text("from the first run")
+    assert not demo.make_demo(out, **SMALL)
+    assert (out / "videos" / "stray.txt").exists()
+    assert demo.make_demo(out, **(SMALL | {"frames": 1}))
+    assert not (out / "videos" / "stray.txt").exists()
+    assert len(pixels(out)) == 14
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", demo.MANIFEST])
+def test_foreign_folder_is_left_alone(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / name).write_text("[1, 2]")
+    assert demo.main(["--out", str(tmp_path), "--people", "2,2,2", "--frames", "1"]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"people": (1, 2, 2)}, {"videos_per_person": 3}, {"frames": 0}, {"size": 8}, {"seed": -1}, {"processes": 0}],
+)
+def test_settings_out_of_range_are_refused(wrong: dict, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        demo.make_demo(tmp_path / "data", **(SMALL | wrong))
+    assert not (tmp_path / "data").exists()
+
+
+def test_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo.main(["--people", "many"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

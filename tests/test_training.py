@@ -1,0 +1,343 @@
+"""The whole command on a tiny set: what it leaves, exact resume, schedules, and the arguments."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import training
+from tests.conftest import ROOT, Run, arguments, make_dataset
+from utils.devices import seed_everything
+from utils.schedule import cosine_factor, losses_rose, official_factor
+
+
+def weights(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def predictions(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
+    done = command("--name", "run", "--epoch", "2", "--model", "mobilenet")
+    assert done.returncode == 0, done.stderr
+    folder = tiny / "output/run"
+    left = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
+    assert left == {"args.json", "train.log", "model_best.pth", "model_last.pth", "results.json", "predictions.csv"}
+    assert json.loads((folder / "args.json").read_text())["num_LIBs"] == 2
+
+    lines = (folder / "train.log").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "epoch 1" in done.stderr  # the progress bar
+    assert "images/s" in done.stderr
+
+    results = json.loads((folder / "results.json").read_text())
+    assert results["checkpoint"] == str(folder / "model_best.pth")
+    metrics = results["datasets"]["tiny"]
+    assert (metrics["frames"], metrics["videos"]) == (12, 4)
+    rows = predictions(folder / "predictions.csv")
+    assert list(rows[0]) == ["dataset", "path", "label", "score"]
+    assert rows[0]["path"] == "tiny/test/real/000/0000.png"
+    labels, scores = [int(row["label"]) for row in rows], [float(row["score"]) for row in rows]
+    assert metrics["auc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+    videos = {row["path"].rsplit("/", 1)[0]: int(row["label"]) for row in rows}
+    means = [np.mean([s for r, s in zip(rows, scores, strict=True) if r["path"].startswith(v)]) for v in videos]
+    assert metrics["video_auc"] == pytest.approx(roc_auc_score(list(videos.values()), means), abs=1e-6)
+    assert f"{metrics['auc']:.4f}" in done.stdout
+    assert "tensorboard --logdir" in done.stdout
+
+    events = EventAccumulator(str(folder)).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        *(f"loss/{name}" for name in ("total", "classification", "local", "global")),
+        *(f"learnt weight/{name}" for name in ("classification", "local", "global")),
+        *(f"learning rate/{name}" for name in ("network", "loss weights")),
+        "speed/images per second",
+        *(f"{split}/{name}" for split in ("train", "val") for name in ("acc", "auc", "ap", "eer", "log_loss")),
+    }  # fmt: skip
+    assert events.Tags()["images"] == ["augmented training images"]
+
+
+def test_test_of_several_datasets_each_by_itself(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    make_dataset(tiny, "other", videos=1, seed=5)
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    best = tiny / "output/run/model_best.pth"
+    capsys.readouterr()
+    # The network's settings come from the checkpoint: none is given.
+    more = ["--test", "True", "--resume_model", str(best), "--dataset", "tiny,other", "--name", "both"]
+    argv = [*arguments(tiny)[arguments(tiny).index("--bs") :], *more]
+    assert training.main(argv) == 0
+    results = json.loads((tiny / "output/both/results.json").read_text())
+    assert {name: m["videos"] for name, m in results["datasets"].items()} == {"tiny": 4, "other": 2}
+    assert len(predictions(tiny / "output/both/predictions.csv")) == 12 + 6
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("frames", "videos", "ACC", "AUC", "AP", "EER", "log loss", "video AUC"))
+    # It scores as the training's own test did.
+    own = json.loads((tiny / "output/run/results.json").read_text())
+    assert own["datasets"]["tiny"] == results["datasets"]["tiny"]
+    # In the run's own folder a test replaces the results and nothing else.
+    kept = best.read_bytes()
+    assert training.main([*argv[:-1], "run"]) == 0
+    assert set(json.loads((tiny / "output/run/results.json").read_text())["datasets"]) == {"tiny", "other"}
+    assert best.read_bytes() == kept
+
+
+def test_folders_of_the_same_name_are_different_videos(tiny: Path) -> None:
+    make_dataset(tiny / "second", "tiny", videos=2, seed=9)
+    for kind in ("real", "fake"):
+        lines = (tiny / f"labels/tiny/test_{kind}.txt").read_text()
+        other = lines.replace(",tiny/", f",{tiny}/second/faces/tiny/")
+        (tiny / f"labels/tiny/test_{kind}.txt").write_text(lines + other)
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    assert json.loads((tiny / "output/run/results.json").read_text())["datasets"]["tiny"]["videos"] == 8
+
+
+class Interruption(Exception):
+    """Stands for the machine going down."""
+
+
+def interrupted_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the training die in the middle of the epoch after this one."""
+    real = training.train_one_epoch
+
+    def dies(*args: object, **options: object) -> object:
+        if options["epoch"] > epoch:
+            torch.rand(100)  # random numbers that the uninterrupted run never draws
+            raise Interruption
+        return real(*args, **options)
+
+    monkeypatch.setattr(training, "train_one_epoch", dies)
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--lr_schedule", "official"], ["--balance_loss_method", "hyper", "--mi_calculator", "w"]]
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_resume_is_exact(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], elsewhere: bool) -> None:
+    three = ["--epoch", "3", "--seed", "5", *options]
+    assert training.main(arguments(tiny, "--name", "whole", *three)) == 0
+    with monkeypatch.context() as patch:
+        interrupted_after(2, patch)
+        with pytest.raises(Interruption):
+            training.main(arguments(tiny, "--name", "cut", *three))
+    last = tiny / "output/cut/model_last.pth"
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    seed_everything(99, 99)
+    # Not one argument is repeated, but for those of the machine.
+    name = ["--name", "elsewhere"] if elsewhere else []
+    assert training.main(["--resume_model", str(last), "--gpu_num", "cpu", "--num_workers", "0", *name]) == 0
+    whole, resumed = tiny / "output/whole", tiny / "output" / ("elsewhere" if elsewhere else "cut")
+    for file in ("model_last.pth", "model_best.pth"):
+        one, other = (torch.load(folder / file, weights_only=True) for folder in (whole, resumed))
+        assert equal(one["state_dict"], other["state_dict"]), file
+        assert one["best"] == other["best"]
+        assert equal(one["balance"], other["balance"])
+        assert str(one["optimizer"]) == str(other["optimizer"])
+    assert predictions(whole / "predictions.csv") == predictions(resumed / "predictions.csv")
+
+
+def test_a_seed_repeats_a_run_whatever_the_workers(tiny: Path) -> None:
+    for name, seed, workers in (("a", "1", "0"), ("b", "1", "2"), ("c", "2", "0")):
+        assert training.main(arguments(tiny, "--name", name, "--seed", seed, "--num_workers", workers)) == 0
+    a, b, c = (weights(tiny / "output" / name / "model_last.pth") for name in "abc")
+    assert equal(a, b)
+    assert not equal(a, c)
+
+
+def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path) -> None:
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    results = tiny / "output/run/results.json"
+    before = results.read_text()
+    results.unlink()
+    assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), "--num_workers", "0"]) == 0
+    assert results.read_text() == before
+
+
+def test_resume_takes_new_values_and_keeps_the_others(tiny: Path) -> None:
+    assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
+    last = tiny / "output/run/model_last.pth"
+    assert training.main(["--resume_model", str(last), "--num_workers", "0", "--epoch", "2", "--lr", "0.002"]) == 0
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 2
+    assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
+    assert checkpoint["optimizer"]["param_groups"][0]["initial_lr"] == 0.002
+
+
+def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    aucs = iter([0.6, 0.9, 0.9, 0.7])
+    real = training.binary_metrics
+    calls = []
+
+    def scripted(labels: np.ndarray, scores: np.ndarray) -> dict:
+        calls.append(1)
+        metrics = real(labels, scores)
+        return {**metrics, "auc": next(aucs)} if len(calls) % 2 == 0 else metrics  # training, validation, ...
+
+    monkeypatch.setattr(training, "binary_metrics", scripted)
+    assert training.main(arguments(tiny, "--name", "run", "--epoch", "4")) == 0
+    best = torch.load(tiny / "output/run/model_best.pth", weights_only=True)
+    assert (best["epoch"], best["best"]) == (2, 0.9)
+    assert torch.load(tiny / "output/run/model_last.pth", weights_only=True)["best"] == 0.9
+
+
+def test_every_tenth_epoch_is_kept(tiny: Path) -> None:
+    assert (
+        training.main(arguments(tiny, "--name", "run", "--epoch", "11", "--num_LIBs", "1", "--lil_loss", "False")) == 0
+    )
+    kept = sorted(file.name for file in (tiny / "output/run").glob("model_*"))
+    assert kept == ["model_10.pth", "model_best.pth", "model_last.pth"]
+
+
+def test_save_model_false_writes_no_checkpoint_but_tests(tiny: Path) -> None:
+    assert training.main(arguments(tiny, "--name", "run", "--save_model", "False")) == 0
+    assert not list((tiny / "output/run").glob("*.pth"))
+    assert json.loads((tiny / "output/run/results.json").read_text())["checkpoint"] is None
+
+
+def test_a_last_batch_of_one_is_left_out_and_said_once(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    assert training.main(arguments(tiny, "--name", "run", "--bs", "11", "--epoch", "2")) == 0  # 12 images: 11 and 1
+    assert capsys.readouterr().out.count("last batch of 1 is left out") == 1
+
+
+def test_the_test_set_is_not_looked_at_before_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    real = training.evaluate
+
+    def evaluate(*args: object, **options: object) -> object:
+        looked.append(options["title"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
+    assert looked == ["validation 1", "validation 2", "test tiny"]
+
+
+@pytest.mark.parametrize("terms", [("True", "False"), ("False", "True"), ("False", "False")])
+def test_switched_off_terms(tiny: Path, terms: tuple[str, str]) -> None:
+    lil, gil = terms
+    assert training.main(arguments(tiny, "--name", "run", "--lil_loss", lil, "--gil_loss", gil)) == 0
+    learnt = torch.load(tiny / "output/run/model_last.pth", weights_only=True)["balance"]
+    expected = {"weights.classification"}
+    expected |= {"weights.local"} if lil == "True" else set()
+    expected |= {"weights.global"} if gil == "True" else set()
+    assert set(learnt) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
+def test_ctrl_c_says_how_to_go_on(tiny: Path) -> None:
+    argv = [sys.executable, str(ROOT / "training.py"), *arguments(tiny, "--name", "run", "--epoch", "1000")]
+    process = subprocess.Popen(argv, cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 2/"):
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "--resume_model" in errors.splitlines()[-1]
+    assert weights(tiny / "output/run/model_last.pth")
+
+
+def test_schedules() -> None:
+    assert [cosine_factor(step, 50, 200) for step in (0, 50, 150)] == pytest.approx([0.8535534, 0.5, 0.0])
+    assert [official_factor(step, 0) for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
+    assert official_factor(75, 2) == pytest.approx(0.125)
+    # The authors': torch's own scheduler with T_max = 150
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
+    for step in range(400):
+        assert official_factor(step, 0) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        optimizer.step()
+        theirs.step()
+
+
+def test_losses_rose() -> None:
+    assert not losses_rose([1, 2, 3, 4])  # fewer than five
+    assert not losses_rose([5, 4, 3, 2, 1])
+    assert losses_rose([5, 4, 3, 3.5, 1])
+    assert not losses_rose([1, 9, 8, 7, 6, 5])  # the rise lies before the last five
+
+
+def test_official_schedule_halves_and_begins_anew(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([5.0, 4.0, 6.0, 3.0, 2.0, 1.0, 0.5])
+    real_metrics, real_epoch = training.binary_metrics, training.train_one_epoch
+    rates, moments, calls = [], [], []
+
+    def scripted(labels: np.ndarray, scores: np.ndarray) -> dict:
+        calls.append(1)
+        metrics = real_metrics(labels, scores)
+        return {**metrics, "log_loss": next(losses)} if len(calls) % 2 == 0 else metrics
+
+    def watched(*args: Any, **options: Any) -> Any:
+        optimizer, rate_factor = args[3:5]
+        rates.append(rate_factor(0))
+        moments.append(len(optimizer.state))
+        return real_epoch(*args, **options)
+
+    monkeypatch.setattr(training, "binary_metrics", scripted)
+    monkeypatch.setattr(training, "train_one_epoch", watched)
+    more = ["--epoch", "7", "--lr_schedule", "official"]
+    assert training.main(arguments(tiny, "--name", "run", *more)) == 0
+    assert rates == [1, 1, 1, 1, 1, 0.5, 0.5]  # halved before the sixth; the list is cleared, so not again
+    assert moments == [0] * 7  # Adam is rebuilt
+
+
+def test_two_rates(tiny: Path) -> None:
+    network, balance = torch.nn.Linear(1, 1), training.LearntBalance(["classification"])
+    groups = training.make_optimizer(network, balance, lr=0.5, weight_decay=0.25).param_groups
+    assert [(g["lr"], g["initial_lr"], g["weight_decay"], g["betas"]) for g in groups] == [
+        (0.5, 0.5, 0.25, (0.9, 0.999)),
+        (1e-3, 1e-3, 0.25, (0.9, 0.999)),
+    ]
+
+
+def test_defaults_are_the_papers() -> None:
+    args, _ = training.parse_arguments([])
+    expected = {
+        "name": "train_model", "gpu_num": None, "seed": 0, "model": "resnet", "pretrained": True, "epoch": 20,
+        "weight_decay": 1e-6, "lr": 1e-3, "lr_schedule": "cosine", "bs": 256, "test_bs": 1000, "num_workers": 12,
+        "size": 224, "mixup": True, "alpha": 0.5, "oversample": "paper", "dataset": ["FF++_c23"],
+        "dataset_root": Path("dataset"), "data_root": Path("."), "skip_bad_images": False, "lil_loss": True,
+        "gil_loss": True, "temperature": 1.5, "mi_calculator": "kl", "balance_loss_method": "auto",
+        "scales": [1, 2, 10], "num_LIBs": 4, "resume_model": None, "test": False, "save_model": True,
+        "save_path": Path("output"), "overwrite": False,
+    }  # fmt: skip
+    assert vars(args) == expected
+
+
+def test_readmes_command_line() -> None:
+    line = (
+        "--name train_model --gpu_num 0,1 --test False --model efficientnet --pretrained True --epoch 20 "
+        "--weight_decay 1e-6 --lr 1e-3 --bs 256 --test_bs 1000 --num_workers 12 --size 224 --mixup True --alpha 0.5 "
+        "--dataset FF++_c23 --lil_loss True --gil_loss false --temperature 1.5 --mi_calculator w "
+        "--balance_loss_method hyper --scales [1,2,10] --num_LIBs 4 --save_model True --save_path output"
+    )
+    args, _ = training.parse_arguments(line.split())
+    assert (args.test, args.gil_loss, args.scales, args.gpu_num) == (False, False, [1, 2, 10], "0,1")
+    assert training.parse_arguments(["--scales", "1, 2, 10"])[0].scales == [1, 2, 10]
+    assert training.parse_arguments(["--dataset", "FF++_c23,Celeb-DF-v2"])[0].dataset == ["FF++_c23", "Celeb-DF-v2"]
+
+
+def test_help_has_the_groups_and_defaults(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        training.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    positions = [text.index(f"\n{group}:\n") for group in ("run", "train", "data", "loss", "model", "checkpoint")]
+    assert positions == sorted(positions)
+    assert all(f"--{name}" in text for name in vars(training.parse_arguments([])[0]))
+    assert "(default: 256)" in text
