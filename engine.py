@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.augmentation import normalise
-from datasets.images import BadImage, Batch
+from datasets.images import BadImage, Batch, start
 from datasets.mixup import mix_terms, mixup
 from utils.devices import smallest_share
 from utils.errors import InputError, first_ten
@@ -45,7 +45,7 @@ class BadImages:
         """Print how many images were left out so far, and which, where there are new ones."""
         if len(self.found) > self.reported:
             listed = first_ten([f"{path}: {reason}" for path, reason in self.found.items()], "\n  ")
-            print(f"note: {len(self.found)} images could not be read and were left out:\n  {listed}", flush=True)
+            print(f"note: left out, because they cannot be read ({len(self.found)}):\n  {listed}", flush=True)
             self.reported = len(self.found)
 
 
@@ -92,11 +92,11 @@ def train_one_epoch(
     network.train()
     sums: dict[str, float] = {}
     seen, labels_seen, scores_seen = 0, [], []
-    start = time.perf_counter()
+    began = time.perf_counter()
     bar = tqdm(total=len(loader.dataset), desc=f"epoch {epoch}", leave=False, **BAR)
     batch: Batch
     try:
-        for step, batch in enumerate(loader):
+        for step, batch in enumerate(start(loader)):
             bad_images.add(batch.bad)
             count = len(batch.labels)
             if count == 0 or smallest_share(count, gpus) < 2:  # BatchNorm cannot be trained on one image
@@ -134,7 +134,7 @@ def train_one_epoch(
             seen += count
             labels_seen.append(main_labels)
             scores_seen.append(fake_probability(outputs))
-            speed = seen / (time.perf_counter() - start)
+            speed = seen / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
             bar.update(count)
             on_step(step, losses, speed)
@@ -143,9 +143,10 @@ def train_one_epoch(
     finally:
         bar.close()
     if not seen:
+        bad_images.report()
         raise InputError(
-            f"there is nothing to train on: no batch of {loader.batch_size} (--bs) gives every device two images "
-            "or more."
+            f"nothing was trained: no batch of --bs {loader.batch_size} holds two images that could be read for every "
+            "device."
         )
     means = {name: value / seen for name, value in sums.items()}
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
@@ -175,7 +176,7 @@ def evaluate(
     batch: Batch
     try:
         with tqdm(total=len(loader.dataset), desc=title, leave=False, **BAR) as bar:
-            for batch in loader:
+            for batch in start(loader):
                 bad_images.add(batch.bad)
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)
@@ -198,8 +199,9 @@ def fake_probability(outputs: dict) -> Tensor:
 
 
 def out_of_memory(flag: str, batch_size: int) -> InputError:
-    """Say that the GPU's memory ran out, and a batch size that asks for half of it."""
+    """Say that the GPU's memory ran out, and name a batch size that asks for half of it, where there is one."""
+    smaller = batch_size // 2
+    hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
     return InputError(
-        f"the GPU's memory is too small for {flag} {batch_size}; try {flag} {max(2, batch_size // 2)}, or a smaller "
-        "--size."
+        f"the GPU's memory is too small for {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs."
     )

@@ -33,6 +33,7 @@ from utils.checkpoints import (
     best_so_far,
     load_checkpoint,
     load_network,
+    load_state,
     save_checkpoint,
     selection_score,
 )
@@ -87,9 +88,9 @@ def make_parser() -> Parser:
     add(train, "--bs", 256, number(int, 2), "images a step, over all GPUs together")
     add(train, "--test_bs", 1000, positive, "images a batch in validation and test")
     add(train, "--num_workers", 12, number(int, 0), "processes that load images; never more than there are cores")
-    add(train, "--size", 224, positive, "pixels: images are resized to size x size")
+    add(train, "--size", 224, number(int, 2), "pixels: images are resized to size x size")
     add(train, "--mixup", True, boolean, "train on blends of two images")
-    add(train, "--alpha", 0.5, share, "mixup's lambda ~ Beta(alpha, alpha)")
+    add(train, "--alpha", 0.5, number(float, 1e-3), "mixup's lambda ~ Beta(alpha, alpha)")
     add(train, "--oversample", "paper", oversample, "repeat the real videos: paper, auto, or a whole number")
 
     data = parser.add_argument_group("data")
@@ -247,14 +248,23 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         temperature=args.temperature,
         divergence=DIVERGENCES[args.mi_calculator],
     )
-    epochs_done, best, channels = 0, None, "RGB"
+    epochs_done, channels, best, best_file = 0, "RGB", None, None
     val_losses, halvings = [], 0
     if checkpoint is not None:
         load_network(network, checkpoint)
         epochs_done, channels = checkpoint["epoch"], checkpoint["channels"]
+        if "best" in checkpoint:
+            best_file = best_so_far(args.resume_model, checkpoint)
+            best = selection_score(load_checkpoint(best_file)["val"])
         # The authors' checkpoints hold nothing else.
-        balance.load_state_dict(checkpoint.get("balance", balance.state_dict()))
+        load_state(balance, checkpoint.get("balance", balance.state_dict()), args.resume_model)
         val_losses, halvings = checkpoint.get("val_losses", []), checkpoint.get("halvings", 0)
+        last = folder / "model_last.pth"
+        if same_run and not args.overwrite and last.is_file() and load_checkpoint(last)["epoch"] > epochs_done:
+            raise InputError(
+                f"{folder} has gone on beyond {args.resume_model}, and would lose it; resume {last}, or give another "
+                "--name, or --overwrite True."
+            )
         if epochs_done > args.epoch or (epochs_done == args.epoch and "best" not in checkpoint):
             raise InputError(
                 f"--epoch {args.epoch} is the total, and {args.resume_model} has {epochs_done} epochs behind it; "
@@ -265,7 +275,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
     optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
     if checkpoint is not None and "optimizer" in checkpoint:
         fresh = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        load_state(optimizer, checkpoint["optimizer"], args.resume_model)
         for group, (initial_lr, weight_decay) in zip(optimizer.param_groups, fresh, strict=True):
             group.update(initial_lr=initial_lr, weight_decay=weight_decay)
     if len(devices) > 1:
@@ -288,12 +298,6 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), plain_arguments(args))
     scratch = tempfile.TemporaryDirectory()  # without --save_model the best weights wait there for the test
     kept = folder if args.save_model else Path(scratch.name)
-    best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
-    if checkpoint is not None and "best" in checkpoint:
-        before = best_so_far(args.resume_model, checkpoint)
-        best = selection_score(load_checkpoint(before)["val"])
-        if before.resolve() != best_file.resolve():
-            copy_file(before, best_file)
     log = TrainingLog(folder, step=epochs_done * len(loader))
     if epochs_done == 0:
         train_faces.epoch = 1
@@ -332,6 +336,10 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         val = binary_metrics(val_faces.labels[positions], scores)
 
         val_losses = [*val_losses, val["log_loss"]]
+        # Only now, with an epoch to save, does what was there before give way.
+        if best_file not in (None, kept / "model_best.pth"):
+            copy_file(best_file, kept / "model_best.pth")
+        best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
         is_best = best is None or selection_score(val) > best
         best = selection_score(val) if is_best else best
         save_checkpoint(
@@ -348,7 +356,8 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
 
     # The test sets are read once, by the best checkpoint.
     load_network(bare_network, load_checkpoint(best_file))
-    test(network, test_sets, args, device, channels, best_file if args.save_model else None)
+    saved = best_file if best_file.parent != Path(scratch.name) else None
+    test(network, test_sets, args, device, channels, saved)
     scratch.cleanup()
     print(f"curves: tensorboard --logdir {folder}")
 
@@ -369,9 +378,16 @@ def main(argv: list[str] | None = None) -> int:
         print(f"training.py: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:  # not a file that the user could mend
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"training.py: error: {where}{error.strerror or error}.", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        print(f"training.py: error: {error.filename}: {error.strerror}.", file=sys.stderr)
+        print(
+            "training.py: error: the memory is too small; try a smaller --bs and --test_bs, --size or --num_LIBs.",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         last = args and args.save_path / args.name / "model_last.pth"

@@ -38,7 +38,7 @@ SPLITS = ("train", "val", "test")
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
 # Part of the recorded settings: raise it whenever the drawings change, so that an old folder is drawn afresh.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def forge(
         patch = photograph(render(donor, take, there, size), take, rng)
         here = landmarks(donor, there, size)
     # A generator works on small faces: its output carries less detail than the frame that it is put into.
-    small = round(size * rng.uniform(0.26, 0.38))
+    small = round(size * rng.uniform(0.18, 0.28))
     patch = cv2.resize(patch, (small, small), interpolation=cv2.INTER_AREA).astype(np.float32)
     drift = rng.normal(0, 0.01 * size, 2)  # landmarks are never found exactly
     patch = _warp(patch, (here + 0.5) * small / size - 0.5, points + drift, size)
@@ -154,12 +154,12 @@ def mouth_region(points: np.ndarray, size: int) -> np.ndarray:
     """Soft mask (size x size, 0-1) of a face from below the nose to the chin, from its landmarks."""
     left, right, middle, chin = points[3], points[4], points[5], points[6]
     nose = points[2] * 0.9 + middle * 0.1
-    corners = [middle + (left - middle) * 2.2, middle + (right - middle) * 2.2]
+    corners = [middle + (left - middle) * 2.6, middle + (right - middle) * 2.6]
     return _soft_hull(
         np.array(
             [
-                nose + (left - middle) * 1.4,
-                nose + (right - middle) * 1.4,
+                nose + (left - middle) * 1.8,
+                nose + (right - middle) * 1.8,
                 *corners,
                 (corners[0] + chin) / 2,
                 (corners[1] + chin) / 2,

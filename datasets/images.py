@@ -1,11 +1,13 @@
 """Face images from disk to batches."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,9 +49,13 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I;16"):  # Pillow itself would cut 16 bits off at 255
+                return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+            if image.mode in ("I", "F"):
+                raise ValueError(f"its pixels are of Pillow's mode {image.mode}, not 8 or 16 bits")
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        reason = str(error).replace(str(path), "the file").replace(repr(str(path)), "the file")
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{path}: {reason}") from error
 
 
@@ -119,6 +125,20 @@ def _start_worker(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)  # a worker is one thread; OpenCV would start as many as there are cores
+
+
+def start(loader: DataLoader) -> Iterator[Batch]:
+    """Start a pass over `loader`, whose worker processes leave Ctrl-C to this one.
+
+    They inherit the blocked signal; and no interruption falls between the forks, where Python would lose it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def make_loader(faces: FaceImages, batch_size: int, num_workers: int, shuffle: bool = False) -> DataLoader:

@@ -6,6 +6,7 @@ may hold spaces, not commas.
 """
 
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,26 +52,24 @@ def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not a text file in UTF-8 (byte {error.start}).") from error
-    entries, bad, lines_of = [], [], {}
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{file}: line {line} is not text in UTF-8; save the file in that encoding.") from error
+    entries, bad = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         parts = [part.strip() for part in line.split(",")]
         if len(parts) != 3:
-            bad.append(f"line {number}: {len(parts)} fields for 3 in '{line.strip()[:120]}'")
+            bad.append(f"line {number}: fields: {len(parts)} and not 3 in '{line.strip()[:120]}'")
         elif parts[0] not in ("0", "1"):
             bad.append(f"line {number}: label '{parts[0]}' is not 0 (real) or 1 (fake)")
         elif int(parts[0]) != label:
             bad.append(f"line {number}: label {parts[0]} contradicts the file's name, which says {CLASSES[label]}")
-        elif not parts[1]:
+        elif not parts[1] or "\0" in parts[1]:
             bad.append(f"line {number}: no path")
-        elif not parts[2].isascii() or not parts[2].isdigit() or int(parts[2]) == 0:
-            bad.append(f"line {number}: '{parts[2]}' is not a number of frames from 1 up")
-        elif parts[1] in lines_of:
-            bad.append(f"line {number}: the folder {parts[1]} stands in line {lines_of[parts[1]]} too")
+        elif not re.fullmatch("[0-9]{1,9}", parts[2]) or int(parts[2]) == 0:
+            bad.append(f"line {number}: '{parts[2][:40]}' is not a number of frames from 1 up")
         else:
-            lines_of[parts[1]] = number
             entries.append((parts[1], int(parts[2])))
     if bad:
         plural = "line is" if len(bad) == 1 else "lines are"
@@ -78,10 +77,15 @@ def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
     return entries
 
 
+def _is_image(name: str) -> bool:
+    # A name that begins with a dot is hidden: macOS leaves ._0000.png beside 0000.png on foreign disks.
+    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+
+
 def _list_images(folder: Path) -> tuple[str, ...]:
     try:
         with os.scandir(folder) as entries:
-            return tuple(sorted(e.name for e in entries if e.name.lower().endswith(IMAGE_ENDINGS)))
+            return tuple(sorted(e.name for e in entries if _is_image(e.name)))
     except (FileNotFoundError, NotADirectoryError):
         return ()
 
@@ -101,14 +105,14 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
     Raises:
         InputError: an unknown dataset; a label file that is missing, empty or malformed (in a test, and
             there alone, one of the two may be empty: a set of one class); folders that are missing or hold
-            no images; a folder that stands as real and as fake.
+            no images; a folder that stands twice.
     """
     home = dataset_root / dataset
     if not home.is_dir():
         known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
+        choice = f"Give one of: {first_ten(known)}." if known else "It holds none: give --dataset_root."
         raise InputError(
-            f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} "
-            f"Give one of: {first_ten(known) or 'none, the folder is missing or empty (see --dataset_root)'}."
+            f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
         )
     entries = {label: _parse_label_file(home / f"{split}_{name}.txt", label) for label, name in enumerate(CLASSES)}
     empty = [home / f"{split}_{CLASSES[label]}.txt" for label in entries if not entries[label]]
@@ -121,15 +125,10 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         folder = data_root / path
         videos.append(Video(dataset, path, label, folder, _list_images(folder)))
 
-    both = {v.path for v in videos if v.label == 0} & {v.path for v in videos if v.label == 1}
-    if both:
-        raise InputError(
-            f"{home}: in both {split}_real.txt and {split}_fake.txt: {first_ten(sorted(both))}; "
-            "a folder is real or fake."
-        )
+    _check_repeats(videos, split)
     missing = [v.path for v in videos if not v.folder.is_dir()]
     bare = [v.path for v in videos if not v.images and v.folder.is_dir()]
-    for what, paths in (("are missing", missing), ("hold no images", bare)):
+    for what, paths in (("are missing, or no folders,", missing), ("hold no images", bare)):
         if paths:
             raise InputError(
                 f"{home}: {len(paths)} of the {len(videos)} folders of {split}_real.txt and {split}_fake.txt "
@@ -142,21 +141,34 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
     return videos
 
 
+def _check_repeats(videos: list[Video], where: str) -> None:
+    """Raise InputError where one folder, however it is spelt, stands twice among `videos`."""
+    first: dict[Path, Video] = {}
+    repeats = []
+    for video in videos:
+        before = first.setdefault(video.folder.resolve(), video)
+        if before is not video:
+            lists = [f"{v.dataset}'s {where}_{CLASSES[v.label]}.txt as {v.path}" for v in (before, video)]
+            repeats.append(" and ".join(lists))
+    if repeats:
+        raise InputError(f"a folder stands twice: in {first_ten(repeats, '; ')}; take one of the lines out.")
+
+
 def check_leaks(splits: dict[str, list[Video]]) -> None:
-    """Raise InputError, naming the folders, where one folder stands in two splits.
+    """Raise InputError, naming the folders, where one folder stands in two splits, or as real and as fake.
 
     Args:
         splits: the videos of each split, of all datasets together.
     """
     names: dict[Path, list[str]] = {}
     for split, videos in splits.items():
+        _check_repeats(videos, split)
         for folder in {video.folder.resolve() for video in videos}:
             names.setdefault(folder, []).append(split)
     leaks = [f"{folder} ({' and '.join(found)})" for folder, found in sorted(names.items()) if len(found) > 1]
     if leaks:
         raise InputError(
-            f"{len(leaks)} of the folders stand in two splits, so that what is tested would have been trained on: "
-            f"{first_ten(leaks)}; take them out of one label file."
+            f"a leak: folders that stand in two splits ({len(leaks)}): {first_ten(leaks)}; take each out of one."
         )
 
 

@@ -33,7 +33,7 @@ def check_model_name(model: str) -> None:
             "mobilenet or a name from timm.list_models()."
         )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(architecture)]
-    if tag and tag not in tags:
+    if "." in model and tag not in tags:
         raise InputError(
             f"--model: timm knows no weights '{tag}' of '{architecture}'{did_you_mean(tag, tags)} Give one of "
             f"{', '.join(tags) or 'none: it has no weights'}."
@@ -138,8 +138,9 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
         backbones = [_create(model, size) for _ in range(num_LIBs)]
         with torch.inference_mode():  # the width that timm declares is not always that of the pooled features
             features = backbones[0].eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-        raise InputError(f"--model {model} cannot take images of --size {size}: {error}") from error
+    except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"--model {model} cannot take images of --size {size}: {reason}.") from error
     if features.ndim != 2:
         raise InputError(f"--model {model} gives no feature vector but {tuple(features.shape)}; choose another.")
     if isinstance(pretrained, Path):

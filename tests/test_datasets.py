@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.augmentation_strength import picture
 from datasets.augmentation import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -135,14 +136,6 @@ def test_validation_images_are_only_resized(tiny: Path) -> None:
     assert resize(image, 20).shape == (20, 20, 3)
 
 
-# The strengths of albumentations 1.3.1, measured with that version; docs/fidelity.md says how. Each is the mean
-# absolute change in grey levels that the transform alone, always applied, makes to the pixels of `picture()`.
-def picture() -> np.ndarray:
-    y, x = np.mgrid[0:64, 0:64]
-    channels = [128 + 90 * np.sin(x / 7), 128 + 90 * np.cos(y / 5), 128 + 90 * np.sin((x + y) / 9)]
-    return np.stack(channels, axis=2).astype(np.uint8)
-
-
 def only(kind: type) -> A.BasicTransform:
     """The training augmentation's transform of this kind, always applied."""
     for transform in training_augmentation(64).transforms:
@@ -190,6 +183,7 @@ def test_probabilities() -> None:
     ],
 )
 def test_strengths_are_those_of_albumentations_1_3_1(kind: type, strength: float) -> None:
+    # Measured with that version: python -m benchmarks.augmentation_strength
     assert mean_change(kind) == pytest.approx(strength, rel=0.1)
 
 

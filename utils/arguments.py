@@ -33,17 +33,17 @@ def boolean(text: str) -> bool:
 
 
 def number(kind: type, low: float, exclusive: bool = False) -> Callable[[str], Any]:
-    """Return a parser of finite numbers from `low` up (above it where exclusive)."""
+    """Return a parser of numbers from `low` (above it where exclusive) to a thousand million."""
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or value < low or (exclusive and value == low):
+        if not low <= value <= 1e9 or (exclusive and value == low):
             what = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(
-                f"'{text}' is not {what} {'above' if exclusive else 'from'} {low:g}{'' if exclusive else ' up'}"
+                f"'{text[:40]}' is not {what} {'above' if exclusive else 'from'} {low:g} (and up to 1e9)"
             )
         return value
 

@@ -7,9 +7,8 @@ BGR, the order of the images' colours), ``balance`` (the learnt loss weights), `
 (the best `selection_score` so far).
 """
 
-import os
-import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
+from utils.files import whole_file
 
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # what a checkpoint decides
 
@@ -43,13 +43,8 @@ def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int
         InputError: it cannot be written (a full disk, no permission).
     """
     state = to_official(plain_state(network), model)
-    part = file.with_name(file.name + ".part")
-    try:
+    with whole_file(file) as part:
         torch.save({"state_dict": state, "epoch": epoch, **rest}, part)
-        os.replace(part, file)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"the checkpoint {file} could not be written: {error}.") from error
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -64,24 +59,42 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"--resume_model: there is no file {file}.")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"--resume_model: {file} is no checkpoint: it is no PyTorch file, or cut off.") from error
-    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no 'state_dict' of tensors.")
-    if not isinstance(checkpoint.get("epoch"), int):
-        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no number 'epoch'.")
+        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
+            raise ValueError(f"{damaged} is damaged")  # PyTorch itself does not look
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what a broken file raises depends on where it is broken
+        reason = "it is no PyTorch file, or cut off or damaged"
+        if "Weights only" in str(error) and zipfile.is_zipfile(file):
+            reason = "it holds Python objects, which could run code and are not loaded"
+        raise InputError(f"--resume_model: {file} is no checkpoint: {reason}.") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no 'state_dict'.")
     if "args" not in checkpoint:
-        checkpoint["args"] = infer_settings(state)
+        checkpoint["args"] = infer_settings(checkpoint["state_dict"])
         checkpoint["channels"] = "BGR"
+    state, epoch = checkpoint["state_dict"], checkpoint.get("epoch")
+    as_it_should = {
+        "state_dict": all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()),
+        "epoch": isinstance(epoch, int) and epoch >= 0,
+        "args": isinstance(checkpoint["args"], dict),
+        "channels": checkpoint.get("channels") in ("RGB", "BGR"),
+        "val": ("val" in checkpoint) == ("best" in checkpoint),
+    }
+    if wrong := [name for name, right in as_it_should.items() if not right]:
+        raise InputError(
+            f"--resume_model: {file} is no checkpoint of a training: its '{wrong[0]}' is missing or wrong."
+        )
     checkpoint["state_dict"] = from_official(state)
     return checkpoint
 
 
 def infer_settings(state: dict[str, Tensor]) -> dict[str, Any]:
     """Return the ``model`` and ``num_LIBs`` that the tensors of an authors' checkpoint tell of, where they do."""
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     libs = [int(match[1]) for key in state if (match := re.match(r"region_model(\d+)\.", key))]
     settings: dict[str, Any] = {"num_LIBs": max(libs)} if libs else {}
     if is_official_mobilenet(state):
@@ -134,3 +147,13 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
             f"({len(problems)} such differences); give the --model and --num_LIBs that it was trained with."
         )
     network.load_state_dict(state)
+
+
+def load_state(part: torch.nn.Module | torch.optim.Optimizer, state: dict[str, Any], file: Path) -> None:
+    """Load the optimiser's or the loss weights' entry of a checkpoint; raise InputError where it does not fit."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"--resume_model: {file} does not fit: the state of its {type(part).__name__} is wrong."
+        ) from error

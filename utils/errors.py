@@ -13,10 +13,10 @@ class InputError(Exception):
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Return ``"; did you mean 'X'?"`` for the valid name nearest to `name`, or an empty string."""
+    """Return ``"; did you mean 'X'?"`` for the valid name nearest to `name`, or a full stop where none is near."""
     lower = {v.lower(): v for v in valid}
     near = get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
-    return f"; did you mean '{lower[near[0]]}'?" if near else ""
+    return f"; did you mean '{lower[near[0]]}'?" if near else "."
 
 
 def first_ten(items: list[str], separator: str = ", ") -> str:

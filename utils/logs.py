@@ -93,7 +93,7 @@ class TrainingLog:
             f"train {_metrics(train)}, val {_metrics(val)}{', best' if best else ''}"
         )
         print(line, flush=True)
-        with self.file.open("a") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         self.writer.flush()
 

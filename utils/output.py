@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from datasets.images import FaceImages
 from utils.errors import InputError
+from utils.files import whole_file
 
 TRAINING_FILES = ("model_*.pth", "train.log", "events.out.tfevents.*")
 TEST_FILES = ("results.json", "predictions.csv")
@@ -61,16 +61,14 @@ def start_output_folder(folder: Path, patterns: tuple[str, ...], args: dict[str,
 
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file, whole or not at all."""
-    part = target.with_name(target.name + ".part")
-    shutil.copyfile(source, part)
-    os.replace(part, target)
+    with whole_file(target) as part:
+        shutil.copyfile(source, part)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write JSON, whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(part, file)
+    with whole_file(file) as part:
+        part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.ndarray, np.ndarray]]) -> None:
@@ -81,14 +79,12 @@ def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.nd
         predictions: for each dataset its images, the positions that were scored, and their scores. The scores
             are written to their last digit, so that every metric can be had again from the file.
     """
-    part = file.with_name(file.name + ".part")
-    with part.open("w", newline="") as lines:
+    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines)
         writer.writerow(["dataset", "path", "label", "score"])
         for dataset, (faces, positions, scores) in predictions.items():
             for position, score in zip(positions, scores, strict=True):
                 writer.writerow([dataset, faces.path(position), faces.labels[position], repr(float(score))])
-    os.replace(part, file)
 
 
 def format_table(results: dict[str, dict[str, float | int | None]]) -> str:

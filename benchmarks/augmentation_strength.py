@@ -1,0 +1,67 @@
+"""How strongly each training augmentation changes a picture: mean absolute change in grey levels.
+
+    python -m benchmarks.augmentation_strength
+
+Under albumentations 2 it measures this project's augmentation; under 1.3.1 (an environment with
+albumentations==1.3.1, opencv-python-headless==4.8.1.78 and numpy<2) what the authors used. docs/fidelity.md sets the
+two side by side.
+"""
+
+import random
+
+import albumentations as A
+import cv2
+import numpy as np
+
+DRAWS = 4000
+
+
+def picture() -> np.ndarray:
+    """Return the test picture: waves in each channel, 64 x 64 x 3, uint8."""
+    y, x = np.mgrid[0:64, 0:64]
+    channels = [128 + 90 * np.sin(x / 7), 128 + 90 * np.cos(y / 5), 128 + 90 * np.sin((x + y) / 9)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def version_1() -> list:
+    """Return the transforms by albumentations 1.3.1's own names and defaults, always applied."""
+    return [
+        A.ImageCompression(quality_lower=60, quality_upper=100, p=1),
+        A.GaussNoise(p=1),
+        A.GaussianBlur(blur_limit=3, p=1),
+        A.RandomBrightnessContrast(p=1),
+        A.FancyPCA(p=1),
+        A.HueSaturationValue(p=1),
+        A.ToGray(p=1),
+        A.ShiftScaleRotate(shift_limit=0.1, scale_limit=0.2, rotate_limit=10, border_mode=cv2.BORDER_CONSTANT, p=1),
+    ]
+
+
+def ours() -> list:
+    """Return the training augmentation's transforms, always applied."""
+    from datasets.augmentation import training_augmentation
+
+    transforms = []
+    for outer in training_augmentation(64).transforms:
+        for transform in getattr(outer, "transforms", [outer]):
+            if type(transform) not in (A.Resize, A.PadIfNeeded, A.HorizontalFlip):
+                transform.p = 1.0
+                transforms.append(transform)
+    return transforms
+
+
+def main() -> None:
+    """Print a line a transform: its name, the mean change, and its standard deviation over draws."""
+    before = picture()
+    first = A.__version__.startswith("1.")
+    print(f"albumentations {A.__version__}")
+    for transform in version_1() if first else ours():
+        random.seed(0)
+        np.random.seed(0)
+        apply = transform if first else A.Compose([transform], seed=0)
+        changes = [np.abs(apply(image=before)["image"].astype(float) - before).mean() for _ in range(DRAWS)]
+        print(f"{type(transform).__name__:26s} {np.mean(changes):7.3f} {np.std(changes):7.3f}")
+
+
+if __name__ == "__main__":
+    main()

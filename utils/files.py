@@ -1,0 +1,30 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from utils.errors import InputError
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Give a file to write to beside `target`, which takes its place once it is whole.
+
+    Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        yield part
+        os.replace(part, target)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(
+            f"{target} could not be written: {reason}; free the disk, or give another --save_path."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
