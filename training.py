@@ -4,12 +4,12 @@
     python training.py --resume_model output/ff/model_last.pth
     python training.py --test True --resume_model output/ff/model_best.pth --dataset FF++_c23,Celeb-DF-v2
 
-Everything that a run leaves is under output/<name>/. Reads from top to bottom: the arguments, the parts that they
-become, a test, a training, and the command.
+Everything that a run leaves is under output/<name>/.
 """
 
+# Reads from top to bottom: the arguments, a test, a training, and the command.
+
 import argparse
-import json
 import sys
 import tempfile
 from functools import partial
@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
-from datasets.labels import Video, check_leaks, read_split, read_training_split
+from datasets.labels import Video, read_datasets, read_split
 from engine import BadImages, evaluate, train_one_epoch
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import loss_terms
 from models.backbones import build_network, check_model_name
-from utils.arguments import Parser, boolean, folder_name, names, number, one_of, oversample, pretrained, scales
+from utils import arguments as parse
 from utils.checkpoints import (
     NETWORK_SETTINGS,
     best_so_far,
@@ -61,61 +61,61 @@ NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers") 
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
-def make_parser() -> Parser:
+def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
-    parser = Parser(
-        prog="training.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawTextHelpFormatter
-    )
+    layout = partial(argparse.RawTextHelpFormatter, max_help_position=26)
+    parser = parse.Parser(prog="training.py", description=__doc__, allow_abbrev=False, formatter_class=layout)
 
     def add(group: Any, flag: str, default: Any, kind: Any, text: str) -> None:
-        shown = text if default is None else f"{text} (default: {default})"
-        group.add_argument(flag, default=default, type=kind, metavar="", help=shown.replace("%", "%%"))
+        shown = ",".join(map(str, default)) if isinstance(default, list) else default
+        text += "" if default is None else f" (default: {shown})"
+        group.add_argument(flag, default=default, type=kind, metavar="", help=text)
 
-    positive, share = number(int, 1), number(float, 0, exclusive=True)
+    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
     # fmt: off
     run = parser.add_argument_group("run")
-    add(run, "--name", "train_model", folder_name, "the run's folder under --save_path; a resumed run keeps its own")
+    add(run, "--name", "train_model", parse.folder_name, "the folder under --save_path; a resumed run keeps its own")
     add(run, "--gpu_num", None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)")
-    add(run, "--seed", 0, number(int, 0), "of every random number")
+    add(run, "--seed", 0, parse.number(int, 0), "of every random number")
 
     train = parser.add_argument_group("train")
     add(train, "--model", "resnet", str, "resnet, efficientnet, mobilenet, or any timm name: the backbone of each LIB")
-    add(train, "--pretrained", True, pretrained, "True (ImageNet weights), False, or a weights file")
-    add(train, "--epoch", 20, positive, "epochs in total, those before a resume counted in")
-    add(train, "--weight_decay", 1e-6, number(float, 0), "Adam's, on everything that is learnt")
-    add(train, "--lr", 1e-3, share, "the network's initial learning rate")
-    add(train, "--lr_schedule", "cosine", one_of("cosine", "official"), "cosine (to 0 over the run) or official")
-    add(train, "--bs", 256, number(int, 2), "images a step, over all GPUs together")
-    add(train, "--test_bs", 1000, positive, "images a batch in validation and test")
-    add(train, "--num_workers", 12, number(int, 0), "processes that load images; never more than there are cores")
-    add(train, "--size", 224, number(int, 2), "pixels: images are resized to size x size")
-    add(train, "--mixup", True, boolean, "train on blends of two images")
-    add(train, "--alpha", 0.5, number(float, 1e-3), "mixup's lambda ~ Beta(alpha, alpha)")
-    add(train, "--oversample", "paper", oversample, "repeat the real videos: paper, auto, or a whole number")
+    add(train, "--pretrained", True, parse.pretrained, "True (ImageNet weights), False, or a weights file")
+    add(train, "--epoch", 20, count, "epochs in total, those before a resume counted in")
+    add(train, "--weight_decay", 1e-6, parse.number(float, 0), "Adam's, on everything that is learnt")
+    add(train, "--lr", 1e-3, positive, "the network's initial learning rate")
+    add(train, "--lr_schedule", "cosine", parse.one_of("cosine", "official"), "cosine (to 0 over the run) or official")
+    add(train, "--bs", 256, parse.number(int, 2), "images a step, over all GPUs together")
+    add(train, "--test_bs", 1000, count, "images a batch in validation and test")
+    add(train, "--num_workers", 12, parse.number(int, 0), "processes that load images; never more than there are cores")
+    add(train, "--size", 224, parse.number(int, 2), "pixels: images are resized to size x size")
+    add(train, "--mixup", True, parse.boolean, "train on blends of two images")
+    add(train, "--alpha", 0.5, parse.number(float, 1e-3), "mixup's lambda ~ Beta(alpha, alpha)")
+    add(train, "--oversample", "paper", parse.oversample, "repeat the real videos: paper, auto, or a whole number")
 
     data = parser.add_argument_group("data")
-    add(data, "--dataset", ["FF++_c23"], names, "a comma list: in training their union, in a test each by itself")
+    add(data, "--dataset", ["FF++_c23"], parse.names, "a comma list: in training their union, in a test each by itself")
     add(data, "--dataset_root", Path("dataset"), Path, "the folder with a folder of label files for each dataset")
     add(data, "--data_root", Path("."), Path, "what relative paths in label files start from")
-    add(data, "--skip_bad_images", False, boolean, "leave out, and list, images that cannot be read")
+    add(data, "--skip_bad_images", False, parse.boolean, "leave out, and list, images that cannot be read")
 
     loss = parser.add_argument_group("loss")
-    add(loss, "--lil_loss", True, boolean, "use the Local Information Loss")
-    add(loss, "--gil_loss", True, boolean, "use the Global Information Loss")
-    add(loss, "--temperature", 1.5, share, "T in softmax(logits / T) of both")
-    add(loss, "--mi_calculator", "kl", one_of("kl", "w"), "kl (Kullback-Leibler) or w (Wasserstein)")
-    add(loss, "--balance_loss_method", "auto", one_of("auto", "hyper"), "auto (learnt weights) or hyper (--scales)")
-    add(loss, "--scales", [1.0, 2.0, 10.0], scales, "of classification, local and global loss, for hyper")
+    add(loss, "--lil_loss", True, parse.boolean, "use the Local Information Loss")
+    add(loss, "--gil_loss", True, parse.boolean, "use the Global Information Loss")
+    add(loss, "--temperature", 1.5, positive, "T in softmax(logits / T) of both")
+    add(loss, "--mi_calculator", "kl", parse.one_of("kl", "w"), "kl (Kullback-Leibler) or w (Wasserstein)")
+    add(loss, "--balance_loss_method", "auto", parse.one_of("auto", "hyper"), "auto (learnt weights), hyper (--scales)")
+    add(loss, "--scales", [1.0, 2.0, 10.0], parse.scales, "of classification, local and global loss, for hyper")
 
     model = parser.add_argument_group("model")
-    add(model, "--num_LIBs", 4, positive, "how many Local Information Blocks")
+    add(model, "--num_LIBs", 4, count, "how many Local Information Blocks")
     add(model, "--resume_model", None, Path, "a checkpoint to test or to go on from (default: none)")
 
     checkpoint = parser.add_argument_group("checkpoint")
-    add(checkpoint, "--test", False, boolean, "only test --resume_model")
-    add(checkpoint, "--save_model", True, boolean, "write checkpoints")
+    add(checkpoint, "--test", False, parse.boolean, "only test --resume_model")
+    add(checkpoint, "--save_model", True, parse.boolean, "write checkpoints")
     add(checkpoint, "--save_path", Path("output"), Path, "the folder of all runs")
-    add(checkpoint, "--overwrite", False, boolean, "replace the run that the output folder holds")
+    add(checkpoint, "--overwrite", False, parse.boolean, "replace the run that the output folder holds")
     # fmt: on
     return parser
 
@@ -140,34 +140,17 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
         inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
         parser.set_defaults(**{key: saved[key] for key in inherited if key in saved})
         args = parser.parse_args(argv)
-        for key in NETWORK_SETTINGS if args.test else RESUME_SETTINGS:
-            if key in saved and getattr(args, key) != saved[key]:
-                raise InputError(
-                    f"--{key} {getattr(args, key)} contradicts {args.resume_model}, which was trained with --{key} "
-                    f"{saved[key]}; leave --{key} out."
-                )
+        for key in (key for key in inherited if key in saved and str(getattr(args, key)) != str(saved[key])):
+            both = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
+            if key in RESUME_SETTINGS:
+                raise InputError(f"--{key} {getattr(args, key)} contradicts {both}; leave --{key} out.")
+            print(f"note: going on with --{key} {getattr(args, key)} from {both}")
     elif args.test:
         raise InputError("--test True needs --resume_model with the checkpoint to test.")
     check_model_name(args.model)
     if args.num_LIBs == 1 and args.lil_loss and not args.test:
         raise InputError("--num_LIBs 1 has no leave-one-out head, so there is no local loss; give --lil_loss False.")
     return args, checkpoint
-
-
-# --------------------------------------------------------------------------------------------------------- parts
-
-
-def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
-    """Make Adam for the network, at `lr`, and the learnt loss weights, where there are any, at their own rate."""
-    groups = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
-    if weights := list(balance.parameters()):
-        groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
-    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
-
-
-def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments as plain values, for args.json and for checkpoints."""
-    return json.loads(json.dumps(vars(args), default=str))
 
 
 # ---------------------------------------------------------------------------------------------------------- test
@@ -215,7 +198,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     load_network(network, checkpoint)
     args.num_workers = worker_count(args.num_workers)
     if not same_run:
-        start_output_folder(folder, TEST_FILES, plain_arguments(args))
+        start_output_folder(folder, TEST_FILES, parse.plain_arguments(args))
     network.to(devices[0])
     if len(devices) > 1:
         network = nn.DataParallel(network, devices)
@@ -225,6 +208,14 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
 # ------------------------------------------------------------------------------------------------------ training
 
 
+def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Make Adam for the network, at `lr`, and the learnt loss weights, where there are any, at their own rate."""
+    groups = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
+    if weights := list(balance.parameters()):
+        groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
+    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
+
+
 def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) -> None:
     """Train, validate after each epoch, and test the best checkpoint once at the end."""
     # Everything that can be wrong is looked at before anything is written.
@@ -232,10 +223,9 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
     device = devices[0]
     folder = args.save_path / args.name
     same_run = check_output_folder(folder, args.resume_model, args.overwrite)
-    once, train_videos = read_training_split(args.dataset, args.dataset_root, args.data_root, args.oversample)
-    val_videos = [v for d in args.dataset for v in read_split(d, "val", args.dataset_root, args.data_root)]
-    test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
-    check_leaks({"train": once, "val": val_videos, "test": [v for vs in test_sets.values() for v in vs]})
+    train_videos, val_videos, test_sets = read_datasets(
+        args.dataset, args.dataset_root, args.data_root, args.oversample
+    )
 
     seed_everything(args.seed, 0)
     network = build_network(args.model, args.num_LIBs, args.size, args.pretrained if checkpoint is None else False)
@@ -274,10 +264,11 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
     balance.to(device)
     optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
     if checkpoint is not None and "optimizer" in checkpoint:
-        fresh = [(group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
+        # The moments are the checkpoint's, the rates and the weight decay those of this call.
+        now = [{key: group[key] for key in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
         load_state(optimizer, checkpoint["optimizer"], args.resume_model)
-        for group, (initial_lr, weight_decay) in zip(optimizer.param_groups, fresh, strict=True):
-            group.update(initial_lr=initial_lr, weight_decay=weight_decay)
+        for group, settings in zip(optimizer.param_groups, now, strict=True):
+            group.update(settings)
     if len(devices) > 1:
         network = nn.DataParallel(bare_network, devices)
 
@@ -294,8 +285,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         )
 
     # From here on things are written.
-    if not same_run:
-        start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), plain_arguments(args))
+    start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
     scratch = tempfile.TemporaryDirectory()  # without --save_model the best weights wait there for the test
     kept = folder if args.save_model else Path(scratch.name)
     log = TrainingLog(folder, step=epochs_done * len(loader))
@@ -343,8 +333,9 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         is_best = best is None or selection_score(val) > best
         best = selection_score(val) if is_best else best
         save_checkpoint(
-            last_file, network, args.model, epoch, args=plain_arguments(args), channels=channels, val=val, best=best,
-            balance=balance.state_dict(), optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
+            last_file, network, args.model, epoch,
+            args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
+            optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
         )  # fmt: skip
         if is_best:
             copy_file(last_file, best_file)
@@ -384,10 +375,8 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        print(
-            "training.py: error: the memory is too small; try a smaller --bs and --test_bs, --size or --num_LIBs.",
-            file=sys.stderr,
-        )
+        hint = "a smaller --bs, --test_bs, --size or --num_LIBs"
+        print(f"training.py: error: the memory is too small; try {hint}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         last = args and args.save_path / args.name / "model_last.pth"

@@ -38,7 +38,7 @@ SPLITS = ("train", "val", "test")
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
 # Part of the recorded settings: raise it whenever the drawings change, so that an old folder is drawn afresh.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -155,19 +155,9 @@ def mouth_region(points: np.ndarray, size: int) -> np.ndarray:
     left, right, middle, chin = points[3], points[4], points[5], points[6]
     nose = points[2] * 0.9 + middle * 0.1
     corners = [middle + (left - middle) * 2.6, middle + (right - middle) * 2.6]
-    return _soft_hull(
-        np.array(
-            [
-                nose + (left - middle) * 1.8,
-                nose + (right - middle) * 1.8,
-                *corners,
-                (corners[0] + chin) / 2,
-                (corners[1] + chin) / 2,
-                chin,
-            ]
-        ),
-        size,
-    )
+    below = [nose + (left - middle) * 1.8, nose + (right - middle) * 1.8, *corners]
+    chins = [(corner + chin) / 2 for corner in corners]
+    return np.minimum(_soft_hull(np.array([*below, *chins, chin]), size), face_region(points, size))
 
 
 def _soft_hull(points: np.ndarray, size: int) -> np.ndarray:

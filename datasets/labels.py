@@ -191,19 +191,25 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
     return int(oversample)
 
 
-def read_training_split(
+def read_datasets(
     datasets: list[str], dataset_root: Path, data_root: Path, oversample: str
-) -> tuple[list[Video], list[Video]]:
-    """Read the union of several datasets' training sets.
+) -> tuple[list[Video], list[Video], dict[str, list[Video]]]:
+    """Read all that a training needs of its datasets, and check that no folder stands in two splits.
 
     Returns:
-        The videos, each once; and the same with the real ones of each dataset repeated by its own
-        `oversampling_factor`, which is what is trained on.
+        The training videos, the union of the datasets, the real ones of each repeated by its own
+        `oversampling_factor`; the validation videos, the union too; and the test videos of each dataset.
+
+    Raises:
+        InputError: see `read_split` and `check_leaks`.
     """
-    once, repeated = [], []
-    for dataset in datasets:
-        videos = read_split(dataset, "train", dataset_root, data_root)
+    read = {
+        split: {dataset: read_split(dataset, split, dataset_root, data_root) for dataset in datasets}
+        for split in SPLITS
+    }
+    check_leaks({split: [video for videos in of.values() for video in videos] for split, of in read.items()})
+    train = []
+    for dataset, videos in read["train"].items():
         factor = oversampling_factor(dataset, videos, oversample)
-        once += videos
-        repeated += [video for video in videos for _ in range(factor if video.label == 0 else 1)]
-    return once, repeated
+        train += [video for video in videos for _ in range(factor if video.label == 0 else 1)]
+    return train, [video for videos in read["val"].values() for video in videos], read["test"]

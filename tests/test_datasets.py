@@ -19,7 +19,7 @@ from datasets.augmentation import (
     training_augmentation,
 )
 from datasets.images import FaceImages, make_loader, read_image
-from datasets.labels import Video, oversampling_factor, read_split, read_training_split
+from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from tests.conftest import make_dataset
 
 
@@ -83,12 +83,14 @@ def test_auto_oversampling_is_the_rounded_ratio_of_frames() -> None:
 def test_union_repeats_each_datasets_real_videos_by_its_own_factor(tmp_path: Path) -> None:
     make_dataset(tmp_path, "FF++_c23", videos=1)
     make_dataset(tmp_path, "Celeb-DF-v2", videos=2, seed=1)
-    once, repeated = read_training_split(["FF++_c23", "Celeb-DF-v2"], tmp_path / "labels", tmp_path / "faces", "paper")
-    assert len(once) == 1 + 1 + 2 + 2
-    counted = [(v.dataset, v.label) for v in repeated]
+    both = ["FF++_c23", "Celeb-DF-v2"]
+    train, val, test = read_datasets(both, tmp_path / "labels", tmp_path / "faces", "paper")
+    counted = [(v.dataset, v.label) for v in train]
     assert counted.count(("FF++_c23", 0)) == 4
     assert counted.count(("Celeb-DF-v2", 0)) == 2 * 6
     assert counted.count(("FF++_c23", 1)) + counted.count(("Celeb-DF-v2", 1)) == 3
+    assert [v.dataset for v in val] == ["FF++_c23"] * 2 + ["Celeb-DF-v2"] * 4
+    assert {name: len(videos) for name, videos in test.items()} == {"FF++_c23": 2, "Celeb-DF-v2": 4}
 
 
 def test_images_are_rgb(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How the text of an argument becomes a value; every mistake is one sentence."""
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +100,8 @@ def folder_name(text: str) -> str:
     if text != Path(text).name or text in ("", ".", ".."):
         raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name (the folder above is --save_path)")
     return text
+
+
+def plain_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments as plain values, for args.json and for checkpoints."""
+    return json.loads(json.dumps(vars(args), default=str))
