@@ -142,12 +142,15 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
 
 
 def _check_repeats(videos: list[Video], where: str) -> None:
-    """Raise InputError where one folder, however it is spelt, stands twice among `videos`."""
+    """Raise InputError where one folder, however it is spelt, stands twice in a dataset, or as real and as fake.
+
+    Two datasets of a union may share folders: the originals of FaceForensics++ belong to every manipulation.
+    """
     first: dict[Path, Video] = {}
     repeats = []
     for video in videos:
         before = first.setdefault(video.folder.resolve(), video)
-        if before is not video:
+        if before is not video and (before.dataset == video.dataset or before.label != video.label):
             lists = [f"{v.dataset}'s {where}_{CLASSES[v.label]}.txt as {v.path}" for v in (before, video)]
             repeats.append(" and ".join(lists))
     if repeats:

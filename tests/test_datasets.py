@@ -1,5 +1,6 @@
 """Label files, oversampling, unions, images and augmentation. (Bad ones are in test_bad_input.py.)"""
 
+import shutil
 from pathlib import Path
 
 import albumentations as A
@@ -21,6 +22,7 @@ from datasets.augmentation import (
 from datasets.images import FaceImages, make_loader, read_image
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from tests.conftest import make_dataset
+from utils.errors import InputError
 
 
 def read(root: Path, split: str = "train", name: str = "tiny") -> list[Video]:
@@ -91,6 +93,18 @@ def test_union_repeats_each_datasets_real_videos_by_its_own_factor(tmp_path: Pat
     assert counted.count(("FF++_c23", 1)) + counted.count(("Celeb-DF-v2", 1)) == 3
     assert [v.dataset for v in val] == ["FF++_c23"] * 2 + ["Celeb-DF-v2"] * 4
     assert {name: len(videos) for name, videos in test.items()} == {"FF++_c23": 2, "Celeb-DF-v2": 4}
+
+
+def test_datasets_of_a_union_may_share_folders_but_not_contradict(tiny: Path) -> None:
+    shutil.copytree(tiny / "labels/tiny", tiny / "labels/again")
+    where = tiny / "labels", tiny / "faces", "1"
+    train, _, _ = read_datasets(["tiny", "again"], *where)
+    assert len(train) == 8
+    shared = (tiny / "labels/tiny/train_real.txt").read_text().replace("0,", "1,", 1)
+    (tiny / "labels/again/train_fake.txt").write_text(shared.splitlines()[0])
+    (tiny / "labels/again/train_real.txt").write_text("0,tiny/train/real/001,3")
+    with pytest.raises(InputError, match="tiny's train_real.txt.*again's train_fake.txt"):
+        read_datasets(["tiny", "again"], *where)
 
 
 def test_images_are_rgb(tmp_path: Path) -> None:
