@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 demo: $(VENV)/installed
 	$(RUN) -m datasets.demo
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
-		--num_LIBs 2 --size 64 --bs 16 --epoch 10
+		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 
 test: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -12,6 +12,7 @@ Everything that a run leaves is under output/<name>/.
 import argparse
 import sys
 import tempfile
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -286,71 +287,68 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
 
     # From here on things are written.
     start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
-    scratch = tempfile.TemporaryDirectory()  # without --save_model the best weights wait there for the test
-    kept = folder if args.save_model else Path(scratch.name)
-    log = TrainingLog(folder, step=epochs_done * len(loader))
-    if epochs_done == 0:
-        train_faces.epoch = 1
-        log.images(collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)]))
-    bad_images = BadImages(args.skip_bad_images)
-    real, fake = np.bincount(train_faces.labels, minlength=2)
-    print(
-        f"{folder}: training on {len(devices)} x {device.type}, {real} real and {fake} fake images an epoch, "
-        f"{len(val_faces)} images to validate",
-        flush=True,
-    )
-
-    for epoch in range(epochs_done + 1, args.epoch + 1):
-        seed_everything(args.seed, epoch)
-        loader.generator.manual_seed(torch.initial_seed())
-        train_faces.epoch = epoch
-        first_step = (epoch - 1) * len(loader)
-        if args.lr_schedule == "official":
-            if losses_rose(val_losses):
-                val_losses, halvings = [], halvings + 1
-            optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)  # moments lost, as theirs
-            rate_factor = partial(official_factor, halvings=halvings)
-        else:
-            rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
-
-        means, labels, scores, speed = train_one_epoch(
-            network, criterion, balance, optimizer, rate_factor, loader, device,
-            alpha=args.alpha if args.mixup else None, channels=channels, gpus=len(devices),
-            bad_images=bad_images, epoch=epoch,
-            on_step=partial(log.step, first=first_step, balance=balance, optimizer=optimizer),
-        )  # fmt: skip
-        trained = binary_metrics(labels, scores)
-        positions, scores = evaluate(
-            network, val_loader, device, channels=channels, bad_images=bad_images, title=f"validation {epoch}"
+    with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done * len(loader))) as log:
+        kept = folder if args.save_model else Path(scratch)  # the best weights have to wait somewhere for the test
+        if epochs_done == 0:
+            train_faces.epoch = 1
+            log.images(collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)]))
+        bad_images = BadImages(args.skip_bad_images)
+        real, fake = np.bincount(train_faces.labels, minlength=2)
+        print(
+            f"{folder}: training on {len(devices)} x {device.type}, {real} real and {fake} fake images an epoch, "
+            f"{len(val_faces)} images to validate",
+            flush=True,
         )
-        val = binary_metrics(val_faces.labels[positions], scores)
 
-        val_losses = [*val_losses, val["log_loss"]]
-        # Only now, with an epoch to save, does what was there before give way.
-        if best_file not in (None, kept / "model_best.pth"):
-            copy_file(best_file, kept / "model_best.pth")
-        best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
-        is_best = best is None or selection_score(val) > best
-        best = selection_score(val) if is_best else best
-        save_checkpoint(
-            last_file, network, args.model, epoch,
-            args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
-            optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
-        )  # fmt: skip
-        if is_best:
-            copy_file(last_file, best_file)
-        if epoch % 10 == 0:
-            copy_file(last_file, kept / f"model_{epoch}.pth")
-        log.epoch(epoch, args.epoch, means, optimizer.param_groups[0]["lr"], speed, trained, val, is_best)
-        bad_images.report()
-    log.close()
+        for epoch in range(epochs_done + 1, args.epoch + 1):
+            seed_everything(args.seed, epoch)
+            loader.generator.manual_seed(torch.initial_seed())
+            train_faces.epoch = epoch
+            first_step = (epoch - 1) * len(loader)
+            if args.lr_schedule == "official":
+                if losses_rose(val_losses):
+                    val_losses, halvings = [], halvings + 1
+                optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)  # moments lost, as theirs
+                rate_factor = partial(official_factor, halvings=halvings)
+            else:
+                rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
 
-    # The test sets are read once, by the best checkpoint.
-    load_network(bare_network, load_checkpoint(best_file))
-    saved = best_file if best_file.parent != Path(scratch.name) else None
-    test(network, test_sets, args, device, channels, saved)
-    scratch.cleanup()
-    print(f"curves: tensorboard --logdir {folder}")
+            means, labels, scores, speed = train_one_epoch(
+                network, criterion, balance, optimizer, rate_factor, loader, device,
+                alpha=args.alpha if args.mixup else None, channels=channels, gpus=len(devices),
+                bad_images=bad_images, epoch=epoch,
+                on_step=partial(log.step, first=first_step, balance=balance, optimizer=optimizer),
+            )  # fmt: skip
+            trained = binary_metrics(labels, scores)
+            positions, scores = evaluate(
+                network, val_loader, device, channels=channels, bad_images=bad_images, title=f"validation {epoch}"
+            )
+            val = binary_metrics(val_faces.labels[positions], scores)
+
+            val_losses = [*val_losses, val["log_loss"]]
+            # Only now, with an epoch to save, does what was there before give way.
+            if best_file not in (None, kept / "model_best.pth"):
+                copy_file(best_file, kept / "model_best.pth")
+            best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
+            is_best = best is None or selection_score(val) > best
+            best = selection_score(val) if is_best else best
+            save_checkpoint(
+                last_file, network, args.model, epoch,
+                args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
+                optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
+            )  # fmt: skip
+            if is_best:
+                copy_file(last_file, best_file)
+            if epoch % 10 == 0:
+                copy_file(last_file, kept / f"model_{epoch}.pth")
+            log.epoch(epoch, args.epoch, means, optimizer.param_groups[0]["lr"], speed, trained, val, is_best)
+            bad_images.report()
+
+        # The test sets are read once, by the best checkpoint.
+        load_network(bare_network, load_checkpoint(best_file))
+        saved = best_file if best_file.parent != Path(scratch) else None
+        test(network, test_sets, args, device, channels, saved)
+        print(f"curves: tensorboard --logdir {folder}")
 
 
 # ------------------------------------------------------------------------------------------------------- command

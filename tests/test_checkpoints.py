@@ -13,6 +13,7 @@ from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
 from utils.checkpoints import infer_settings, load_checkpoint, load_network, plain_state, save_checkpoint
 from utils.devices import seed_everything, smallest_share
+from utils.errors import InputError
 
 NETWORKS = json.loads((ROOT / "tests/fidelity_reference.json").read_text())["networks"]
 
@@ -74,10 +75,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", broken)
-    with pytest.raises(training.InputError, match="No space left"):
+    with pytest.raises(InputError, match="No space left"):
         save_checkpoint(file, network, "mobilenet", 2)
     assert file.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["model_last.pth"]
+
+
+def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
+    network = build_network("test_resnet", 1, 32)
+    file = tmp_path / "model_last.pth"
+    save_checkpoint(file, network, "test_resnet", 1, args={}, channels="RGB")
+    assert load_checkpoint(file)["epoch"] == 1
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(file)
 
 
 def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:

@@ -114,6 +114,12 @@ def test_images_are_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "red.png")[0, 0].tolist() == [200, 0, 0]
 
 
+def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), np.array([[0, 257, 128 * 257, 65535]], np.uint16))
+    image = read_image(tmp_path / "deep.png")
+    assert image[0, :, 0].tolist() == image[0, :, 2].tolist() == [0, 1, 128, 255]
+
+
 def test_normalise() -> None:
     images = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     mean, std = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)

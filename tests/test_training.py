@@ -5,7 +5,9 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -167,14 +169,29 @@ def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path) -> None:
     assert results.read_text() == before
 
 
-def test_resume_takes_new_values_and_keeps_the_others(tiny: Path) -> None:
+def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
     assert training.main(["--resume_model", str(last), "--num_workers", "0", "--epoch", "2", "--lr", "0.002"]) == 0
+    assert "note: going on with --lr 0.002" in capsys.readouterr().out
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
     assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
     assert checkpoint["optimizer"]["param_groups"][0]["initial_lr"] == 0.002
+
+
+def test_resuming_an_older_checkpoint_in_place_loses_nothing(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
+    folder = tiny / "output/run"
+    older = torch.load(folder / "model_last.pth", weights_only=True)
+    torch.save({**older, "epoch": 1}, folder / "model_1.pth")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    capsys.readouterr()
+    resume = ["--resume_model", str(folder / "model_1.pth"), "--num_workers", "0"]
+    assert training.main(resume) == 2
+    assert "has gone on beyond" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert training.main([*resume, "--name", "branch"]) == 0
 
 
 def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,12 +257,16 @@ def test_switched_off_terms(tiny: Path, terms: tuple[str, str]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
 def test_ctrl_c_says_how_to_go_on(tiny: Path) -> None:
     argv = [sys.executable, str(ROOT / "training.py"), *arguments(tiny, "--name", "run", "--epoch", "1000")]
-    process = subprocess.Popen(argv, cwd=tiny, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("epoch 2/"):
-            process.send_signal(signal.SIGINT)
-            break
-    _, errors = process.communicate(timeout=120)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
+    process = subprocess.Popen(argv, cwd=tiny, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heed)
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "--resume_model" in errors.splitlines()[-1]
