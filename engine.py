@@ -14,7 +14,7 @@ from datasets.augmentation import normalise
 from datasets.images import BadImage, Batch, start
 from datasets.mixup import mix_terms, mixup
 from utils.devices import smallest_share
-from utils.errors import InputError, first_ten
+from utils.errors import InputError
 
 Criterion = Callable[[dict, Tensor], dict[str, Tensor]]
 BAR = {"unit": " images", "dynamic_ncols": True, "mininterval": 0.5}
@@ -42,10 +42,11 @@ class BadImages:
         self.found.update(bad)
 
     def report(self) -> None:
-        """Print how many images were left out so far, and which, where there are new ones."""
-        if len(self.found) > self.reported:
-            listed = first_ten([f"{path}: {reason}" for path, reason in self.found.items()], "\n  ")
-            print(f"note: left out, because they cannot be read ({len(self.found)}):\n  {listed}", flush=True)
+        """Print which images were left out since the last report, and how many there are in all."""
+        new = [f"{path}: {reason}" for path, reason in self.found.items()][self.reported :]
+        if new:
+            listed = "\n  ".join(new)
+            print(f"note: left out, because they cannot be read ({len(self.found)} so far):\n  {listed}", flush=True)
             self.reported = len(self.found)
 
 
@@ -138,8 +139,10 @@ def train_one_epoch(
             bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
             bar.update(count)
             on_step(step, losses, speed)
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory("--bs", loader.batch_size) from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise out_of_memory("--bs", loader.batch_size) from error
+        raise
     finally:
         bar.close()
     if not seen:
@@ -152,7 +155,7 @@ def train_one_epoch(
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
 
 
-@torch.inference_mode()
+@torch.no_grad()  # and not inference_mode, which DataParallel does not hand to its threads
 def evaluate(
     network: nn.Module,
     loader: DataLoader,
@@ -183,8 +186,10 @@ def evaluate(
                     scores.append(fake_probability(network(images)))
                     positions.append(batch.positions)
                 bar.update(len(batch.labels) + len(batch.bad))
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory("--test_bs", loader.batch_size) from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise out_of_memory("--test_bs", loader.batch_size) from error
+        raise
     if not positions:
         raise InputError(f"{title}: none of the {len(loader.dataset)} images could be read.")
     score = torch.cat(scores).cpu().numpy()
@@ -198,10 +203,14 @@ def fake_probability(outputs: dict) -> Tensor:
     return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: PyTorch says so by its own class, and CUDA and its libraries by words alone."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
 def out_of_memory(flag: str, batch_size: int) -> InputError:
-    """Say that the GPU's memory ran out, and name a batch size that asks for half of it, where there is one."""
+    """Say that the memory ran out, and name a batch size that asks for half of it, where there is one."""
     smaller = batch_size // 2
     hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
-    return InputError(
-        f"the GPU's memory is too small for {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs."
-    )
+    return InputError(f"the memory is too small for {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs.")

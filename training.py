@@ -23,7 +23,7 @@ from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
 from datasets.labels import Video, read_datasets, read_split
-from engine import BadImages, evaluate, train_one_epoch
+from engine import BadImages, evaluate, is_out_of_memory, train_one_epoch
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import loss_terms
@@ -141,7 +141,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
         inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
         parser.set_defaults(**{key: saved[key] for key in inherited if key in saved})
         args = parser.parse_args(argv)
-        for key in (key for key in inherited if key in saved and str(getattr(args, key)) != str(saved[key])):
+        changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]
+        for key in sorted(changed, key=lambda key: key not in RESUME_SETTINGS):
             both = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
             if key in RESUME_SETTINGS:
                 raise InputError(f"--{key} {getattr(args, key)} contradicts {both}; leave --{key} out.")
@@ -170,7 +171,7 @@ def test(
     results, predictions = {}, {}
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
-        loader = make_loader(faces, args.test_bs, args.num_workers)
+        loader = make_loader(faces, args.test_bs, args.num_workers, device)
         positions, scores = evaluate(
             network, loader, device, channels=channels, bad_images=bad_images, title=f"test {dataset}"
         )
@@ -199,7 +200,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     load_network(network, checkpoint)
     args.num_workers = worker_count(args.num_workers)
     if not same_run:
-        start_output_folder(folder, TEST_FILES, parse.plain_arguments(args))
+        start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
     network.to(devices[0])
     if len(devices) > 1:
         network = nn.DataParallel(network, devices)
@@ -275,9 +276,14 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
 
     args.num_workers = worker_count(args.num_workers)
     train_faces = FaceImages(train_videos, args.size, args.seed)
-    loader = make_loader(train_faces, args.bs, args.num_workers, shuffle=True)
+    loader = make_loader(train_faces, args.bs, args.num_workers, device, shuffle=True)
     val_faces = FaceImages(val_videos, args.size)
-    val_loader = make_loader(val_faces, args.test_bs, args.num_workers)
+    val_loader = make_loader(val_faces, args.test_bs, args.num_workers, device)
+    if smallest_share(min(args.bs, len(train_faces)), len(devices)) < 2:
+        raise InputError(
+            f"--bs {args.bs} of {len(train_faces)} training images gives one of {len(devices)} devices a single image, "
+            f"which BatchNorm cannot be trained on; give --bs {2 * len(devices)} or more, or fewer GPUs."
+        )
     last_batch = len(train_faces) % args.bs or args.bs
     if smallest_share(last_batch, len(devices)) < 2:
         print(
@@ -371,13 +377,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"training.py: error: {where}{error.strerror or error}.", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         hint = "a smaller --bs, --test_bs, --size or --num_LIBs"
         print(f"training.py: error: the memory is too small; try {hint}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        last = args and args.save_path / args.name / "model_last.pth"
+        last = args and not args.test and args.save_path / args.name / "model_last.pth"
         then = f"; go on with --resume_model {last}" if last and last.is_file() else ""
         print(f"training.py: interrupted{then}", file=sys.stderr)
         return 130

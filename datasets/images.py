@@ -141,8 +141,10 @@ def start(loader: DataLoader) -> Iterator[Batch]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def make_loader(faces: FaceImages, batch_size: int, num_workers: int, shuffle: bool = False) -> DataLoader:
-    """Load `faces` in batches (`Batch`), in their order or, for training, shuffled by ``loader.generator``."""
+def make_loader(
+    faces: FaceImages, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
+) -> DataLoader:
+    """Load `faces` in batches (`Batch`) for `device`, in order or, for training, shuffled by ``loader.generator``."""
     return DataLoader(
         faces,
         batch_size,
@@ -150,6 +152,6 @@ def make_loader(faces: FaceImages, batch_size: int, num_workers: int, shuffle: b
         generator=torch.Generator(),
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
     )

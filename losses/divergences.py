@@ -31,8 +31,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     Returns:
         A scalar in nats per image and class, >= 0.
     """
-    log_q = q.clamp_min(torch.finfo(q.dtype).tiny).log()
-    return F.kl_div(log_q, p, reduction="none").mean()
+    smallest = torch.finfo(q.dtype).tiny
+    return F.kl_div(q.clamp_min(smallest).log(), p.clamp_min(smallest), reduction="none").mean()
 
 
 def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:

@@ -104,6 +104,8 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
     except Exception as error:
         raise InputError(f"--pretrained: {file} is not a weights file ({type(error).__name__}).") from error
     own = backbone.state_dict()
+    # Files from before PyTorch 0.4.1 have no counters, which nothing here reads.
+    weights = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **weights}
     missing = [key for key in own if key not in weights]
     others = [key for key in own if key in weights and weights[key].shape != own[key].shape]
     if missing or others:
@@ -133,7 +135,6 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
         InputError: an unknown name, a size that the backbone cannot take, or weights that cannot be had.
     """
     check_model_name(model)
-    weights = imagenet_weights(model, size) if pretrained is True else None
     try:
         backbones = [_create(model, size) for _ in range(num_LIBs)]
         with torch.inference_mode():  # the width that timm declares is not always that of the pooled features
@@ -143,6 +144,7 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
         raise InputError(f"--model {model} cannot take images of --size {size}: {reason}.") from error
     if features.ndim != 2:
         raise InputError(f"--model {model} gives no feature vector but {tuple(features.shape)}; choose another.")
+    weights = imagenet_weights(model, size) if pretrained is True else None
     if isinstance(pretrained, Path):
         weights = weights_from_file(pretrained, backbones[0], model)
     if weights is not None:

@@ -259,7 +259,7 @@ def test_unreadable_images_are_skipped_and_listed(tiny: Path, capsys: pytest.Cap
     ]
     assert training.main(arguments(tiny, "--skip_bad_images", "True")) == 0
     said = capsys.readouterr().out
-    assert sum(map(int, re.findall(r"they cannot be read \((\d+)\)", said))) == 3
+    assert sum(map(int, re.findall(r"they cannot be read \((\d+) so far\)", said))) == 3
     assert all(str(file) in said for file in bad)
     results = json.loads((tiny / "output/train_model/results.json").read_text())["datasets"]["tiny"]
     assert results["frames"] == 11

@@ -134,7 +134,7 @@ def test_an_image_is_augmented_by_seed_epoch_and_position_alone(tiny: Path) -> N
     def images(seed: int, epoch: int, workers: int) -> torch.Tensor:
         faces = FaceImages(read(tiny), 32, seed)
         faces.epoch = epoch
-        return torch.cat([batch.images for batch in make_loader(faces, 5, workers)])
+        return torch.cat([batch.images for batch in make_loader(faces, 5, workers, torch.device("cpu"))])
 
     first = images(0, 1, workers=0)
     assert torch.equal(first, images(0, 1, workers=2))

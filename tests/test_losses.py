@@ -36,6 +36,12 @@ def test_kl_divides_by_images_times_classes() -> None:
     assert kl_divergence(q, p).item() == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 4)
 
 
+def test_kl_of_a_certain_prediction_has_a_finite_gradient_on_both_sides() -> None:
+    p = torch.tensor([[400.0, 0.0]], requires_grad=True)
+    kl_divergence(p.softmax(dim=1), torch.tensor([[0.5, 0.5]])).backward()
+    assert p.grad.isfinite().all()
+
+
 def test_kl_of_a_certain_prediction_is_finite() -> None:
     q = torch.tensor([[400.0, 0.0]], requires_grad=True)
     loss = kl_divergence(torch.tensor([[0.0, 1.0]]), q.softmax(dim=1))

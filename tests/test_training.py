@@ -22,6 +22,9 @@ from utils.devices import seed_everything
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
 
+HERE = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
+
+
 def weights(file: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True)["state_dict"]
 
@@ -141,7 +144,7 @@ def test_resume_is_exact(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: l
     seed_everything(99, 99)
     # Not one argument is repeated, but for those of the machine.
     name = ["--name", "elsewhere"] if elsewhere else []
-    assert training.main(["--resume_model", str(last), "--gpu_num", "cpu", "--num_workers", "0", *name]) == 0
+    assert training.main(["--resume_model", str(last), *HERE, *name]) == 0
     whole, resumed = tiny / "output/whole", tiny / "output" / ("elsewhere" if elsewhere else "cut")
     for file in ("model_last.pth", "model_best.pth"):
         one, other = (torch.load(folder / file, weights_only=True) for folder in (whole, resumed))
@@ -165,14 +168,14 @@ def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path) -> None:
     results = tiny / "output/run/results.json"
     before = results.read_text()
     results.unlink()
-    assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), "--num_workers", "0"]) == 0
+    assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), *HERE]) == 0
     assert results.read_text() == before
 
 
 def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
-    assert training.main(["--resume_model", str(last), "--num_workers", "0", "--epoch", "2", "--lr", "0.002"]) == 0
+    assert training.main(["--resume_model", str(last), *HERE, "--epoch", "2", "--lr", "0.002"]) == 0
     assert "note: going on with --lr 0.002" in capsys.readouterr().out
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
@@ -187,7 +190,7 @@ def test_resuming_an_older_checkpoint_in_place_loses_nothing(tiny: Path, capsys:
     torch.save({**older, "epoch": 1}, folder / "model_1.pth")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     capsys.readouterr()
-    resume = ["--resume_model", str(folder / "model_1.pth"), "--num_workers", "0"]
+    resume = ["--resume_model", str(folder / "model_1.pth"), *HERE]
     assert training.main(resume) == 2
     assert "has gone on beyond" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before

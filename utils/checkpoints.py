@@ -44,7 +44,16 @@ def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int
     """
     state = to_official(plain_state(network), model)
     with whole_file(file) as part:
-        torch.save({"state_dict": state, "epoch": epoch, **rest}, part)
+        torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, part)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Move every tensor in nested dictionaries and lists to the CPU."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(part) for key, part in value.items()}
+    return [_on_cpu(part) for part in value] if isinstance(value, list) else value
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
@@ -57,10 +66,13 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         InputError: there is no such file, or it is no checkpoint.
     """
     if not file.is_file():
-        raise InputError(f"--resume_model: there is no file {file}.")
+        inside = f", but a folder; its checkpoints are {', '.join(p.name for p in file.glob('*.pth')) or 'none'}"
+        raise InputError(f"--resume_model: there is no file {file}{inside if file.is_dir() else ''}.")
     try:
-        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):
-            raise ValueError(f"{damaged} is damaged")  # PyTorch itself does not look
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as parts:
+                if damaged := parts.testzip():  # PyTorch itself does not look
+                    raise ValueError(f"{damaged} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
