@@ -21,7 +21,6 @@ from tests.conftest import ROOT, Run, arguments, make_dataset
 from utils.devices import seed_everything
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
-
 HERE = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
 
 
