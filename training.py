@@ -64,13 +64,14 @@ NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers") 
 
 def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
-    layout = partial(argparse.RawTextHelpFormatter, max_help_position=26)
+    layout = partial(argparse.RawTextHelpFormatter, max_help_position=34)
     parser = parse.Parser(prog="training.py", description=__doc__, allow_abbrev=False, formatter_class=layout)
 
     def add(group: Any, flag: str, default: Any, kind: Any, text: str) -> None:
         shown = ",".join(map(str, default)) if isinstance(default, list) else default
         text += "" if default is None else f" (default: {shown})"
-        group.add_argument(flag, default=default, type=kind, metavar="", help=text)
+        metavar = "True|False" if kind is parse.boolean else flag.lstrip("-").upper()
+        group.add_argument(flag, default=default, type=kind, metavar=metavar, help=text)
 
     count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
     # fmt: off
@@ -293,7 +294,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
 
     # From here on things are written.
     start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
-    with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done * len(loader))) as log:
+    with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done, len(loader))) as log:
         kept = folder if args.save_model else Path(scratch)  # the best weights have to wait somewhere for the test
         if epochs_done == 0:
             train_faces.epoch = 1

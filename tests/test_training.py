@@ -152,6 +152,11 @@ def test_resume_is_exact(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: l
         assert equal(one["balance"], other["balance"])
         assert str(one["optimizer"]) == str(other["optimizer"])
     assert predictions(whole / "predictions.csv") == predictions(resumed / "predictions.csv")
+    if not elsewhere:
+        logged = [line.split(":")[0] for line in (resumed / "train.log").read_text().splitlines()]
+        assert logged == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+        curve = EventAccumulator(str(resumed)).Reload().Scalars("val/log_loss")
+        assert [point.step for point in curve] == [2, 5, 8]  # the last of each epoch's three steps
 
 
 def test_a_seed_repeats_a_run_whatever_the_workers(tiny: Path) -> None:
@@ -194,6 +199,11 @@ def test_resuming_an_older_checkpoint_in_place_loses_nothing(tiny: Path, capsys:
     assert "has gone on beyond" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert training.main([*resume, "--name", "branch"]) == 0
+    assert training.main([*resume, "--overwrite", "True"]) == 0
+    assert [line.split(":")[0] for line in (folder / "train.log").read_text().splitlines()] == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
 
 
 def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

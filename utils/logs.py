@@ -1,5 +1,6 @@
 """What a training says: a line an epoch in train.log, and curves and pictures for TensorBoard."""
 
+import re
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from datasets.images import Batch
 from datasets.labels import CLASSES
+from utils.files import whole_file
 
 Metrics = dict[str, float | None]
 
@@ -26,13 +28,19 @@ class TrainingLog:
 
     Args:
         folder: the output folder.
-        step: the number of steps done before, in a resumed run: what an interrupted run logged beyond it is
-            hidden in TensorBoard.
+        epochs_done: the epochs done before, in a resumed run: what an interrupted run logged beyond them goes.
+        steps: the steps of an epoch.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, epochs_done: int, steps: int) -> None:
         self.file = folder / "train.log"
-        self.writer = SummaryWriter(folder, purge_step=step or None)
+        self.steps = steps
+        self.writer = SummaryWriter(folder, purge_step=epochs_done * steps or None)
+        if self.file.is_file():
+            lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if (m := re.match(r"epoch (\d+)/", line)) and int(m[1]) <= epochs_done]
+            with whole_file(self.file) as part:
+                part.write_text("".join(kept), encoding="utf-8")
 
     def scalars(self, group: str, values: dict[str, float | None], step: int) -> None:
         """Add the values that are defined to TensorBoard, as ``group/name``."""
@@ -43,7 +51,7 @@ class TrainingLog:
     def step(
         self, step: int, losses: dict[str, float], speed: float, first: int, balance: nn.Module, optimizer: Optimizer
     ) -> None:
-        """Add every tenth step of an epoch to TensorBoard.
+        """Add every tenth step of an epoch to TensorBoard, from the first on.
 
         Args:
             step: the step within the epoch, from 0.
@@ -85,8 +93,9 @@ class TrainingLog:
             val: the metrics on the validation set.
             best: whether this epoch is the best so far.
         """
-        self.scalars("train", train, epoch)
-        self.scalars("val", val, epoch)
+        last_step = epoch * self.steps - 1
+        self.scalars("train", train, last_step)
+        self.scalars("val", val, last_step)
         terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "total")
         line = (
             f"epoch {epoch}/{epochs}: loss {losses['total']:.4f} ({terms}), lr {lr:.2e}, {speed:.1f} images/s, "
