@@ -1,0 +1,81 @@
+"""One epoch of training, step by step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import engine
+from datasets.images import Batch
+
+
+class Judge(nn.Module):
+    """A network with one weight that judges an image by the mean of its pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        fake = self.weight * images.mean(dim=(1, 2, 3))
+        return {"p_y_given_z": torch.stack([-fake, fake], dim=1)}
+
+
+class Batches(list):
+    """Two batches of four images, like a loader's."""
+
+    dataset = range(8)
+    batch_size = 4
+
+
+def batches() -> Batches:
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 4, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    labels = torch.tensor([[0, 1, 1, 0], [1, 1, 0, 0]])
+    return Batches(Batch(images[i], labels[i], torch.arange(4) + 4 * i, []) for i in range(2))
+
+
+def train(network: nn.Module, optimizer: torch.optim.Optimizer, alpha: float | None) -> list[dict[str, float]]:
+    steps: list[dict[str, float]] = []
+    engine.train_one_epoch(
+        network,
+        lambda outputs, labels: {"classification": F.cross_entropy(outputs["p_y_given_z"], labels)},
+        lambda terms: 3 * terms["classification"],
+        optimizer,
+        lambda step: (1.0, 0.25)[step],
+        batches(),
+        torch.device("cpu"),
+        alpha=alpha,
+        channels="RGB",
+        gpus=1,
+        bad_images=engine.BadImages(False),
+        epoch=1,
+        on_step=lambda step, losses, speed: steps.append(losses),
+    )
+    return steps
+
+
+def sgd(network: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([{"params": network.parameters(), "lr": lr, "initial_lr": lr}])
+
+
+def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "mixup", lambda images, labels, alpha: (images, labels.flip(0), 0.25))
+    network = Judge()
+    steps = train(network, sgd(network, lr=0.0), alpha=0.5)
+    for batch, losses in zip(batches(), steps, strict=True):
+        logits = network(engine.normalise(batch.images))["p_y_given_z"]
+        both = [F.cross_entropy(logits, labels).item() for labels in (batch.labels, batch.labels.flip(0))]
+        assert losses["classification"] == pytest.approx(0.25 * both[0] + 0.75 * both[1])
+        assert losses["total"] == pytest.approx(3 * losses["classification"])  # the balance comes after
+
+
+def test_the_schedule_moves_the_rates_of_each_step() -> None:
+    network, by_hand = Judge(), Judge()
+    train(network, sgd(network, lr=0.1), alpha=None)
+    for batch, rate in zip(batches(), (0.1, 0.025), strict=True):
+        loss = 3 * F.cross_entropy(by_hand(engine.normalise(batch.images))["p_y_given_z"], batch.labels)
+        gradient = torch.autograd.grad(loss, by_hand.weight)[0]
+        with torch.no_grad():
+            by_hand.weight -= rate * gradient
+    assert network.weight.item() == pytest.approx(by_hand.weight.item())
