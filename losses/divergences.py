@@ -21,8 +21,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     p (log p - log q) by B * C and not by B. The scale stays, so that those weights keep their meaning; the mean
     is taken here because PyTorch has announced that "mean" will come to divide by B alone.
 
-    The logarithm of the softmax, and not log_softmax, because the authors' numbers are met to the last bit so;
-    a probability that underflows counts as the smallest there is, and so costs 87 nats and not infinitely many.
+    The logarithm of the softmax, and not log_softmax, because the authors' numbers are rounded so; a probability
+    that underflows counts as the smallest there is, and so costs 87 nats and not infinitely many.
 
     Args:
         p: probabilities, B x C.

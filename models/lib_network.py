@@ -69,8 +69,8 @@ class LIBNetwork(nn.Module):
         """
         features = [getattr(self, f"region_model{i}")(images) for i in range(1, self.num_LIBs + 1)]
         everything = torch.cat(features, dim=1)
-        # The heads stand in the authors' order: it decides in which order gradients are summed, and only so do
-        # their training steps come out to the last bit.
+        # The heads stand in the authors' order: it decides in which order gradients are summed, and with it how
+        # every training step is rounded.
         p_y_given_f_all = self.baseline_linear(everything)
         p_y_given_z = self.linear(self.bottleneck(everything))
         without = []
