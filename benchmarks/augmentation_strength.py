@@ -38,7 +38,7 @@ def version_1() -> list:
 
 
 def ours() -> list:
-    """Return the training augmentation's transforms, always applied."""
+    """Return the training augmentation's transforms, always applied, then version 2's own in place of two."""
     from datasets.augmentation import training_augmentation
 
     transforms = []
@@ -47,7 +47,8 @@ def ours() -> list:
             if type(transform) not in (A.Resize, A.PadIfNeeded, A.HorizontalFlip):
                 transform.p = 1.0
                 transforms.append(transform)
-    return transforms
+    as_shares = (10**0.5 / 255, 50**0.5 / 255)  # a variance of 10 to 50
+    return [*transforms, A.GaussNoise(std_range=as_shares, p=1), A.FancyPCA(alpha=0.1, p=1)]
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """The largest differences from the authors' numbers, for docs/fidelity.md.
 
-    python -m benchmarks.fidelity
+    python -m benchmarks.fidelity [--threads 2]
 
 What tests/test_fidelity.py checks against bounds, measured: the same reference, importer and inputs.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def main() -> None:
         worst = max([worst, *(difference(ours[name].item(), theirs[name]) for name in ours)])
     print(f"losses: {worst:.1e}")
 
-    torch.set_num_threads(2)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch, in the training steps (default: 2)")
+    torch.set_num_threads(parser.parse_args().threads)
     for reference in REFERENCE["training"]:
         differences = [
             max(difference(losses[name], expected[name]) for name in expected)

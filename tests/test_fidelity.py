@@ -108,7 +108,7 @@ def two_threads() -> Iterator[None]:
 
 
 # A step's rounding grows a hundredfold in the next (batch normalisation over four images): with one thread in place
-# of two the third step is off by 1e-3 and the tenth by 1e-1. The reference's rounding is that of PyTorch 2.15 with
+# of two the third step is off by 1e-3 and the sixth by 9e-1. The reference's rounding is that of PyTorch 2.15 with
 # two threads on a CPU with AVX-512; elsewhere the first step is what can be compared.
 SAME_ROUNDING = torch.__version__.startswith("2.15.") and torch.backends.cpu.get_cpu_capability() == "AVX512"
 

@@ -356,7 +356,7 @@ def test_readmes_command_line() -> None:
     line = (
         "--name train_model --gpu_num 0,1 --test False --model efficientnet --pretrained True --epoch 20 "
         "--weight_decay 1e-6 --lr 1e-3 --bs 256 --test_bs 1000 --num_workers 12 --size 224 --mixup True --alpha 0.5 "
-        "--dataset FF++_c23 --lil_loss True --gil_loss false --temperature 1.5 --mi_calculator w "
+        "--dataset Celeb-DF-v1 --lil_loss True --gil_loss false --temperature 1.5 --mi_calculator w "
         "--balance_loss_method hyper --scales [1,2,10] --num_LIBs 4 --save_model True --save_path output"
     )
     args, _ = training.parse_arguments(line.split())
