@@ -29,14 +29,10 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
         wanted = [-1]
     if min(wanted) < 0 or len(set(wanted)) < len(wanted):
         raise InputError(f"--gpu_num: '{gpu_num}' is neither 'cpu' nor different GPU numbers such as 0,1.")
-    absent = [number for number in wanted if number >= there]
-    if absent:
-        raise InputError(
-            f"--gpu_num {gpu_num}: PyTorch sees {there or 'no'} GPU{'' if there == 1 else 's'} here, so there is no "
-            f"GPU {', '.join(map(str, absent))}; give numbers below {there}, or cpu."
-            if there
-            else f"--gpu_num {gpu_num}: PyTorch sees no GPU here (CUDA is absent); give --gpu_num cpu."
-        )
+    if there == 0:
+        raise InputError(f"--gpu_num {gpu_num}: PyTorch sees no GPU here (CUDA is absent); give --gpu_num cpu.")
+    if absent := [number for number in wanted if number >= there]:
+        raise InputError(f"--gpu_num {gpu_num}: there is no GPU {absent[0]}; give numbers below {there}, or cpu.")
     return [torch.device("cuda", number) for number in wanted]
 
 
