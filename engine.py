@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets.augmentation import normalise
-from datasets.images import BadImage, Batch, start
+from datasets.images import BadImage, Batch
 from datasets.mixup import mix_terms, mixup
-from utils.devices import smallest_share
+from utils.devices import is_out_of_memory, smallest_share
 from utils.errors import InputError
+from utils.workers import start
 
 Criterion = Callable[[dict, Tensor], dict[str, Tensor]]
 BAR = {"unit": " images", "dynamic_ncols": True, "mininterval": 0.5}
@@ -201,12 +202,6 @@ def evaluate(
 def fake_probability(outputs: dict) -> Tensor:
     """Return the images' scores, softmax(p_y_given_z)[1]: B, float64, from 0 (real) to 1 (fake)."""
     return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out: PyTorch says so by its own class, and CUDA and its libraries by words alone."""
-    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def out_of_memory(flag: str, batch_size: int) -> InputError:

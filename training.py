@@ -23,7 +23,7 @@ from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
 from datasets.labels import Video, read_datasets, read_split
-from engine import BadImages, evaluate, is_out_of_memory, train_one_epoch
+from engine import BadImages, evaluate, train_one_epoch
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import loss_terms
@@ -38,6 +38,7 @@ from utils.checkpoints import (
     save_checkpoint,
     selection_score,
 )
+from utils.command import exit_code
 from utils.devices import seed_everything, select_devices, smallest_share, worker_count
 from utils.errors import InputError
 from utils.logs import TrainingLog
@@ -64,15 +65,7 @@ NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers") 
 
 def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
-    layout = partial(argparse.RawTextHelpFormatter, max_help_position=34)
-    parser = parse.Parser(prog="training.py", description=__doc__, allow_abbrev=False, formatter_class=layout)
-
-    def add(group: Any, flag: str, default: Any, kind: Any, text: str) -> None:
-        shown = ",".join(map(str, default)) if isinstance(default, list) else default
-        text += "" if default is None else f" (default: {shown})"
-        metavar = "True|False" if kind is parse.boolean else flag.lstrip("-").upper()
-        group.add_argument(flag, default=default, type=kind, metavar=metavar, help=text)
-
+    parser, add = parse.Parser("training.py", __doc__), parse.add
     count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
     # fmt: off
     run = parser.add_argument_group("run")
@@ -364,31 +357,20 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     args = None
-    try:
+
+    def work() -> None:
+        nonlocal args
         args, checkpoint = parse_arguments(argv)
         if args.test:
             run_test(args, checkpoint)
         else:
             run_training(args, checkpoint)
-    except InputError as error:
-        print(f"training.py: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"training.py: error: {where}{error.strerror or error}.", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        hint = "a smaller --bs, --test_bs, --size or --num_LIBs"
-        print(f"training.py: error: the memory is too small; try {hint}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
+
+    def how_to_go_on() -> str:
         last = args and not args.test and args.save_path / args.name / "model_last.pth"
-        then = f"; go on with --resume_model {last}" if last and last.is_file() else ""
-        print(f"training.py: interrupted{then}", file=sys.stderr)
-        return 130
-    return 0
+        return f"; go on with --resume_model {last}" if last and last.is_file() else ""
+
+    return exit_code("training.py", work, how_to_go_on, "a smaller --bs, --test_bs, --size or --num_LIBs")
 
 
 if __name__ == "__main__":

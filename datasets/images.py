@@ -1,7 +1,5 @@
 """Face images from disk to batches."""
 
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.augmentation import resize, training_augmentation
 from datasets.labels import Video
 from utils.errors import InputError
+from utils.workers import start_worker
 
 
 class BadImage(NamedTuple):
@@ -121,26 +120,6 @@ def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
     )
 
 
-def _start_worker(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(0)  # a worker is one thread; OpenCV would start as many as there are cores
-
-
-def start(loader: DataLoader) -> Iterator[Batch]:
-    """Start a pass over `loader`, whose worker processes leave Ctrl-C to this one.
-
-    They inherit the blocked signal; and no interruption falls between the forks, where Python would lose it.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def make_loader(
     faces: FaceImages, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
 ) -> DataLoader:
@@ -153,5 +132,5 @@ def make_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
     )

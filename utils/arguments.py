@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,9 +14,13 @@ from utils.errors import InputError, did_you_mean
 class Parser(argparse.ArgumentParser):
     """argparse, with one sentence for an error and the nearest valid name for an unknown flag."""
 
+    def __init__(self, prog: str, description: str) -> None:
+        layout = partial(argparse.RawTextHelpFormatter, max_help_position=34)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=layout)
+
     def error(self, message: str) -> NoReturn:
         """Raise InputError in place of printing the usage."""
-        raise InputError(f"{message} (python training.py --help shows all arguments)")
+        raise InputError(f"{message} (python {self.prog} --help shows all arguments)")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
         """Parse, and name what was probably meant by an unknown flag."""
@@ -24,6 +29,14 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].split("=")[0]
             self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
         return namespace
+
+
+def add(group: Any, flag: str, default: Any, kind: Callable[[str], Any], text: str) -> None:
+    """Add an argument whose help shows its default."""
+    shown = ",".join(map(str, default)) if isinstance(default, list) else default
+    text += "" if default is None else f" (default: {shown})"
+    metavar = "True|False" if kind is boolean else flag.lstrip("-").upper()
+    group.add_argument(flag, default=default, type=kind, metavar=metavar, help=text)
 
 
 def boolean(text: str) -> bool:

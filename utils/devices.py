@@ -36,9 +36,14 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
     return [torch.device("cuda", number) for number in wanted]
 
 
+def core_count() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def worker_count(asked: int) -> int:
     """Return how many loader processes to use: never more than there are cores, which is said."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = core_count()
     if asked > cores:
         print(f"note: --num_workers {asked}, but this machine has {cores} cores: {cores} workers")
     return min(asked, cores)
@@ -63,3 +68,9 @@ def smallest_share(images: int, gpus: int) -> int:
     """
     piece = -(-images // gpus)
     return images % piece or piece
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: PyTorch says so by its own class, and CUDA and its libraries by words alone."""
+    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -23,8 +23,6 @@ def whole_file(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     except (OSError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{target} could not be written: {reason}; free the disk, or give another --save_path."
-        ) from error
+        raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
     finally:
         part.unlink(missing_ok=True)

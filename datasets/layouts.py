@@ -1,0 +1,406 @@
+"""Where each dataset keeps its videos, and how it is split: one function a dataset, as it is distributed.
+
+Each takes the name given to ``--dataset`` and the root given to ``--videos``, and lists all videos that the
+dataset should have, those that are not on the disk too.
+"""
+
+import csv
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from urllib.parse import quote
+
+from datasets.identities import Identities, split_by_identity
+from datasets.labels import CLASSES, SPLITS
+from faces.videos import VIDEO_ENDINGS
+from utils.errors import InputError, did_you_mean, first_ten
+
+MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+COMPRESSIONS = ("raw", "c23", "c40")
+VALIDATION = {"val": 0.15}
+VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
+
+
+@dataclass(frozen=True)
+class SourceVideo:
+    """A video of a dataset.
+
+    Attributes:
+        file: the video.
+        folder: where its faces go below ``--faces``, with the tree of the dataset, fit for a label file.
+        label: 0 real, 1 fake.
+        split: train, val or test; empty where it is left out.
+        identities: the people and source videos that the dataset tells of.
+        left_out: why it belongs to no split.
+    """
+
+    file: Path
+    folder: str
+    label: int
+    split: str = ""
+    identities: Identities = frozenset()
+    left_out: str = ""
+
+
+def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
+    """List a dataset's videos, each with its split.
+
+    Args:
+        dataset: as ``--dataset`` names it; a key of `LAYOUTS`, or for FaceForensics++ one with ``/Deepfakes`` behind.
+        root: as ``--videos`` names it.
+        name: the folder of the dataset's faces below ``--faces``.
+
+    Raises:
+        InputError: an unknown dataset, or a root that does not hold it.
+    """
+    base, _, manipulation = dataset.partition("/")
+    if base not in LAYOUTS or (manipulation and not base.startswith("FF++")):
+        raise InputError(
+            f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}; for "
+            "one manipulation alone, FF++_c23/Deepfakes."
+        )
+    if not root.exists():
+        raise InputError(f"--videos: there is no {root}; give the folder that holds {base}.")
+    videos = LAYOUTS[base](dataset, root)
+    if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png, not videos/004/0000.png
+        videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
+    videos = _unique_folders(videos, name)
+    if not any(video.file.is_file() for video in videos):
+        wanted = first_ten(sorted({str(v.file.parent) for v in videos}))
+        raise InputError(f"--videos {root}: none of the {len(videos)} videos of {dataset} is there (in {wanted}).")
+    return videos
+
+
+# ----------------------------------------------------------------------------------------------------- the datasets
+
+
+def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
+    """FaceForensics++ (Rössler et al., ICCV 2019), split by its published pairs of videos."""
+    base, _, one = dataset.partition("/")
+    compression = base.removeprefix("FF++_")
+    if one not in ("", *MANIPULATIONS, "FaceShifter"):
+        valid = [*MANIPULATIONS, "FaceShifter"]
+        raise InputError(f"--dataset: '{one}' is unknown{did_you_mean(one, valid)} Give one of {', '.join(valid)}.")
+    fakes = [f"manipulated_sequences/{m}/{compression}/videos" for m in ([one] if one else MANIPULATIONS)]
+    reals = f"original_sequences/youtube/{compression}/videos"
+    _check_folders(dataset, root, [reals, *fakes])
+    videos = []
+    for split in SPLITS:
+        pairs = json.loads((Path(__file__).parent / "splits" / f"ffpp_{split}.json").read_text())
+        for pair in pairs:
+            both = frozenset(pair)
+            videos += [_video(root, f"{reals}/{name}.mp4", 0, split, both) for name in pair]
+            videos += [
+                _video(root, f"{folder}/{a}_{b}.mp4", 1, split, both)
+                for folder in fakes
+                for a, b in (pair, reversed(pair))
+            ]
+    return videos
+
+
+def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
+    """DeepFakeDetection (Google, 2019), distributed with FaceForensics++: ``01__scene`` and ``01_02__scene__code``."""
+    compression = dataset.partition("_")[2] or "c23"
+    folders = [
+        f"original_sequences/actors/{compression}/videos",
+        f"manipulated_sequences/DeepFakeDetection/{compression}/videos",
+    ]
+    _check_folders(dataset, root, folders)
+    videos = []
+    for label, folder in enumerate(folders):
+        for file in _video_files(root / folder):
+            actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
+            if actors is None:
+                pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
+                raise InputError(f"{file}: the name is not {pattern}, so that its actors are not known; move it away.")
+            videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups())))
+    return _split(videos, VALIDATION_AND_TEST, "its two actors are in different splits")
+
+
+def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
+    """Celeb-DF (Li et al., CVPR 2020): ``id1_0007`` is made into ``id1_id0_0007`` with the face of id0.
+
+    The official test set holds nearly every celebrity, so that identities cannot be kept apart from it. Source
+    videos are: what is left beside the test set gives up every video made from one of the test set's.
+    """
+    folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
+    _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
+    test = _testing_list(root / "List_of_testing_videos.txt", folders)
+    used = {_celeb_source(path) for path in test}
+    tested, rest, lost = [], [], []
+    there = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder)]
+    for path in sorted({*there, *test}):
+        people = PurePath(path).stem.split("_")[:-1] or [path]  # nobody tells who is in the videos of YouTube-real
+        video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people))
+        (tested if path in test else lost if _celeb_source(path) in used else rest).append(video)
+    return [
+        *(replace(video, split="test") for video in tested),
+        *_split(rest, VALIDATION, "its two people are in different splits"),
+        *(replace(video, left_out="its source video stands in the test set") for video in lost),
+    ]
+
+
+def _celeb_source(path: str) -> str:
+    """Name the video that Celeb-synthesis/id1_id0_0007.mp4 is made from, id1_0007; a real video's name is its own."""
+    *people, number = PurePath(path).stem.split("_")
+    return f"{people[0]}_{number}" if people else path
+
+
+def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
+    """DFDC-Preview (Dolhansky et al., 2019): dataset.json tells set and label; validation is cut off by actor."""
+    _check_folders(dataset, root, ["dataset.json"])
+    videos = []
+    for path, entry in _read_json(root / "dataset.json").items():
+        label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
+        if label not in CLASSES or split not in ("train", "test"):
+            raise InputError(f"{root / 'dataset.json'}: {path} is of set '{split}' and label '{label}'.")
+        told = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) is not None}
+        # Every part of a file's name that is a long number is an actor's.
+        actors = told or set(re.findall(r"(?<![0-9])[0-9]{4,}(?![0-9])", PurePath(path).stem)) or {path}
+        videos.append(_video(root, path, CLASSES.index(label), split, frozenset(actors)))
+    test = [video for video in videos if video.split == "test"]
+    tested = frozenset().union(*(video.identities for video in test))
+    train = [video for video in videos if video.split == "train"]
+    return [
+        *test,
+        *_split([v for v in train if not v.identities & tested], VALIDATION, "its two actors are in different splits"),
+        *(replace(v, split="", left_out="its actor stands in the test set") for v in train if v.identities & tested),
+    ]
+
+
+def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
+    """DFDC (Dolhansky et al., 2020): the last tenth of the training parts validates, labels.csv tells the test set."""
+    parts = {int(d.name.rpartition("_")[2]): d for d in root.glob("dfdc_train_part_*") if d.name[-1].isdigit()}
+    if not parts:
+        _check_folders(dataset, root, ["dfdc_train_part_0"])
+    numbers = sorted(parts)
+    validation = numbers[-math.ceil(len(numbers) / 10) :] if len(numbers) > 1 else []
+    videos = []
+    for number in numbers:
+        folder = parts[number]
+        _check_folders(dataset, folder, ["metadata.json"])
+        for file, entry in _read_json(folder / "metadata.json").items():
+            label = str(entry.get("label")).lower()
+            if label not in CLASSES:
+                raise InputError(f"{folder / 'metadata.json'}: {file} has the label '{label}', not REAL or FAKE.")
+            source = frozenset({str(entry.get("original") or file)})
+            split = "val" if number in validation else "train"
+            videos.append(_video(root, f"{folder.name}/{file}", CLASSES.index(label), split, source))
+    lists = [file for file in sorted(root.glob("**/labels.csv")) if "train" not in file.parent.name]
+    for file in lists[:1]:
+        where = {path.name: path for path in _video_files(file.parent)}
+        for row in _read_csv(file, ("filename", "label")):
+            path = where.get(row["filename"], file.parent / row["filename"])
+            videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file), "test"))
+    return videos
+
+
+def folder(dataset: str, root: Path) -> list[SourceVideo]:
+    """Any tree with folders real and fake, with or without train, val and test above them, or a CSV file."""
+    return _from_csv(root) if root.is_file() else _from_tree(root)
+
+
+LAYOUTS: dict[str, Callable[[str, Path], list[SourceVideo]]] = {
+    **{f"FF++_{compression}": faceforensics for compression in COMPRESSIONS},
+    "DeepFakeDetection": deepfakedetection,
+    **{f"DeepFakeDetection_{compression}": deepfakedetection for compression in COMPRESSIONS},
+    "Celeb-DF-v1": celeb_df,
+    "Celeb-DF-v2": celeb_df,
+    "DFDC-Preview": dfdc_preview,
+    "DFDC": dfdc,
+    "folder": folder,
+}
+
+
+# ---------------------------------------------------------------------------------------------- trees and CSV files
+
+
+def _from_tree(root: Path) -> list[SourceVideo]:
+    videos = []
+    for file in _video_files(root):
+        path = file.relative_to(root)
+        folders = [part.lower() for part in path.parts[:-1]]
+        label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
+        if label is None:
+            continue
+        split = next((part for part in folders[:label] if part in SPLITS), "")
+        # real/anna/1.mp4 and fake/anna/1.mp4 are taken for the same source video
+        source = path.relative_to(*path.parts[: label + 1]).with_suffix("").as_posix()
+        videos.append(_video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source})))
+    if not videos:
+        raise InputError(
+            f"--videos {root}: looked for videos ({', '.join(VIDEO_ENDINGS)}) in folders named real and fake, "
+            f"found {_content(root)}."
+        )
+    _check_one_way(root, videos)
+    return videos if videos[0].split else _split(videos, VALIDATION_AND_TEST, "its source is in another split")
+
+
+def _from_csv(table: Path) -> list[SourceVideo]:
+    rows = _read_csv(table, ("path", "label"))
+    if not rows:
+        raise InputError(f"{table}: no row below the header; give a row a video: path,label.")
+    files = [Path(os.path.abspath(table.parent / row["path"])) for row in rows]
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    if repeated := [str(file) for file, count in Counter(files).items() if count > 1]:
+        raise InputError(f"{table}: listed twice: {first_ten(repeated)}; take one of the rows out.")
+    videos = []
+    for number, (file, row) in enumerate(zip(files, rows, strict=True), start=2):
+        split = (row.get("split") or "").lower()
+        split = "val" if split in ("valid", "validation") else split
+        if split not in ("", *SPLITS):
+            raise InputError(f"{table}: line {number}: the split '{split}' is not train, val or test.")
+        people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
+        path = file.relative_to(root).as_posix()
+        videos.append(_video(root, path, _label(row["label"], table), split, people or frozenset({path})))
+    _check_one_way(table, videos)
+    if not videos[0].split:
+        return _split(videos, VALIDATION_AND_TEST, "its identities are in different splits")
+    splits: dict[str, set[str]] = {}
+    for video in videos:
+        for person in video.identities:
+            splits.setdefault(person, set()).add(video.split)
+    if leaks := [f"{person} ({' and '.join(sorted(found))})" for person, found in splits.items() if len(found) > 1]:
+        raise InputError(f"{table}: a leak: identities that stand in two splits: {first_ten(leaks)}; mend the column.")
+    return videos
+
+
+def _check_one_way(where: Path, videos: list[SourceVideo]) -> None:
+    """Raise InputError where some videos have a split and others have none."""
+    without = [str(video.file) for video in videos if not video.split]
+    if without and len(without) < len(videos):
+        raise InputError(
+            f"{where}: {len(videos) - len(without)} videos have a split (train, val, test) and {len(without)} have "
+            f"none: {first_ten(without)}; give it for all or for none."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- helpers
+
+
+def _video(root: Path, path: str, label: int, split: str, identities: Identities = frozenset()) -> SourceVideo:
+    """Make a SourceVideo of a file at `path` below the dataset's root."""
+    return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities)
+
+
+def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
+    """Put every folder below the dataset's own, spell it as a label file can hold it, and make each one different."""
+    count = Counter(video.folder for video in videos)
+    above = {str(parent) for folder in count for parent in PurePath(folder).parents}
+
+    def spelt(video: SourceVideo) -> str:
+        taken = count[video.folder] > 1 or video.folder in above
+        folder = video.folder + video.file.suffix.replace(".", "_") if taken else video.folder
+        return "/".join(_quote(part) for part in (name, *folder.split("/")))
+
+    return [replace(video, folder=spelt(video)) for video in videos]
+
+
+def _quote(part: str) -> str:
+    """Write what a line of a label file cannot hold (a comma, a control character, a space at an end) as %2C is."""
+    return re.sub(
+        r"[,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\s|\s$",
+        lambda found: quote(found[0].encode("utf-8", "surrogateescape"), safe=""),
+        part,
+    )
+
+
+def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> list[SourceVideo]:
+    splits = split_by_identity([(video.label, video.identities) for video in videos], shares)
+    return [
+        replace(video, split=split or "", left_out="" if split else cause)
+        for video, split in zip(videos, splits, strict=True)
+    ]
+
+
+def _video_files(root: Path) -> list[Path]:
+    """List the videos in and below a folder, sorted, without hidden ones."""
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(folder) / name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
+    """Raise InputError, saying what is there instead, where any of the `wanted` files and folders is missing."""
+    missing = [path for path in wanted if not (root / path).exists()]
+    if not missing:
+        return
+    if len(missing) < len(wanted) and all("/" in path for path in missing):
+        # Some of FaceForensics++ alone is common; its videos are listed as missing.
+        print(f"note: {root} has no {' and no '.join(missing)}")
+        return
+    deepest = root / missing[0]
+    while not deepest.exists():
+        deepest = deepest.parent
+    inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
+    hint = f"; give --videos {root / inside}" if inside else ""
+    raise InputError(
+        f"--videos {root}: it does not hold {dataset}: looked for {' and '.join(missing)}, found in {deepest}: "
+        f"{_content(deepest)}{hint}."
+    )
+
+
+def _content(folder: Path) -> str:
+    if not folder.is_dir():
+        return "a file"
+    return first_ten(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+
+
+def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
+    """Read Celeb-DF's list of test videos: ``1 Celeb-real/id1_0007.mp4``, where 1 means real."""
+    paths = set()
+    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+        if not line.strip():
+            continue
+        label, _, path = line.strip().partition(" ")
+        path = path.strip()
+        folder = path.partition("/")[0]
+        if folder not in folders or label not in ("0", "1") or (label == "0") != (folder == "Celeb-synthesis"):
+            raise InputError(f"{file}: line {number}: '{line.strip()[:80]}' is not '1 REAL_VIDEO' or '0 FAKE_VIDEO'.")
+        paths.add(path)
+    return paths
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: it is not text in UTF-8.") from error
+
+
+def _read_json(file: Path) -> dict[str, dict]:
+    try:
+        entries = json.loads(_read_text(file))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{file}: it is no JSON ({error}); download it again.") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InputError(f"{file}: it is not an object with an object a video.")
+    return entries
+
+
+def _read_csv(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    rows = list(csv.DictReader(_read_text(file).splitlines(), skipinitialspace=True))
+    header = next(csv.reader(_read_text(file).splitlines()), [])
+    header = [name.strip() for name in header]
+    if absent := [column for column in columns if column not in header]:
+        raise InputError(f"{file}: no column {' and no column '.join(absent)} in its first line, '{','.join(header)}'.")
+    for number, row in enumerate(rows, start=2):
+        if not all((row.get(column) or "").strip() for column in columns):
+            raise InputError(f"{file}: line {number}: {' or '.join(columns)} is empty.")
+    return [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in rows]
+
+
+def _label(text: str, file: Path) -> int:
+    word = {"0": "real", "1": "fake"}.get(text, text.lower())
+    if word not in CLASSES:
+        raise InputError(f"{file}: the label '{text}' is not real (0) or fake (1).")
+    return CLASSES.index(word)

@@ -1,0 +1,168 @@
+"""RetinaFace, the paper's face detector (Deng et al., CVPR 2020), with MobileNet-0.25 or ResNet-50.
+
+Modules are named as in the published Pytorch_Retinaface checkpoints, so that these load as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+MEAN_BGR = (104.0, 117.0, 123.0)
+ANCHOR_SIDES = {8: (16, 32), 16: (64, 128), 32: (256, 512)}  # pixels, for each stride of a feature map
+CENTRE_VARIANCE, SIDE_VARIANCE = 0.1, 0.2
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
+) -> nn.Sequential:
+    """Make convolution, BatchNorm and, where there is a `slope`, LeakyReLU."""
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([] if slope is None else [nn.LeakyReLU(slope)]))
+
+
+def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Make a depthwise convolution and a pointwise one, in one Sequential."""
+    depthwise = _conv(inputs, inputs, stride=stride, groups=inputs, slope=0.1)
+    return nn.Sequential(*depthwise, *_conv(inputs, outputs, kernel=1, slope=0.1))
+
+
+class MobileNet025(nn.Module):
+    """MobileNetV1 at a quarter of its width: B x 3 x H x W to the maps at strides 8, 16 and 32."""
+
+    channels = (64, 128, 256)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(
+            _conv(3, 8, stride=2, slope=0.1),
+            _separable(8, 16),
+            _separable(16, 32, stride=2),
+            _separable(32, 32),
+            _separable(32, 64, stride=2),
+            _separable(64, 64),
+        )
+        self.stage2 = nn.Sequential(_separable(64, 128, stride=2), *(_separable(128, 128) for _ in range(5)))
+        self.stage3 = nn.Sequential(_separable(128, 256, stride=2), _separable(256, 256))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the three maps, the largest first."""
+        stride8 = self.stage1(images)
+        stride16 = self.stage2(stride8)
+        return [stride8, stride16, self.stage3(stride16)]
+
+
+class ResNet50(ResNet):
+    """torchvision's ResNet-50 without its classifier: B x 3 x H x W to the maps at strides 8, 16 and 32."""
+
+    channels = (512, 1024, 2048)
+
+    def __init__(self) -> None:
+        super().__init__(Bottleneck, [3, 4, 6, 3])
+        del self.fc
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the three maps, the largest first."""
+        stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        stride8 = self.layer2(self.layer1(stem))
+        stride16 = self.layer3(stride8)
+        return [stride8, stride16, self.layer4(stride16)]
+
+
+class FeaturePyramid(nn.Module):
+    """Bring three maps to the same width, and add each coarser one to the next finer."""
+
+    def __init__(self, inputs: tuple[int, ...], width: int, slope: float) -> None:
+        super().__init__()
+        self.output1, self.output2, self.output3 = (_conv(n, width, kernel=1, slope=slope) for n in inputs)
+        self.merge1 = _conv(width, width, slope=slope)
+        self.merge2 = _conv(width, width, slope=slope)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Turn the three maps of a body into three maps of one width."""
+        fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
+        middle = self.merge2(middle + F.interpolate(coarse, size=middle.shape[2:]))
+        fine = self.merge1(fine + F.interpolate(middle, size=fine.shape[2:]))
+        return [fine, middle, coarse]
+
+
+class ContextModule(nn.Module):
+    """SSH's context module (Najibi et al., ICCV 2017): receptive fields of 3, 5 and 7 pixels side by side."""
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        self.conv3X3 = _conv(width, width // 2)
+        self.conv5X5_1 = _conv(width, width // 4, slope=slope)
+        self.conv5X5_2 = _conv(width // 4, width // 4)
+        self.conv7X7_2 = _conv(width // 4, width // 4, slope=slope)
+        self.conv7x7_3 = _conv(width // 4, width // 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x width x h x w to the same shape."""
+        shared = self.conv5X5_1(x)
+        wide = self.conv7x7_3(self.conv7X7_2(shared))
+        return F.relu(torch.cat([self.conv3X3(x), self.conv5X5_2(shared), wide], dim=1))
+
+
+def _heads(width: int, numbers: int) -> nn.ModuleList:
+    """Make a 1 x 1 convolution a map, with so many `numbers` for each of the two anchors of a place."""
+    return nn.ModuleList(nn.ModuleDict({"conv1x1": nn.Conv2d(width, 2 * numbers, 1)}) for _ in range(3))
+
+
+class RetinaFace(nn.Module):
+    """The detector. `LandmarkHead` is there for the checkpoints' sake; landmarks are not computed."""
+
+    def __init__(self, body: MobileNet025 | ResNet50) -> None:
+        super().__init__()
+        width = 64 if isinstance(body, MobileNet025) else 256
+        slope = 0.1 if width <= 64 else 0.0
+        self.body = body
+        self.fpn = FeaturePyramid(body.channels, width, slope)
+        self.ssh1, self.ssh2, self.ssh3 = (ContextModule(width, slope) for _ in range(3))
+        self.ClassHead, self.BboxHead, self.LandmarkHead = _heads(width, 2), _heads(width, 4), _heads(width, 10)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Score every anchor and place its box.
+
+        Args:
+            images: B x 3 x H x W, BGR, 0 to 255 less `MEAN_BGR`.
+
+        Returns:
+            scores (B x A, 0 to 1) and boxes (B x A x 4: left, top, right, bottom, in pixels) of A anchors.
+        """
+        maps = self.fpn(self.body(images))
+        maps = [self.ssh1(maps[0]), self.ssh2(maps[1]), self.ssh3(maps[2])]
+        logits = torch.cat(
+            [_per_anchor(head["conv1x1"](x), 2) for head, x in zip(self.ClassHead, maps, strict=True)], 1
+        )
+        offsets = torch.cat(
+            [_per_anchor(head["conv1x1"](x), 4) for head, x in zip(self.BboxHead, maps, strict=True)], 1
+        )
+        anchors = torch.cat(
+            [
+                _anchors(x.shape[2], x.shape[3], stride, sides)
+                for x, (stride, sides) in zip(maps, ANCHOR_SIDES.items(), strict=True)
+            ]
+        ).to(offsets)
+        centres = anchors[:, :2] + offsets[..., :2] * CENTRE_VARIANCE * anchors[:, 2:]
+        sides = anchors[:, 2:] * torch.exp(offsets[..., 2:] * SIDE_VARIANCE)
+        return logits.softmax(-1)[..., 1], torch.cat([centres - sides / 2, centres + sides / 2], dim=-1)
+
+
+def _per_anchor(x: Tensor, numbers: int) -> Tensor:
+    """B x (2 * numbers) x h x w to B x (h * w * 2) x numbers."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, numbers)
+
+
+def _anchors(height: int, width: int, stride: int, sides: tuple[int, int]) -> Tensor:
+    """List a map's anchors, (height * width * 2) x 4: centre and sides in pixels, in the order of `_per_anchor`."""
+    y, x, side = torch.meshgrid(
+        (torch.arange(height) + 0.5) * stride,
+        (torch.arange(width) + 0.5) * stride,
+        torch.tensor(sides, dtype=torch.float32),
+        indexing="ij",
+    )
+    return torch.stack([x, y, side, side], dim=-1).reshape(-1, 4)

@@ -1,0 +1,80 @@
+"""Frames of a video file, read from its beginning to its end."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Read when the first video is opened: a damaged file is told of once, by this project.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+import numpy as np
+
+VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+
+
+class VideoError(Exception):
+    """A video cannot be used; the message says why, in a few words."""
+
+
+def evenly_spaced(total: int, count: int) -> np.ndarray:
+    """Return `count` positions from 0 to total - 1, the first and the last among them; all, where there are fewer."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
+class FrameReader:
+    """The wanted frames of a video: one in `every` from frame 0 on, or `count` of them evenly spaced.
+
+    Iterating gives (position, frame), the frame H x W x 3, uint8, BGR. Frames between the wanted ones are decoded,
+    since video codecs build each frame upon others, but not converted.
+
+    Attributes:
+        told: the number of frames that the file's header tells of; 0 where it tells nothing.
+        read: the number of frames read so far; after the iteration, what the file really holds.
+
+    Raises:
+        VideoError: the file is missing, empty, or no video that OpenCV can read.
+    """
+
+    def __init__(self, path: Path, every: int = 5, count: int | None = None) -> None:
+        if not path.is_file():
+            raise VideoError("missing")
+        if path.stat().st_size == 0:
+            raise VideoError("unreadable: the file is empty")
+        # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
+        self._path = str(path.absolute())
+        self._capture = self._open()
+        self.told = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.read = 0
+        self._every, self._count = every, count
+
+    def _open(self) -> cv2.VideoCapture:
+        # One thread a video: many videos are decoded side by side.
+        capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        if not capture.isOpened():
+            raise VideoError("unreadable: no video that can be opened")
+        return capture
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        wanted = None if self._count is None else set(evenly_spaced(self.told or self._count_frames(), self._count))
+        try:
+            while self._capture.grab():
+                position, self.read = self.read, self.read + 1
+                if position % self._every == 0 if wanted is None else position in wanted:
+                    good, frame = self._capture.retrieve()
+                    if good:
+                        yield position, frame
+        finally:
+            self._capture.release()
+        if self.read == 0:
+            raise VideoError("unreadable: no frame can be decoded")
+
+    def _count_frames(self) -> int:
+        """Decode the whole video once, for a file whose header does not tell its length."""
+        capture, total = self._open(), 0
+        while capture.grab():
+            total += 1
+        capture.release()
+        if total == 0:
+            raise VideoError("unreadable: no frame can be decoded")
+        return total

@@ -1,0 +1,314 @@
+"""Turn a dataset's videos into face images and label files for training.py.
+
+    python preprocessing.py --dataset FF++_c23 --videos /data/FaceForensics++ --faces /data/faces
+    python training.py --dataset FF++_c23 --data_root /data/faces
+
+Run it again after an interruption: it goes on where it stopped, and writes nothing twice.
+"""
+
+# Reads from top to bottom: the arguments, one process's share of the videos, jobs side by side, and the command.
+
+import argparse
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from datasets.gather import REPORT, check_label_folder, gather, write_contact_sheet
+from datasets.layouts import LAYOUTS, SourceVideo, find_videos
+from faces.detectors import DETECTORS, Detector, load_detector
+from faces.extraction import Recipe, Seconds, Source, extract_faces, read_record
+from utils import arguments as parse
+from utils.command import exit_code
+from utils.devices import core_count, select_devices, worker_count
+from utils.errors import InputError, first_ten
+from utils.output import format_rows
+
+RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of faces: how they were made
+ONE_CALL = ("jobs", "submit", "nodes", "slurm", "num_shards", "shard", "num_workers", "contact_sheet")
+
+
+# ---------------------------------------------------------------------------------------------------- arguments
+
+
+def make_parser() -> parse.Parser:
+    """Declare every argument, with its default and unit."""
+    parser, add = parse.Parser("preprocessing.py", __doc__), parse.add
+    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
+    # fmt: off
+    data = parser.add_argument_group("data")
+    names = ", ".join(LAYOUTS)
+    add(data, "--dataset", "FF++_c23", str, f"one of {names};\nFF++_c23/Deepfakes for one manipulation alone")
+    add(data, "--videos", None, Path, "the dataset's root; for folder a tree with real and fake, or a CSV file")
+    add(data, "--faces", None, Path, "where to put the faces, in a folder named after the dataset")
+    add(data, "--dataset_root", Path("dataset"), Path, "where to put the label files, likewise")
+    add(data, "--name", None, parse.folder_name, "what to call the dataset there (default: as --dataset does)")
+
+    face = parser.add_argument_group("frames and faces")
+    add(face, "--every", None, count, "take one frame in so many, from frame 0 on (default: 5)")
+    add(face, "--frames", None, count, "take so many frames, evenly spaced, in place of --every")
+    known = parse.one_of(*DETECTORS)
+    add(face, "--detector", "retinaface", known, "retinaface (with MobileNet-0.25), retinaface_resnet50, or mtcnn")
+    add(face, "--detector_weights", None, Path, "a RetinaFace checkpoint (default: the published one, fetched once)")
+    add(face, "--margin", 1.3, positive, "the crop's side over the longer side of the face's box")
+    add(face, "--crop_size", 256, parse.number(int, 0), "pixels; 0 keeps the size found")
+    add(face, "--all_faces", False, parse.boolean, "write a folder for each face of a video, not its main face alone")
+    add(face, "--contact_sheet", False, parse.boolean, "draw a PNG with a row of faces a video beside the label files")
+
+    machine = parser.add_argument_group("machines")
+    add(machine, "--bs", 8, count, "frames that the detector looks at together")
+    add(machine, "--num_workers", 12, parse.number(int, 0), "processes that decode; never more than there are cores")
+    add(machine, "--gpu_num", None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)")
+    add(machine, "--num_shards", 1, count, "split the videos into so many; without --shard: make the label files")
+    add(machine, "--shard", None, parse.number(int, 0), "do this shard alone, from 0 on, and no label files")
+    add(machine, "--jobs", 1, count, "processes side by side on this machine, each with a shard")
+    add(machine, "--submit", "local", parse.one_of("local", "slurm"), "slurm: hand the shards to a SLURM cluster")
+    add(machine, "--nodes", 1, count, "for slurm: how many nodes, each with a shard")
+    add(machine, "--slurm", {}, settings, "for slurm: sbatch options such as partition=gpu,time=720,gpus_per_node=1")
+    # fmt: on
+    return parser
+
+
+def settings(text: str) -> dict[str, str]:
+    """Parse a comma list of key=value."""
+    pairs = [part.strip().partition("=") for part in text.split(",")]
+    if not all(key and value for key, _, value in pairs):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list such as partition=gpu,time=720")
+    return {key: value for key, _, value in pairs}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line.
+
+    Raises:
+        InputError: an argument that is wrong, missing, or contradicts another.
+    """
+    args = make_parser().parse_args(argv)
+    for flag in ("videos", "faces"):
+        if getattr(args, flag) is None:
+            raise InputError(f"--{flag} is missing (python preprocessing.py --help shows all arguments).")
+    if args.every is not None and args.frames is not None:
+        raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give one.")
+    args.every = args.every or 5
+    args.name = args.name or args.dataset
+    if args.shard is not None and args.shard >= args.num_shards:
+        raise InputError(
+            f"--shard {args.shard}: with --num_shards {args.num_shards} they are 0 to {args.num_shards - 1}."
+        )
+    several = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
+    if several > 1 and args.num_shards > 1:
+        raise InputError("--jobs and --submit slurm make the shards themselves; leave --num_shards and --shard out.")
+    if args.submit == "slurm" and args.jobs > 1:
+        raise InputError("--jobs is for this machine; for --submit slurm give --nodes.")
+    if args.submit == "local" and (args.nodes > 1 or args.slurm):
+        raise InputError("--nodes and --slurm are for --submit slurm.")
+    return args
+
+
+# ------------------------------------------------------------------------------------------------- one process's share
+
+
+def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
+    """Write down how the faces in `folder` are made, so that another run does not mix in others.
+
+    Raises:
+        InputError: they were made otherwise, or not by this command.
+    """
+    before = read_recipe(folder)
+    if before is None:
+        if folder.exists() and (not folder.is_dir() or any(f.name != RECIPE_FILE for f in folder.iterdir())):
+            raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n")
+    elif before != recipe:
+        other = [f"{key} {before.get(key)}, not {recipe.get(key)}" for key in recipe if before.get(key) != recipe[key]]
+        raise InputError(
+            f"the faces in {folder} were made with {'; '.join(other)}; give the same, or another --faces or --name."
+        )
+
+
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """Return how the faces in `folder` were made; None where nothing tells it."""
+    try:
+        return json.loads((folder / RECIPE_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
+    """List the videos that are on the disk and have neither faces nor a reason for having none."""
+    sources = [Source(video.file, faces / video.folder) for video in videos if video.split]
+    bar = tqdm(sources, "looking for what is done", unit=" videos", delay=2, leave=False)
+    return [source for source in bar if source.file.is_file() and read_record(source) is None]
+
+
+def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, detector: Detector) -> Seconds:
+    """Write the faces of `sources`, with a bar, and return the time that each stage took."""
+    seconds, began = Seconds(), time.perf_counter()
+    workers = min(worker_count(args.num_workers), len(sources))
+    outcomes = extract_faces(sources, recipe, detector, args.bs, workers, seconds)
+    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
+        for outcome in outcomes:
+            if outcome.failure:
+                bar.write(f"{outcome.source.file}: {outcome.failure}")
+            bar.update()
+            bar.set_postfix_str(f"{seconds.frames / (time.perf_counter() - began):.1f} frames/s")
+    return seconds
+
+
+# ------------------------------------------------------------------------------------------------- jobs side by side
+
+
+def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int) -> None:
+    """Run this command once a shard, through submitit, on this machine or on a SLURM cluster, and wait.
+
+    Raises:
+        InputError: submitit or SLURM is not there, or a job failed.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise InputError(
+            "--jobs and --submit need submitit: pip install --no-deps -r requirements-extra.txt"
+        ) from error
+    logs = args.dataset_root / args.name / "jobs"
+    try:
+        executor = submitit.AutoExecutor(folder=logs, cluster=args.submit)
+    except RuntimeError as error:
+        raise InputError(f"--submit {args.submit}: {error}; give --jobs for this machine.") from error
+    shared = {"num_workers": args.num_workers}
+    if args.submit == "slurm":
+        executor.update_parameters(nodes=1, slurm_additional_parameters=args.slurm)
+    else:
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        executor.update_parameters(timeout_min=60 * 24 * 365, gpus_per_node=gpus)
+        shared = {"num_workers": min(args.num_workers, max(1, core_count() // jobs))}
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, core_count() // jobs)))
+    command = [sys.executable, str(Path(__file__).absolute())]
+    for key, value in {**vars(args), **shared, "num_shards": jobs}.items():
+        if value is not None and (key not in ONE_CALL or key in ("num_workers", "num_shards")):
+            value = value.absolute() if isinstance(value, Path) else value
+            command += [f"--{key}", str(value)]
+    calls = [submitit.helpers.CommandFunction([*command, "--shard", str(shard)]) for shard in range(jobs)]
+    with executor.batch():
+        running = [executor.submit(call) for call in calls]
+    print(f"{jobs} jobs, {args.submit}: {', '.join(job.job_id for job in running)}; their logs are in {logs}")
+    try:
+        _wait(running, sources)
+    except KeyboardInterrupt:
+        for job in running:
+            job.cancel(check=False)
+        raise
+    failed = [(shard, job) for shard, job in enumerate(running) if job.exception() is not None]
+    if failed:
+        shard, job = failed[0]
+        last = (job.stderr() or str(job.exception())).strip().splitlines()[-1]
+        raise InputError(
+            f"{len(failed)} of {jobs} jobs failed ({first_ten([str(s) for s, _ in failed])}), shard {shard} with: "
+            f"{last} (logs in {logs}); the same command goes on."
+        )
+
+
+def _wait(running: list[Any], sources: list[Source]) -> None:
+    left = sources
+    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
+        while left:
+            ended = all(job.done() for job in running)
+            still = [source for source in left if read_record(source) is None]
+            bar.update(len(left) - len(still))
+            left = still
+            if ended:
+                break
+            time.sleep(2)
+    for job in running:
+        job.wait()
+
+
+# ------------------------------------------------------------------------------------------------------- command
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the arguments say."""
+    videos = find_videos(args.dataset, args.videos, args.name)
+    home, folder = args.dataset_root / args.name, args.faces / videos[0].folder.split("/")[0]
+    check_label_folder(home)
+    seconds = None
+    if args.num_shards > 1 and args.shard is None:
+        if (about := read_recipe(folder)) is None:
+            raise InputError(f"{folder} holds no faces yet; run the shards first: --shard 0, --shard 1, ...")
+    else:
+        devices = select_devices(args.gpu_num)
+        device = devices[(args.shard or 0) % len(devices)]
+        recipe = Recipe(args.every, args.frames, args.margin, args.crop_size, args.all_faces)
+        detector, detector_name = load_detector(args.detector, args.detector_weights, device)
+        about = {**asdict(recipe), **detector_name}
+        claim_folder(folder, about)
+        sources = unfinished(videos[args.shard or 0 :: args.num_shards], args.faces)
+        jobs = args.nodes if args.submit == "slurm" else args.jobs
+        if sources and (jobs > 1 or args.submit == "slurm"):
+            run_jobs(args, sources, jobs)
+        elif sources:
+            seconds = process(sources, args, recipe, detector)
+            stages = ", ".join(f"{stage} {speed:g}" for stage, speed in seconds.speeds().items())
+            print(f"{seconds.frames} frames, {seconds.images} images; frames/s a process in each stage: {stages}")
+        if args.shard is not None:
+            print(
+                f"shard {args.shard} of {args.num_shards} is done; when all are, the same command without --shard "
+                "makes the label files"
+            )
+            return
+
+    report, not_done = gather(videos, args.faces, home, about, seconds and seconds.speeds())
+    print_summary(report, home)
+    if args.contact_sheet:
+        rows = write_contact_sheet(videos, args.faces, home / "contact_sheet.png")
+        print(f"contact sheet of {rows} videos: {home / 'contact_sheet.png'}")
+    if not_done:
+        shards = sorted({position % args.num_shards for position in not_done})
+        print(f"note: {len(not_done)} videos are not done yet: shards missing: {first_ten([str(s) for s in shards])}")
+    empty = [name for name, count in report["label_files"].items() if not count["videos"]]
+    if len(empty) == len(report["label_files"]):
+        raise InputError(f"no video gave a face, so there are no label files; {home / REPORT} says why.")
+    if empty:
+        print(f"note: empty: {', '.join(empty)}; a training needs all six, a test at least one of the last two")
+    else:
+        next_command = ["python", "training.py", "--dataset", args.name, "--data_root", str(args.faces)]
+        if args.dataset_root != Path("dataset"):
+            next_command += ["--dataset_root", str(args.dataset_root)]
+        print(f"next: {shlex.join(next_command)}")
+
+
+def print_summary(report: dict[str, Any], home: Path) -> None:
+    """Print a row a label file, and how many videos gave nothing, by cause."""
+    rows = [[name, str(count["videos"]), str(count["images"])] for name, count in report["label_files"].items()]
+    print(f"\n{format_rows([[str(home), 'videos', 'images'], *rows])}\n")
+    for what, causes in (("without faces", report["causes"]), ("left out", report["left_out_causes"])):
+        if causes:
+            print(f"{what}: " + ", ".join(f"{count} {cause}" for cause, count in causes.items()))
+    if report["images_upscaled_more_than_twice"]:
+        print(f"upscaled more than twice: {report['images_upscaled_more_than_twice']} images")
+    if report["cut_short"]:
+        print(f"shorter than their headers tell: {len(report['cut_short'])} videos")
+    print(f"report: {home / REPORT}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    return exit_code(
+        "preprocessing.py",
+        lambda: run(parse_arguments(argv)),
+        lambda: "; the same command goes on where it stopped",
+        "a smaller --bs or fewer --num_workers",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

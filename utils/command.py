@@ -1,0 +1,39 @@
+"""How a command ends: its exit code, and one sentence for what went wrong."""
+
+import sys
+from collections.abc import Callable
+
+from utils.devices import is_out_of_memory
+from utils.errors import InputError
+
+
+def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[], str], less_memory: str) -> int:
+    """Do the work of a command line.
+
+    Args:
+        program: its name, which stands before every sentence.
+        work: what it does.
+        how_to_go_on: after an interruption, what to add to the sentence.
+        less_memory: what to try where the memory is too small.
+
+    Returns:
+        0; 2 for what the user can mend, said in one sentence on standard error; 130 for an interruption.
+    """
+    try:
+        work()
+    except InputError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{program}: error: {where}{error.strerror or error}.", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"{program}: error: the memory is too small; try {less_memory}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted{how_to_go_on()}", file=sys.stderr)
+        return 130
+    return 0
