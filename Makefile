@@ -1,5 +1,5 @@
 # make demo: draw a dataset, train on it, test the best checkpoint.   make test: every test.
-# Both make .venv first, where it is missing or older than requirements.txt.
+# Both make .venv first, where it is missing or older than the requirements.
 
 PYTHON ?= python3
 VENV := .venv
@@ -17,10 +17,11 @@ test: $(VENV)/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-extra.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --no-deps -r requirements-extra.txt
 	@touch $@
 
 clean:

@@ -158,7 +158,8 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
     with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
         for outcome in outcomes:
             if outcome.failure:
-                bar.write(f"{outcome.source.file}: {outcome.failure}")
+                name = str(outcome.source.file).encode("utf-8", "backslashreplace").decode()
+                bar.write(f"{name}: {outcome.failure}")
             bar.update()
             bar.set_postfix_str(f"{seconds.frames / (time.perf_counter() - began):.1f} frames/s")
     return seconds
@@ -186,7 +187,7 @@ def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int) -> None
         raise InputError(f"--submit {args.submit}: {error}; give --jobs for this machine.") from error
     shared = {"num_workers": args.num_workers}
     if args.submit == "slurm":
-        executor.update_parameters(nodes=1, slurm_additional_parameters=args.slurm)
+        executor.update_parameters(name="preprocessing", nodes=1, slurm_additional_parameters=args.slurm)
     else:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         executor.update_parameters(timeout_min=60 * 24 * 365, gpus_per_node=gpus)
@@ -237,8 +238,9 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
-    videos = find_videos(args.dataset, args.videos, args.name)
-    home, folder = args.dataset_root / args.name, args.faces / videos[0].folder.split("/")[0]
+    face_folder = args.name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
+    videos = find_videos(args.dataset, args.videos, face_folder)
+    home, folder = args.dataset_root / args.name, args.faces / face_folder
     check_label_folder(home)
     seconds = None
     if args.num_shards > 1 and args.shard is None:

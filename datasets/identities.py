@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 Identities = frozenset[str]
 
@@ -15,9 +15,9 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
 
     Identities that meet in a video (a face and the body that it was put on) form a group. Whole groups go to a
     split, the smallest first, real-only, fake-only and mixed groups each by themselves, so that every split gets
-    real and fake videos. Only where no group is small enough is one cut; a video whose identities then fall into
-    two splits belongs to neither. The order within equals is that of a hash of the names: the same on every
-    machine, and blind to what the names mean.
+    real and fake videos. Only where no group is small enough is one cut, along its links; a video whose identities
+    then fall into two splits belongs to neither. The order within equals is that of a hash of the names: the same
+    on every machine, and blind to what the names mean.
 
     Args:
         videos: the label (0 real, 1 fake) and the identities, at least one, of each.
@@ -28,19 +28,21 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
     """
     names = sorted({name for _, identities in videos for name in identities}, key=_hash)
     number = {name: i for i, name in enumerate(names)}
-    group = _groups([[number[name] for name in identities] for _, identities in videos], len(names))
-    labels = [set() for _ in names]
+    links = _links([[number[name] for name in identities] for _, identities in videos], len(names))
+    count, group = connected_components(links, directed=False)
+    labels = [set() for _ in range(count)]
     for label, identities in videos:
         for name in identities:
             labels[group[number[name]]].add(label)
 
     split_of = ["train"] * len(names)
     for kind in ({0}, {1}, {0, 1}):
-        groups = [np.flatnonzero(group == g).tolist() for g in np.unique(group) if labels[g] == kind]
+        firsts = [int(np.argmax(group == g)) for g in range(count) if labels[g] == kind]
+        groups = [breadth_first_order(links, first, directed=False)[0].tolist() for first in firsts]
         groups.sort(key=lambda members: (len(members), members[0]))
+        total = sum(map(len, groups))
         for split, share in shares.items():
-            need = max(1, round(share * sum(map(len, groups))))
-            for member in _take(groups, need):
+            for member in _take(groups, max(1, round(share * total)), total):
                 split_of[member] = split
     found = [{split_of[number[name]] for name in identities} for _, identities in videos]
     return [splits.pop() if len(splits) == 1 else None for splits in found]
@@ -50,19 +52,21 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _groups(members: list[list[int]], total: int) -> np.ndarray:
-    """Number the groups (total) of identities that are linked by common videos."""
+def _links(members: list[list[int]], total: int) -> csr_array:
+    """Make the graph (total x total) of identities that meet in a video."""
     pairs = [(first, other) for first, *others in members for other in others]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
-    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(total, total))
-    return connected_components(graph, directed=False)[1]
+    return csr_array((np.ones(len(pairs)), (rows, columns)), shape=(total, total))
 
 
-def _take(groups: list[list[int]], need: int) -> list[int]:
-    """Take about `need` identities out of `groups`, which are ordered by size, and always leave some."""
-    taken = []
-    while len(groups) > 1 and len(taken) < need and len(taken) + len(groups[0]) <= 1.5 * need:
+def _take(groups: list[list[int]], need: int, total: int) -> list[int]:
+    """Take about `need` of `total` identities out of `groups`, which are ordered by size; the last group stays."""
+    taken: list[int] = []
+    while len(groups) > 1 and len(taken) < need:
+        limit = max(1.5 * need, 0 if taken else total / 3)
+        if len(taken) + len(groups[0]) > limit:
+            break
         taken += groups.pop(0)
-    if not taken and groups and len(groups[0]) > 1 and (len(groups) > 1 or len(groups[0]) > need):
+    if not taken and groups and len(groups[0]) > need:
         taken, groups[0] = groups[0][:need], groups[0][need:]
     return taken

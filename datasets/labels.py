@@ -179,13 +179,14 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
     """Return how often the real videos of one training set are repeated.
 
     Args:
-        dataset: the dataset's name; a compression behind it (FF++_c23) does not matter.
+        dataset: the dataset's name; a compression behind it (FF++_c23) does not matter. One manipulation alone
+            (FF++_c23/Deepfakes) is level as it is.
         videos: its training videos.
         oversample: ``paper`` (the authors' numbers: FF++ and DFDC-Preview 4, Celeb-DF-v2 6, DFDC 5, else 1),
             ``auto`` (the number of fake frames over that of the real, rounded), or a whole number.
     """
     if oversample == "paper":
-        return PAPER_OVERSAMPLING.get(dataset.split("_")[0], 1)
+        return 1 if "/" in dataset else PAPER_OVERSAMPLING.get(dataset.split("_")[0], 1)
     if oversample == "auto":
         frames = Counter()
         for video in videos:

@@ -41,6 +41,10 @@ class FrameReader:
             raise VideoError("missing")
         if path.stat().st_size == 0:
             raise VideoError("unreadable: the file is empty")
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:  # at which OpenCV crashes
+            raise VideoError("unreadable: the file's name is not UTF-8; rename it") from None
         # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
         self._path = str(path.absolute())
         self._capture = self._open()

@@ -65,7 +65,16 @@ def test_number_of_frames_that_does_not_match_is_said(tiny: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("dataset", "factor"),
-    [("FF++", 4), ("FF++_c23", 4), ("FF++_c40", 4), ("DFDC-Preview", 4), ("DFDC", 5), ("Celeb-DF-v2", 6), ("demo", 1)],
+    [
+        ("FF++", 4),
+        ("FF++_c23", 4),
+        ("FF++_c40", 4),
+        ("DFDC-Preview", 4),
+        ("DFDC", 5),
+        ("Celeb-DF-v2", 6),
+        ("demo", 1),
+        ("FF++_c23/Deepfakes", 1),
+    ],
 )
 def test_paper_oversampling(dataset: str, factor: int) -> None:
     assert oversampling_factor(dataset, [], "paper") == factor

@@ -1,0 +1,296 @@
+"""Detectors, tracks and crops."""
+
+import os
+import socket
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from datasets.demo import draw_video, plan
+from faces import detectors
+from faces.crops import crop_face
+from faces.detectors import LONGER_SIDE, load_detector, shrink
+from faces.retinaface import ANCHOR_SIDES, MobileNet025, ResNet50, RetinaFace
+from faces.tracks import MAX_GAP, REACH, FaceTracker, FrameFaces
+from faces.videos import FrameReader
+from tests.conftest import ROOT
+from utils.errors import InputError
+
+CPU = torch.device("cpu")
+# Videos and weights that cannot be distributed with the project.
+SHARED = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared"))
+WEIGHTS = SHARED / "weights/retinaface_mobilenet0.25_Final.pth"
+VIDEOS = SHARED / "data/videos"
+needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no RetinaFace checkpoint {WEIGHTS}")
+needs_videos = pytest.mark.skipif(not VIDEOS.is_dir(), reason=f"no videos in {VIDEOS}")
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    common = float(np.prod(np.maximum(sides, 0)))
+    return common / (float(np.prod(a[2:] - a[:2])) + float(np.prod(b[2:] - b[:2])) - common)
+
+
+def drawn_frame() -> np.ndarray:
+    """A frame of 240 x 320 with an invented face at 80, 40, about 75 x 100 pixels."""
+    frame = np.full((240, 320, 3), 90, np.uint8)
+    frame[40:168, 80:208] = draw_video(plan(0, (4, 2, 2), 2)[0], 0, 128, 1)[0][0].before[..., ::-1]
+    return frame
+
+
+# ---------------------------------------------------------------------------------------------------------- RetinaFace
+
+
+@pytest.mark.parametrize("body, tensors", [(MobileNet025, 300), (ResNet50, 456)])
+def test_checkpoints_of_both_bodies_load(tmp_path: Path, body: type, tensors: int) -> None:
+    torch.manual_seed(0)
+    network = RetinaFace(body())
+    state = network.state_dict()
+    assert len(state) == tensors
+    for name, content in (
+        ("plain", state),
+        ("parallel", {f"module.{key}": value for key, value in state.items()}),
+        ("wrapped", {"state_dict": state}),
+    ):
+        torch.save(content, tmp_path / name)
+        loaded = detectors.load_retinaface(tmp_path / name)
+        assert type(loaded.body) is body and not loaded.training
+        assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("body", [MobileNet025, ResNet50])
+@pytest.mark.parametrize("height, width", [(64, 96), (45, 77)])
+def test_boxes_are_the_anchors_where_the_heads_say_nothing(body: type, height: int, width: int) -> None:
+    network = RetinaFace(body()).eval()
+    for parameter in [*network.ClassHead.parameters(), *network.BboxHead.parameters()]:
+        torch.nn.init.zeros_(parameter)
+    network.ClassHead[0]["conv1x1"].bias.data[1] = np.log(3.0)  # the first anchor of each place of the finest map
+    network.BboxHead[0]["conv1x1"].bias.data[:4] = torch.tensor([1.0, -1.0, 5.0, 0.0])
+    with torch.inference_mode():
+        scores, boxes = network(torch.zeros(2, 3, height, width))
+    expected = []
+    for stride, sides in ANCHOR_SIDES.items():
+        for y in range(-(-height // stride)):
+            for x in range(-(-width // stride)):
+                for side in sides:
+                    moved = stride == 8 and side == 16
+                    cx, cy = (x + 0.5) * stride + 1.6 * moved, (y + 0.5) * stride - 1.6 * moved
+                    w, h = side * np.exp(1.0 if moved else 0.0), side
+                    expected.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, 0.75 if moved else 0.5])
+    expected = torch.tensor(expected, dtype=torch.float32)
+    assert boxes.shape == (2, len(expected), 4)
+    torch.testing.assert_close(boxes[1], expected[:, :4], rtol=0, atol=1e-3)
+    torch.testing.assert_close(scores[1], expected[:, 4])
+
+
+def garbage(tmp_path: Path) -> dict[str, Path]:
+    files = {name: tmp_path / name for name in ("text", "list", "other", "cut")}
+    files["text"].write_text("no checkpoint")
+    torch.save([1, 2], files["list"])
+    torch.save({"weight": torch.zeros(3)}, files["other"])
+    torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / "whole")
+    files["cut"].write_bytes((tmp_path / "whole").read_bytes()[:100_000])
+    return files
+
+
+@pytest.mark.parametrize("name", ["text", "list", "other", "cut"])
+def test_what_is_no_retinaface_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    file = garbage(tmp_path)[name]
+    with pytest.raises(InputError, match=r"^--detector_weights: .*is no .*checkpoint") as caught:
+        load_detector("retinaface", file, CPU)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_come_from_the_cache_when_they_are_the_published_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name, _ = detectors.WEIGHTS["retinaface"]
+    file = tmp_path / "hub/checkpoints" / name
+    file.parent.mkdir(parents=True)
+    torch.save(RetinaFace(MobileNet025()).state_dict(), file)
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        load_detector("retinaface", None, CPU)
+    monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, detectors.sha256(file)))
+    _, about = load_detector("retinaface", None, CPU)
+    assert about == {"detector": "retinaface", "weights": detectors.sha256(file)}
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    name, _ = detectors.WEIGHTS["retinaface"]
+    torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / name)
+    digest = detectors.sha256(tmp_path / name) if right else "0" * 64
+    monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, digest))
+    monkeypatch.setattr(detectors, "RELEASES", f"file://{tmp_path}/")
+    if right:
+        file = detectors.fetch_weights("retinaface")
+        before = file.stat().st_mtime_ns
+        assert detectors.fetch_weights("retinaface") == file and file.stat().st_mtime_ns == before
+    else:
+        with pytest.raises(InputError, match="could not be fetched"):
+            detectors.fetch_weights("retinaface")
+        assert not list((tmp_path / "home").rglob("*.pth"))
+
+
+def test_without_a_network_the_choices_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(InputError, match=r"give --detector_weights FILE, or --detector mtcnn"):
+        load_detector("retinaface_resnet50", None, CPU)
+
+
+# ----------------------------------------------------------------------------------------------------- both detectors
+
+
+@pytest.mark.parametrize("name", ["mtcnn", pytest.param("retinaface", marks=needs_weights)])
+def test_a_face_is_found_where_it_is_drawn(name: str) -> None:
+    detector, _ = load_detector(name, WEIGHTS if name == "retinaface" else None, CPU)
+    empty = np.full((240, 320, 3), 90, np.uint8)
+    with_face, without = detector(np.stack([drawn_frame(), empty]))
+    assert len(without.boxes) == len(without.scores) == 0
+    assert with_face.boxes.shape == (1, 4) and with_face.boxes.dtype == np.float32
+    assert overlap(with_face.boxes[0], np.array([107.0, 58.0, 188.0, 156.0])) > 0.75
+    assert 0.5 < with_face.scores[0] <= 1
+
+
+def test_frames_are_shrunk_for_detection() -> None:
+    assert shrink(np.zeros((1920, 1080, 3), np.uint8)).shape == (LONGER_SIDE, 360, 3)
+    small = np.zeros((480, 640, 3), np.uint8)
+    assert shrink(small) is small
+
+
+@needs_weights
+@needs_videos
+def test_retinaface_and_mtcnn_agree_on_real_videos() -> None:
+    retinaface, about = load_detector("retinaface", WEIGHTS, CPU)
+    assert about["weights"] == "7c417d4a43c5e2100ef40c2fbd2177d2fd0e5090d8e87c0fa31806cfb895c12f"
+    mtcnn, _ = load_detector("mtcnn", None, CPU)
+    overlaps, frames = [], 0
+    for file in sorted(VIDEOS.rglob("*.mp4")):
+        for _, frame in FrameReader(file, count=3):
+            small = shrink(frame)[None]
+            found, other = retinaface(small)[0], mtcnn(small)[0]
+            frames += 1
+            if len(found.boxes) and len(other.boxes):
+                best = found.boxes[np.argmax(found.scores)]
+                overlaps.append(max(overlap(best, box) for box in other.boxes))
+    assert len(overlaps) == frames == 24
+    assert np.mean(overlaps) > 0.8
+
+
+@needs_videos
+@pytest.mark.parametrize("path, frames", [("519", 151), ("634", 68), ("750_743", 63), ("004", 62)])
+def test_frame_counts_of_the_authors_lists(path: str, frames: int) -> None:
+    (file,) = (f for f in VIDEOS.rglob(f"{path}.mp4") if "FF++" in f.parts)
+    assert sum(1 for _ in FrameReader(file, every=5)) == frames
+
+
+# --------------------------------------------------------------------------------------------------------------- tracks
+
+
+def follow(frames: list[list[list[float]]]) -> list[FrameFaces]:
+    """Track given boxes, a list a frame; each frame's picture holds its number."""
+    tracker, out = FaceTracker(), []
+    for position, boxes in enumerate(frames):
+        array = np.array(boxes, np.float32).reshape(-1, 4)
+        out += tracker.push(position, np.full((2, 2, 3), position, np.uint8), array, np.ones(len(array), np.float32))
+    return out + tracker.flush()
+
+
+def test_every_frame_comes_out_once_in_order_with_its_picture() -> None:
+    for length in range(8):
+        out = follow([[[0, 0, 10, 10]]] * length)
+        assert [ready.position for ready in out] == list(range(length))
+        assert [int(ready.frame[0, 0, 0]) for ready in out] == list(range(length))
+
+
+def test_two_people_keep_their_tracks_whatever_the_order_of_the_boxes() -> None:
+    left, right = [0, 0, 10, 10], [20, 0, 30, 10]
+    out = follow([[left, right], [right, left], [right], [left], [left, right]])
+    by_place = {(face.track, float(face.found[0])) for ready in out for face in ready.faces}
+    assert by_place == {(0, 0.0), (1, 20.0)}
+
+
+def test_a_face_that_is_lost_for_long_begins_a_new_track() -> None:
+    box = [0, 0, 10, 10]
+    for gap, tracks in ((MAX_GAP - 1, {0}), (MAX_GAP, {0, 1})):
+        out = follow([[box], *([[]] * gap), [box]])
+        assert {face.track for ready in out for face in ready.faces} == tracks
+
+
+def test_a_jump_across_the_frame_is_another_face() -> None:
+    out = follow([[[0, 0, 10, 10]], [[50, 0, 60, 10]]])
+    assert [ready.faces[0].track for ready in out] == [0, 1]
+
+
+def test_boxes_are_averaged_over_time() -> None:
+    lefts = [0, 2, 1, 3, 2, 4, 3]
+    out = follow([[[x, 0, x + 10, 10]] for x in lefts])
+    for i, ready in enumerate(out):
+        near = lefts[max(0, i - REACH) : i + REACH + 1]
+        assert ready.faces[0].box[0] == pytest.approx(np.mean(near))
+        assert ready.faces[0].found[0] == lefts[i]
+
+
+def test_a_bystander_does_not_pull_the_average() -> None:
+    person, bystander = [0, 0, 10, 10], [12, 0, 22, 10]
+    out = follow([[person], [person, bystander], [bystander, person], [person]])
+    assert all(face.box[0] == 0 for ready in out for face in ready.faces if face.track == 0)
+
+
+def test_memory_does_not_grow_with_the_video() -> None:
+    tracker = FaceTracker()
+    for position in range(200):
+        tracker.push(position, np.zeros((1, 1, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+        assert len(tracker._frames) <= 2 * REACH + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- crops
+
+
+def gradient() -> np.ndarray:
+    """100 x 200: row number, column number, 255."""
+    rows, columns = np.mgrid[:100, :200].astype(np.uint8)
+    return np.stack([rows, columns, np.full_like(rows, 255)], axis=-1)
+
+
+def test_a_crop_is_a_square_about_the_box() -> None:
+    crop, enlarged = crop_face(gradient(), np.array([50.0, 30.0, 70.0, 70.0]), 1.5, 0)
+    assert crop.shape == (60, 60, 3) and enlarged == 1
+    assert crop[0, 0].tolist() == [20, 30, 255] and crop[-1, -1].tolist() == [79, 89, 255]
+
+
+@pytest.mark.parametrize(
+    "box, black",
+    [
+        ([-20, 0, 20, 40], np.s_[:, :20]),
+        ([180, 0, 220, 40], np.s_[:, 20:]),
+        ([0, -10, 40, 30], np.s_[:10]),
+        ([0, 90, 40, 130], np.s_[10:]),
+        ([500, 500, 540, 540], np.s_[:]),
+    ],
+)
+def test_beyond_the_border_is_black(box: list[float], black: tuple) -> None:
+    crop, _ = crop_face(gradient(), np.array(box, float), 1.0, 0)
+    assert crop.shape == (40, 40, 3)
+    outside = np.zeros((40, 40), bool)
+    outside[black] = True
+    assert np.array_equal((crop == 0).all(-1), outside)
+
+
+@pytest.mark.parametrize("size, enlarged", [(20, 0.5), (40, 1.0), (100, 2.5)])
+def test_a_crop_is_resized_and_says_by_how_much(size: int, enlarged: float) -> None:
+    crop, by = crop_face(gradient(), np.array([80.0, 30.0, 120.0, 70.0]), 1.0, size)
+    assert crop.shape == (size, size, 3) and by == enlarged
+    wanted = cv2.resize(gradient()[30:70, 80:120], (size, size), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(crop.astype(int) - wanted).mean() < 1

@@ -1,0 +1,684 @@
+"""preprocessing.py as a user runs it, on small videos of drawn faces."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import preprocessing
+import training
+from datasets.demo import draw_video, plan
+from datasets.gather import SHEET_COLUMNS, SHEET_SIDE
+from datasets.labels import SPLITS, Video, read_split
+from faces.detectors import Detections
+from faces.videos import FrameReader
+from tests.conftest import ROOT, TINY
+from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
+
+FACE = 96  # pixels
+WIDTH, HEIGHT = 200, 140
+
+
+@cache
+def faces(person: int) -> tuple[np.ndarray, ...]:
+    """Three drawn frames of one invented person, FACE x FACE x 3, BGR."""
+    video = plan(0, (4, 2, 2), 2)[person]
+    return tuple(frame.before[..., ::-1].copy() for frame in draw_video(video, 0, FACE, 3)[0])
+
+
+def picture(frame: int, *people: int, left: int = 20) -> np.ndarray:
+    """A frame with people side by side before a plain wall."""
+    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    for place, person in enumerate(people):
+        x = left + place * (FACE + 4)
+        image[20 : 20 + FACE, x : x + FACE] = faces(person)[frame % 3][:, : WIDTH - x]
+    return image
+
+
+def write_video(file: Path, frames: int = 6, people: tuple[int, ...] = (0,)) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    plain = file.with_name("plain.mp4")  # OpenCV writes to few names, but reads any
+    writer = cv2.VideoWriter(str(plain), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
+    assert writer.isOpened()
+    for frame in range(frames):
+        writer.write(picture(frame, *people))
+    writer.release()
+    os.replace(plain, file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 6 frames with one face, to be copied."""
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+def folder_dataset(root: Path, clip: Path, videos: int = 2) -> Path:
+    """``root/videos`` with train, val and test, real and fake."""
+    for split in SPLITS:
+        for kind in ("real", "fake"):
+            for number in range(videos):
+                target = root / "videos" / split / kind / f"{number}.mp4"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(clip, target)
+    return root
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, clip: Path) -> Path:
+    return folder_dataset(tmp_path, clip)
+
+
+def arguments(root: Path, *more: str) -> list[str]:
+    """The command line on ``root/videos``, with the detector that needs no weights file."""
+    given = {"--dataset": "folder", "--videos": root / "videos", "--faces": root / "faces"}
+    given |= {"--dataset_root": root / "labels", "--detector": "mtcnn", "--gpu_num": "cpu", "--num_workers": "0"}
+    given |= dict(zip(more[::2], more[1::2], strict=True))
+    return [str(part) for pair in given.items() for part in pair]
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, and its content."""
+    return {str(f.relative_to(root)): f.read_bytes() for f in sorted(root.rglob("*")) if f.is_file()}
+
+
+def stamps(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(f): (f.stat().st_ino, f.stat().st_mtime_ns) for f in root.rglob("*") if f.is_file()}
+
+
+def report(root: Path, name: str = "folder") -> dict:
+    return json.loads((root / "labels" / name / "preprocessing_report.json").read_text())
+
+
+def images(root: Path) -> list[str]:
+    return sorted(str(f.relative_to(root / "faces")) for f in (root / "faces").rglob("*.png"))
+
+
+# --------------------------------------------------------------------------------------------- from videos to training
+
+
+def test_from_videos_to_a_trained_network(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    assert preprocessing.main(arguments(dataset)) == 0
+    printed = capsys.readouterr().out
+    assert f"--dataset folder --data_root {dataset / 'faces'} --dataset_root {dataset / 'labels'}" in printed
+    label_file = dataset / "labels/folder/val_fake.txt"
+    assert label_file.read_text() == "1,folder/val/fake/0,2\n1,folder/val/fake/1,2\n"
+    assert sorted(p.name for p in (dataset / "faces/folder/val/fake/0").iterdir()) == [
+        "0000.png",
+        "0005.png",
+        "faces.json",
+    ]
+    where = ["--dataset", "folder", "--dataset_root", str(dataset / "labels"), "--data_root", str(dataset / "faces")]
+    out = ["--save_path", str(dataset / "output"), "--epoch", "1"]
+    assert training.main([*TINY.split(), *where, *out]) == 0
+
+
+def test_a_second_run_writes_nothing(dataset: Path) -> None:
+    assert preprocessing.main(arguments(dataset, "--contact_sheet", "True")) == 0
+    before = stamps(dataset)
+    assert preprocessing.main(arguments(dataset)) == 0
+    assert stamps(dataset) == before
+
+
+def put(clip: Path, root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(clip, root / path)
+
+
+def ffpp(clip: Path, root: Path) -> list[str]:
+    for pair in ("071_054", "720_672", "953_974"):
+        put(clip, root, f"original_sequences/youtube/c23/videos/{pair[:3]}.mp4")
+        put(clip, root, f"manipulated_sequences/Deepfakes/c23/videos/{pair}.mp4")
+    return [
+        "train_real 0,FF++_c23/original_sequences/youtube/c23/071",
+        "val_fake 1,FF++_c23/manipulated_sequences/Deepfakes/c23/720_672",
+        "test_fake 1,FF++_c23/manipulated_sequences/Deepfakes/c23/953_974",
+    ]
+
+
+def deepfakedetection(clip: Path, root: Path) -> list[str]:
+    real, fake = "original_sequences/actors/c23/videos", "manipulated_sequences/DeepFakeDetection/c23/videos"
+    put(clip, root, *(f"{real}/{actor:02d}__kitchen.mp4" for actor in range(1, 29)))
+    put(clip, root, *(f"{fake}/{actor:02d}_{actor + 1:02d}__kitchen__ABC.mp4" for actor in range(1, 28, 2)))
+    return []
+
+
+def celeb_df(clip: Path, root: Path) -> list[str]:
+    put(clip, root, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(6) for j in range(2)))
+    put(clip, root, *(f"Celeb-synthesis/id{i}_id{i + 1}_000{j}.mp4" for i in range(0, 6, 2) for j in range(2)))
+    put(clip, root, *(f"YouTube-real/0000{i}.mp4" for i in range(4)))
+    test = ["1 Celeb-real/id1_0001.mp4", "1 YouTube-real/00002.mp4", "0 Celeb-synthesis/id0_id1_0000.mp4"]
+    (root / "List_of_testing_videos.txt").write_text("\n".join(test) + "\n")
+    return [
+        "test_real 0,Celeb-DF-v2/Celeb-real/id1_0001",
+        "test_real 0,Celeb-DF-v2/YouTube-real/00002",
+        "test_fake 1,Celeb-DF-v2/Celeb-synthesis/id0_id1_0000",
+    ]
+
+
+def dfdc_preview(clip: Path, root: Path) -> list[str]:
+    entries = {}
+    for number, split in enumerate(["train"] * 6 + ["test"] * 2):
+        for kind, folder in (("real", "original_videos"), ("fake", "method_A")):
+            path = f"{folder}/{number}/{number}.mp4"
+            put(clip, root, path)
+            entries[path] = {"label": kind, "set": split, "target_id": number, "swapped_id": number}
+    (root / "dataset.json").write_text(json.dumps(entries))
+    return ["test_real 0,DFDC-Preview/original_videos/6/6", "test_fake 1,DFDC-Preview/method_A/7/7"]
+
+
+def dfdc(clip: Path, root: Path) -> list[str]:
+    for part in (0, 1, 10):
+        put(clip, root, f"dfdc_train_part_{part}/real{part}.mp4", f"dfdc_train_part_{part}/fake{part}.mp4")
+        real = {"label": "REAL", "split": "train"}
+        fake = {"label": "FAKE", "split": "train", "original": f"real{part}.mp4"}
+        entries = {f"real{part}.mp4": real, f"fake{part}.mp4": fake}
+        (root / f"dfdc_train_part_{part}/metadata.json").write_text(json.dumps(entries))
+    put(clip, root, "test/videos/a.mp4", "test/videos/b.mp4")
+    (root / "test/labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,0\n")
+    return [
+        "train_real 0,DFDC/dfdc_train_part_1/real1",
+        "val_fake 1,DFDC/dfdc_train_part_10/fake10",
+        "test_fake 1,DFDC/test/videos/a",
+        "test_real 0,DFDC/test/videos/b",
+    ]
+
+
+def tree_of_folders(clip: Path, root: Path) -> list[str]:
+    put(clip, root, *(f"{kind}/{i}.mp4" for kind in ("real", "fake") for i in range(6)))
+    return []
+
+
+LAYOUTS = {
+    "FF++_c23": ffpp,
+    "FF++_c23/Deepfakes": ffpp,
+    "DeepFakeDetection": deepfakedetection,
+    "Celeb-DF-v2": celeb_df,
+    "Celeb-DF-v1": lambda clip, root: [line.replace("-v2", "-v1") for line in celeb_df(clip, root)],
+    "DFDC-Preview": dfdc_preview,
+    "DFDC": dfdc,
+    "folder": tree_of_folders,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_gives_label_files_that_can_be_read(
+    name: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocessing, "load_detector", lambda *_: (find_the_drawn_face, {"detector": "x"}))
+    expected = LAYOUTS[name](clip, tmp_path / "videos")
+    assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "2")) == 0
+    home = tmp_path / "labels" / name
+    for line in expected:
+        file, _, start = line.partition(" ")
+        assert f"{start},2" in (home / f"{file}.txt").read_text().splitlines()
+    listed = [v.path for s in SPLITS for v in read_split(name, s, tmp_path / "labels", tmp_path / "faces")]
+    found = sum(1 for _ in (tmp_path / "videos").rglob("*.mp4"))
+    assert len(listed) == len(set(listed)) == found - len(report(tmp_path, name)["left_out"])
+
+
+def find_the_drawn_face(frames: np.ndarray) -> list:
+    """A detector that knows where `picture` puts the face."""
+    box = np.array([[20, 20, 20 + FACE, 20 + FACE]], np.float32)
+    return [Detections(box, np.ones(1, np.float32)) for _ in frames]
+
+
+# ------------------------------------------------------------------------------------------------------------- frames
+
+
+def numbered_video(file: Path, frames: int) -> Path:
+    """A video whose every frame is a wall 3 brighter than the one before."""
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), 25, (64, 64))
+    for frame in range(frames):
+        writer.write(np.full((64, 64, 3), 20 + 3 * frame, np.uint8))
+    writer.release()
+    return file
+
+
+@pytest.mark.parametrize("total, taken", [(1, 1), (5, 1), (6, 2), (63, 13), (68, 14)])
+def test_one_frame_in_five_from_frame_0(tmp_path: Path, total: int, taken: int) -> None:
+    reader = FrameReader(numbered_video(tmp_path / "a.mp4", total), every=5)
+    frames = dict(reader)
+    assert list(frames) == list(range(0, total, 5)) and len(frames) == taken
+    assert (reader.read, reader.told) == (total, total)
+    for position, frame in frames.items():
+        assert abs(float(frame.mean()) - float(frames[0].mean()) - 3 * position) < 1.5
+
+
+@pytest.mark.parametrize("total, count, expected", [(61, 4, [0, 20, 40, 60]), (10, 1, [0]), (3, 32, [0, 1, 2])])
+def test_frames_evenly_spaced(tmp_path: Path, total: int, count: int, expected: list[int]) -> None:
+    reader = FrameReader(numbered_video(tmp_path / "a.mp4", total), count=count)
+    assert [position for position, _ in reader] == expected
+
+
+def test_evenly_spaced_frames_of_a_video_that_does_not_tell_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = FrameReader(numbered_video(tmp_path / "a.mp4", 61), count=4)
+    reader.told = 0
+    assert [position for position, _ in reader] == [0, 20, 40, 60]
+
+
+# ------------------------------------------------------------------------------------------------------------ garbage
+
+
+def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    train = dataset / "videos/train/real"
+    (train / "broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(2000))
+    (train / "empty.mp4").write_bytes(b"")
+    (train / "text.avi").write_text("no video")
+    (train / "folder.mp4").mkdir()
+    write_video(train / "faceless.mp4", people=())
+    cut = write_video(train / "cut.avi", frames=60)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert preprocessing.main(arguments(dataset)) == 0
+    causes = {Path(problem["video"]).name: problem["cause"] for problem in report(dataset)["problems"]}
+    assert causes.pop("faceless.mp4") == "no face in 2 frames"
+    assert causes.pop("empty.mp4") == "unreadable: the file is empty"
+    assert causes["broken.mp4"] == causes["text.avi"] == "unreadable: no video that can be opened"
+    assert report(dataset)["causes"] == {"unreadable": len(causes) + 1, "no face": 1}
+    assert "without faces:" in capsys.readouterr().out
+    assert "faceless" not in (dataset / "labels/folder/train_real.txt").read_text()
+    assert not list((dataset / "faces").rglob(".*"))
+
+
+def test_a_video_that_ends_early_is_used_and_told_of(dataset: Path) -> None:
+    clip = dataset / "videos/train/real/long.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 25, (WIDTH, HEIGHT))
+    for frame in range(60):
+        writer.write(picture(frame, 0))
+    writer.release()
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    assert preprocessing.main(arguments(dataset)) == 0
+    (told,) = report(dataset)["cut_short"]
+    assert told["frames_told"] == 60 and 20 < told["frames_read"] < 40
+    assert f"real/long,{-(-told['frames_read'] // 5)}\n" in (dataset / "labels/folder/train_real.txt").read_text()
+
+
+def test_a_bad_video_is_tried_again_only_when_it_was_replaced(dataset: Path, clip: Path) -> None:
+    video = dataset / "videos/train/real/new.mp4"
+    video.write_bytes(b"half a download")
+    assert preprocessing.main(arguments(dataset)) == 0
+    before = stamps(dataset)
+    assert preprocessing.main(arguments(dataset)) == 0
+    assert stamps(dataset) == before
+    shutil.copy(clip, video)
+    assert preprocessing.main(arguments(dataset)) == 0
+    assert "train/real/new,2" in (dataset / "labels/folder/train_real.txt").read_text()
+    assert not list((dataset / "faces").rglob("*.failed.json"))
+
+
+def test_no_video_with_a_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for kind in ("real", "fake"):
+        write_video(tmp_path / "videos" / kind / "a.mp4", people=())
+    assert preprocessing.main(arguments(tmp_path)) == 2
+    assert "no video gave a face" in capsys.readouterr().err
+    assert report(tmp_path)["causes"] == {"no face": 2}
+    assert not list((tmp_path / "labels").rglob("*.txt"))
+
+
+def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -> None:
+    names = ["with spaces", "größe 顔", "a,b", " ends with a space ", "percent%2C", "new\nline", "colon:x"]
+    for name in names:
+        put(clip, dataset, f"videos/train/real/{name}.mp4")
+    put(clip, dataset, "videos/train/real/twice.mp4", "videos/train/real/twice.avi", "videos/train/real/twice/in.mp4")
+    odd = os.fsencode(dataset) + b"/videos/train/real/latin-\xe9.mp4"
+    shutil.copy(clip, odd)
+    assert preprocessing.main(arguments(dataset)) == 0
+    read = read_split("folder", "train", dataset / "labels", dataset / "faces")
+    assert len(read) == 2 + 2 + len(names) + 3
+    assert all(len(video.images) == 2 for video in read)
+    paths = [video.path for video in read]
+    assert [problem["cause"] for problem in report(dataset)["problems"]] == [
+        "unreadable: the file's name is not UTF-8; rename it"
+    ]
+    assert {"folder/train/real/größe 顔", "folder/train/real/a%2Cb"} <= set(paths)
+
+
+@pytest.mark.parametrize(
+    "more, sentence",
+    [
+        (["--dataset", "FF++_c23"], "looked for original_sequences/youtube/c23/videos"),
+        (["--dataset", "FF+_c23"], "did you mean 'FF++_c23'?"),
+        (["--dataset", "FF++_c23/Deepfake"], "did you mean 'Deepfakes'?"),
+        (["--dataset", "Celeb-DF-v2"], "found in"),
+        (["--dataset", "DFDC"], "dfdc_train_part_0"),
+        (["--dataset", "DFDC-Preview"], "dataset.json"),
+        (["--dataset", "DeepFakeDetection"], "original_sequences/actors/c23/videos"),
+        (["--videos", "/nowhere"], "there is no /nowhere"),
+        (["--every", "5", "--frames", "8"], "contradict"),
+        (["--every", "0"], "'0' is not a whole number from 1"),
+        (["--margin", "0"], "above 0"),
+        (["--num_shards", "2", "--shard", "2"], "they are 0 to 1"),
+        (["--num_shards", "2", "--jobs", "2"], "make the shards themselves"),
+        (["--num_shards", "2"], "run the shards first"),
+        (["--nodes", "2"], "for --submit slurm"),
+        (["--submit", "slurm", "--jobs", "2"], "give --nodes"),
+        (["--submit", "slurm", "--slurm", "x"], "not a comma list"),
+        (["--detector", "haar"], "Give retinaface or"),
+        (["--all_faces", "yes"], "neither True nor False"),
+        (["--name", "a/b"], "plain folder name"),
+        (["--gpu_num", "7"], "--gpu_num"),
+        (["--crop", "7"], "unknown argument --crop; did you mean '--crop_size'?"),
+        (["--detector_weights", "x.pth"], "belongs to retinaface"),
+        (["--detector", "retinaface", "--detector_weights", "x.pth"], "there is no file x.pth"),
+    ],
+)
+def test_wrong_arguments_get_one_sentence_and_leave_nothing(
+    dataset: Path, more: list[str], sentence: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert preprocessing.main(arguments(dataset, *more)) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and len(error.strip().splitlines()) == 1
+    assert not (dataset / "faces").exists() and not (dataset / "labels").exists()
+
+
+def test_faces_made_otherwise_are_not_mixed(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    assert preprocessing.main(arguments(dataset)) == 0
+    before = stamps(dataset)
+    assert preprocessing.main(arguments(dataset, "--margin", "1.5")) == 2
+    assert "were made with margin 1.3, not 1.5" in capsys.readouterr().err
+    assert stamps(dataset) == before
+
+
+def test_folders_of_other_origin_are_left_alone(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    (dataset / "faces/folder/mine").mkdir(parents=True)
+    assert preprocessing.main(arguments(dataset)) == 2
+    assert "not made by this command" in capsys.readouterr().err
+    (dataset / "labels/own").mkdir(parents=True)
+    (dataset / "labels/own/train_real.txt").write_text("0,x,1\n")
+    assert preprocessing.main(arguments(dataset, "--name", "own")) == 2
+    assert "label files of another origin (train_real.txt)" in capsys.readouterr().err
+    assert (dataset / "labels/own/train_real.txt").read_text() == "0,x,1\n"
+
+
+def test_mtcnn_without_facenet_pytorch(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    assert preprocessing.main(arguments(dataset)) == 2
+    assert "pip install --no-deps -r requirements-extra.txt" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------------- faces, crops
+
+
+@pytest.fixture
+def two_people(tmp_path: Path) -> Path:
+    """One real and one fake video: a person alone for 20 frames, beside another one in the last 15 of them."""
+    for kind, (near, other) in (("real", (0, 2)), ("fake", (2, 0))):
+        file = tmp_path / f"videos/train/{kind}/a.avi"
+        file.parent.mkdir(parents=True)
+        writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 25, (WIDTH + 40, HEIGHT))
+        for frame in range(20):
+            image = np.full((HEIGHT, WIDTH + 40, 3), 90, np.uint8)
+            image[20 : 20 + FACE, 10 : 10 + FACE] = faces(near)[frame % 3]
+            if frame >= 5:
+                small = cv2.resize(faces(other)[frame % 3], (64, 64))
+                image[30:94, 150:214] = small
+            writer.write(image)
+        writer.release()
+    return tmp_path
+
+
+def test_the_main_face_is_that_with_the_most_frames_times_area(two_people: Path) -> None:
+    assert preprocessing.main(arguments(two_people)) == 0
+    about = json.loads((two_people / "faces/folder/train/real/a/faces.json").read_text())
+    (track,) = about["faces"]
+    assert [face["image"] for face in track] == ["0000.png", "0005.png", "0010.png", "0015.png"]
+    assert all(face["box"][2] < 130 for face in track)
+
+
+def test_all_faces_get_a_folder_each(two_people: Path) -> None:
+    assert preprocessing.main(arguments(two_people, "--all_faces", "True", "--contact_sheet", "True")) == 0
+    lines = (two_people / "labels/folder/train_real.txt").read_text().splitlines()
+    assert lines == ["0,folder/train/real/a/0,4", "0,folder/train/real/a/1,3"]
+    videos = read_split_of_one(two_people)
+    assert [len(video.images) for video in videos] == [4, 3]
+    assert Image.open(two_people / "labels/folder/contact_sheet.png").height == 4 * (SHEET_SIDE + 16)
+
+
+def read_split_of_one(root: Path) -> list[Video]:
+    (root / "labels/folder/test_fake.txt").write_text((root / "labels/folder/train_fake.txt").read_text())
+    (root / "labels/folder/test_real.txt").write_text((root / "labels/folder/train_real.txt").read_text())
+    return [v for v in read_split("folder", "test", root / "labels", root / "faces") if v.label == 0]
+
+
+@pytest.mark.parametrize("size, side, upscaled", [("0", None, 0), ("64", 64, 0), ("256", 256, 24)])
+def test_size_of_the_crops(dataset: Path, size: str, side: int | None, upscaled: int) -> None:
+    assert preprocessing.main(arguments(dataset, "--crop_size", size, "--margin", "1.3")) == 0
+    about = json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())
+    left, top, right, bottom = about["faces"][0][0]["box"]
+    found = round(1.3 * max(right - left, bottom - top))
+    (width, height) = Image.open(dataset / "faces/folder/train/real/0/0000.png").size
+    assert width == height == (side or width) and (side or abs(width - found) <= 3)
+    assert report(dataset)["images_upscaled_more_than_twice"] == upscaled
+
+
+def test_contact_sheet_has_a_row_a_video_with_its_faces(dataset: Path) -> None:
+    assert preprocessing.main(arguments(dataset, "--contact_sheet", "True")) == 0
+    sheet = np.asarray(Image.open(dataset / "labels/folder/contact_sheet.png"))
+    band = 16
+    assert sheet.shape == (12 * (SHEET_SIDE + band), SHEET_COLUMNS * SHEET_SIDE, 3)
+    face = Image.open(dataset / "faces/folder/train/fake/0/0005.png").resize((SHEET_SIDE, SHEET_SIDE))
+    rows = [sheet[i * (SHEET_SIDE + band) + band :][:SHEET_SIDE] for i in range(12)]
+    assert any(np.array_equal(row[:, SHEET_SIDE : 2 * SHEET_SIDE], np.asarray(face)) for row in rows)
+    assert all((row[:, 2 * SHEET_SIDE :] == 255).all() for row in rows)
+
+
+@needs_weights
+@needs_videos
+def test_real_videos_train(tmp_path: Path) -> None:
+    more = ["--dataset", "FF++_c23", "--detector", "retinaface", "--detector_weights", str(WEIGHTS), "--frames", "2"]
+    assert preprocessing.main(arguments(tmp_path, *more, "--videos", str(VIDEOS / "FF++"))) == 0
+    assert report(tmp_path, "FF++_c23")["causes"] == {"missing": 4993}
+    assert len(images(tmp_path)) == 14
+    where = [
+        "--dataset",
+        "FF++_c23",
+        "--dataset_root",
+        str(tmp_path / "labels"),
+        "--data_root",
+        str(tmp_path / "faces"),
+    ]
+    out = ["--save_path", str(tmp_path / "output"), "--epoch", "1"]
+    assert training.main([*TINY.split(), *where, *out]) == 0
+    more[1] = "DFDC"
+    assert preprocessing.main(arguments(tmp_path, *more, "--videos", str(VIDEOS / "DFDC"))) == 0
+    assert (tmp_path / "labels/DFDC/train_fake.txt").read_text() == "1,DFDC/dfdc_train_part_0/brtujopkby,2\n"
+    assert report(tmp_path, "DFDC")["causes"] == {"missing": 1}
+
+
+# ------------------------------------------------------------------------------------------- interruptions and shards
+
+
+def start(root: Path, *more: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "preprocessing.py"), *arguments(root, *more)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 90
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
+    """A dataset one of whose videos takes a while, and its faces."""
+    root = folder_dataset(tmp_path_factory.mktemp("whole"), clip)
+    write_video(root / "videos/val/real/slow.mp4", frames=150)
+    assert preprocessing.main(arguments(root)) == 0
+    return root
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on(tmp_path: Path, uninterrupted: Path, how: signal.Signals) -> None:
+    cut, whole = tmp_path, uninterrupted
+    shutil.copytree(whole / "videos", cut / "videos")
+    run = start(cut, "--num_workers", "1")
+    part = cut / "faces/folder/val/real/.slow.part"
+    wait_for(lambda: part.is_dir() and any(part.rglob("*.png")))
+    run.send_signal(how)
+    _, error = run.communicate()
+    finished = {str(file): stamp for file, stamp in stamps(cut / "faces").items() if ".slow.part" not in file}
+    assert 0 < len(finished) and not (cut / "faces/folder/val/real/slow").exists()
+    assert not (cut / "labels").exists()
+    if how is signal.SIGINT:
+        assert run.returncode == 130 and not part.exists()
+        assert error.splitlines()[-1].endswith("interrupted; the same command goes on where it stopped")
+
+    assert preprocessing.main(arguments(cut)) == 0
+    assert tree(cut / "faces") == tree(whole / "faces")
+    assert {file: stamps(cut / "faces")[file] for file in finished} == finished
+    for name in ("train_real.txt", "val_real.txt", "test_fake.txt"):
+        assert (cut / "labels/folder" / name).read_text() == (whole / "labels/folder" / name).read_text()
+
+
+def test_a_full_disk(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    left = 5
+    write_bytes = Path.write_bytes
+
+    def write(file: Path, content: bytes) -> int:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device", str(file))
+        return write_bytes(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        assert preprocessing.main(arguments(dataset)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("preprocessing.py: error:") and "No space left on device" in error
+    assert not (dataset / "labels").exists() and not list((dataset / "faces").rglob(".*"))
+    assert len(images(dataset)) == 4  # two whole videos
+    assert preprocessing.main(arguments(dataset)) == 0
+    assert len(images(dataset)) == 24
+
+
+def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture) -> None:
+    one = folder_dataset(tmp_path / "one", clip)
+    assert preprocessing.main(arguments(one)) == 0
+    shards = ["--num_shards", "5"]
+    done = []
+    for shard in (4, 0, 2, 1):
+        assert preprocessing.main(arguments(dataset, *shards, "--shard", str(shard))) == 0
+        done.append(set(images(dataset)).difference(*done))
+    assert not (dataset / "labels").exists()
+    assert [len(part) for part in done] == [4, 6, 4, 6]
+    capsys.readouterr()
+    assert preprocessing.main(arguments(dataset, *shards)) == 0
+    assert "2 videos are not done yet: shards missing: 3\n" in capsys.readouterr().out
+    assert report(dataset)["unfinished"] == 2
+    assert preprocessing.main(arguments(dataset, *shards, "--shard", "3")) == 0
+    assert preprocessing.main(arguments(dataset, *shards)) == 0
+    assert "not done" not in capsys.readouterr().out
+    assert tree(dataset / "faces") == tree(one / "faces")
+    labels = [{n: t for n, t in tree(root / "labels").items() if n.endswith(".txt")} for root in (dataset, one)]
+    assert labels[0] == labels[1] and len(labels[0]) == 6
+
+
+def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None:
+    one = folder_dataset(tmp_path / "one", clip)
+    assert preprocessing.main(arguments(one)) == 0
+    assert preprocessing.main(arguments(dataset, "--jobs", "2", "--contact_sheet", "True")) == 0
+    assert tree(dataset / "faces") == tree(one / "faces")
+    assert (dataset / "labels/folder/contact_sheet.png").is_file()
+    logs = list((dataset / "labels/folder/jobs").glob("*.out"))
+    assert len(logs) == 2 and all("6 videos" in log.read_text() or "shard" in log.read_text() for log in logs)
+
+
+SBATCH = """#!{python}
+# A cluster of one machine: runs the array's tasks one after the other, and remembers their states.
+import os, subprocess, sys, time
+script = sys.argv[-1]
+lines = open(script).read().splitlines()
+if os.environ.get("IN_THE_BACKGROUND") is None:
+    print("Submitted batch job 7")
+    nowhere = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    command = [sys.executable, __file__, script]
+    subprocess.Popen(command, env={{**os.environ, "IN_THE_BACKGROUND": "1"}}, start_new_session=True, **nowhere)
+    sys.exit()
+folder = lines[-1].split()[-1]
+script = folder + "/7_submission.sh"
+tasks = [line for line in lines if "--array" in line][0].split("=")[1].split("%")[0]
+first, last = map(int, tasks.split("-"))
+while not os.path.exists(folder + "/7_" + str(last) + "_submitted.pkl"):
+    time.sleep(0.1)
+os.makedirs("{state}", exist_ok=True)
+for task in range(first, last + 1):
+    names = {{"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": str(task), "SLURM_NTASKS": "1"}}
+    names |= {{"SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}}
+    code = subprocess.call(["bash", script], env={{**os.environ, **names}})
+    open("{state}/" + str(task), "w").write("COMPLETED" if code == 0 else "FAILED")
+"""
+SRUN = """#!{python}
+import os, subprocess, sys
+arguments = [a.replace("%A", "7").replace("%a", os.environ["SLURM_ARRAY_TASK_ID"]).replace("%t", "0") for a in sys.argv]
+out = dict(zip(arguments, arguments[1:]))
+with open(out["--output"], "w") as stdout, open(out["--error"], "w") as stderr:
+    command = arguments[arguments.index("--error") + 2:]
+    sys.exit(subprocess.call(command, stdout=stdout, stderr=stderr))
+"""
+SACCT = """#!{python}
+import os
+print("JobID|State|NodeList")
+os.makedirs("{state}", exist_ok=True)
+for task in os.listdir("{state}"):
+    print("7_" + task + "|" + open("{state}/" + task).read() + "|here")
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands that do what SLURM's do, on this machine; the folder that they keep their states in."""
+    bin_folder, state = tmp_path / "bin", tmp_path / "state"
+    bin_folder.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
+        (bin_folder / name).write_text(text.format(python=sys.executable, state=state))
+        (bin_folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    return state
+
+
+def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.CaptureFixture) -> None:
+    options = ["--submit", "slurm", "--nodes", "2", "--slurm", "partition=gpu,time=720,gpus_per_node=1"]
+    assert preprocessing.main(arguments(dataset, *options)) == 0
+    assert len(images(dataset)) == 24 and len(list(slurm.iterdir())) == 2
+    (script,) = (dataset / "labels/folder/jobs").glob("*_submission.sh")
+    for line in ("partition=gpu", "time=720", "gpus-per-node=1", "nodes=1", "array=0-1"):
+        assert f"#SBATCH --{line}" in script.read_text()
+    assert "next: python training.py" in capfd.readouterr().out
+
+
+def test_without_slurm(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    assert preprocessing.main(arguments(dataset, "--submit", "slurm", "--nodes", "2")) == 2
+    assert "--submit slurm" in capsys.readouterr().err
+
+
+def test_a_job_that_fails_is_named(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (dataset / "faces/folder/test").mkdir(parents=True)
+    (dataset / "faces/folder/test/real").write_text("in the way")
+    recipe = {"every": 5, "frames": None, "margin": 1.3, "crop_size": 256, "all_faces": False}
+    (dataset / "faces/folder/preprocessing.json").write_text(
+        json.dumps(recipe | {"detector": "mtcnn", "weights": None})
+    )
+    assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "of 2 jobs failed" in error and "faces/folder/test/real" in error
