@@ -5,6 +5,7 @@ dataset should have, those that are not on the disk too.
 """
 
 import csv
+import io
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from utils.errors import InputError, did_you_mean, first_ten
 
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
+SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 VALIDATION = {"val": 0.15}
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -59,7 +61,7 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
         InputError: an unknown dataset, or a root that does not hold it.
     """
     base, _, manipulation = dataset.partition("/")
-    if base not in LAYOUTS or (manipulation and not base.startswith("FF++")):
+    if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith("FF++"))):
         raise InputError(
             f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}; for "
             "one manipulation alone, FF++_c23/Deepfakes."
@@ -70,6 +72,8 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png, not videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
     videos = _unique_folders(videos, name)
+    if not videos:
+        raise InputError(f"--videos {root}: no video of {dataset} is there or listed; found {_content(root)}.")
     if not any(video.file.is_file() for video in videos):
         wanted = first_ten(sorted({str(v.file.parent) for v in videos}))
         raise InputError(f"--videos {root}: none of the {len(videos)} videos of {dataset} is there (in {wanted}).")
@@ -113,7 +117,7 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
     _check_folders(dataset, root, folders)
     videos = []
     for label, folder in enumerate(folders):
-        for file in _video_files(root / folder):
+        for file in _video_files(root / folder, below=False):
             actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
             if actors is None:
                 pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
@@ -133,7 +137,7 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     test = _testing_list(root / "List_of_testing_videos.txt", folders)
     used = {_celeb_source(path) for path in test}
     tested, rest, lost = [], [], []
-    there = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder)]
+    there = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder, below=False)]
     for path in sorted({*there, *test}):
         people = PurePath(path).stem.split("_")[:-1] or [path]  # nobody tells who is in the videos of YouTube-real
         video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people))
@@ -156,10 +160,11 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
     _check_folders(dataset, root, ["dataset.json"])
     videos = []
     for path, entry in _read_json(root / "dataset.json").items():
+        _check_path(path, root / "dataset.json")
         label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(f"{root / 'dataset.json'}: {path} is of set '{split}' and label '{label}'.")
-        told = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) is not None}
+        told = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
         # Every part of a file's name that is a long number is an actor's.
         actors = told or set(re.findall(r"(?<![0-9])[0-9]{4,}(?![0-9])", PurePath(path).stem)) or {path}
         videos.append(_video(root, path, CLASSES.index(label), split, frozenset(actors)))
@@ -175,29 +180,55 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
 
 def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
     """DFDC (Dolhansky et al., 2020): the last tenth of the training parts validates, labels.csv tells the test set."""
-    parts = {int(d.name.rpartition("_")[2]): d for d in root.glob("dfdc_train_part_*") if d.name[-1].isdigit()}
+    parts = [part for part in root.glob("dfdc_train_part_*") if re.fullmatch("dfdc_train_part_[0-9]+", part.name)]
     if not parts:
         _check_folders(dataset, root, ["dfdc_train_part_0"])
-    numbers = sorted(parts)
-    validation = numbers[-math.ceil(len(numbers) / 10) :] if len(numbers) > 1 else []
-    videos = []
-    for number in numbers:
-        folder = parts[number]
-        _check_folders(dataset, folder, ["metadata.json"])
-        for file, entry in _read_json(folder / "metadata.json").items():
+    parts.sort(key=lambda part: (int(part.name.rpartition("_")[2]), part.name))
+    validation = parts[-math.ceil(len(parts) / 10) :] if len(parts) > 1 else []
+    videos, split_of = [], {}
+    for part in parts:
+        _check_folders(dataset, part, ["metadata.json"])
+        for file, entry in _read_json(part / "metadata.json").items():
+            _check_path(file, part / "metadata.json")
             label = str(entry.get("label")).lower()
             if label not in CLASSES:
-                raise InputError(f"{folder / 'metadata.json'}: {file} has the label '{label}', not REAL or FAKE.")
+                raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}', not REAL or FAKE.")
+            split_of[file] = "val" if part in validation else "train"
             source = frozenset({str(entry.get("original") or file)})
-            split = "val" if number in validation else "train"
-            videos.append(_video(root, f"{folder.name}/{file}", CLASSES.index(label), split, source))
-    lists = [file for file in sorted(root.glob("**/labels.csv")) if "train" not in file.parent.name]
-    for file in lists[:1]:
-        where = {path.name: path for path in _video_files(file.parent)}
-        for row in _read_csv(file, ("filename", "label")):
+            videos.append(_video(root, f"{part.name}/{file}", CLASSES.index(label), split_of[file], source))
+    videos = [
+        replace(video, split="", left_out="its original is in another split")
+        if any(split_of.get(source, video.split) != video.split for source in video.identities)
+        else video
+        for video in videos
+    ]
+    return videos + _dfdc_test(root)
+
+
+def _dfdc_test(root: Path) -> list[SourceVideo]:
+    """List the videos of labels.csv, which lie beside or below it."""
+    found = [file for file in sorted(root.glob("**/labels.csv")) if not _in_training_part(file, root)]
+    lists = [file for file in found if "test" in file.relative_to(root).as_posix().lower()] or found
+    if len(lists) > 1:
+        raise InputError(
+            f"--videos {root}: {len(lists)} files labels.csv ({first_ten(list(map(str, lists)))}); leave one."
+        )
+    videos = []
+    for file in lists:
+        where = {path.name: path for path in _video_files(file.parent) if not _in_training_part(path, root)}
+        listed = set()
+        for line, row in _read_csv(file, ("filename", "label")):
+            _check_path(row["filename"], file)
+            if row["filename"] in listed:
+                raise InputError(f"{file}: line {line}: {row['filename']} is listed twice; take one of the lines out.")
+            listed.add(row["filename"])
             path = where.get(row["filename"], file.parent / row["filename"])
-            videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file), "test"))
+            videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file, line), "test"))
     return videos
+
+
+def _in_training_part(file: Path, root: Path) -> bool:
+    return any(part.startswith("dfdc_train_part_") for part in file.relative_to(root).parts)
 
 
 def folder(dataset: str, root: Path) -> list[SourceVideo]:
@@ -228,8 +259,8 @@ def _from_tree(root: Path) -> list[SourceVideo]:
         label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
         if label is None:
             continue
-        split = next((part for part in folders[:label] if part in SPLITS), "")
-        # real/anna/1.mp4 and fake/anna/1.mp4 are taken for the same source video
+        split = next((SPLIT_WORDS[part] for part in folders if part in SPLIT_WORDS), "")
+        # real/anna/1.mp4 and fake/anna/1.mp4 are taken for the same source video.
         source = path.relative_to(*path.parts[: label + 1]).with_suffix("").as_posix()
         videos.append(_video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source})))
     if not videos:
@@ -245,19 +276,21 @@ def _from_csv(table: Path) -> list[SourceVideo]:
     rows = _read_csv(table, ("path", "label"))
     if not rows:
         raise InputError(f"{table}: no row below the header; give a row a video: path,label.")
-    files = [Path(os.path.abspath(table.parent / row["path"])) for row in rows]
+    files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
+    if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name]:
+        raise InputError(f"{table}: line {bad[0]}: the path is no file.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     if repeated := [str(file) for file, count in Counter(files).items() if count > 1]:
         raise InputError(f"{table}: listed twice: {first_ten(repeated)}; take one of the rows out.")
     videos = []
-    for number, (file, row) in enumerate(zip(files, rows, strict=True), start=2):
+    for file, (line, row) in zip(files, rows, strict=True):
         split = (row.get("split") or "").lower()
-        split = "val" if split in ("valid", "validation") else split
-        if split not in ("", *SPLITS):
-            raise InputError(f"{table}: line {number}: the split '{split}' is not train, val or test.")
+        if split and split not in SPLIT_WORDS:
+            raise InputError(f"{table}: line {line}: the split '{split}' is not train, val or test.")
         people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
         path = file.relative_to(root).as_posix()
-        videos.append(_video(root, path, _label(row["label"], table), split, people or frozenset({path})))
+        label = _label(row["label"], table, line)
+        videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), people or frozenset({path})))
     _check_one_way(table, videos)
     if not videos[0].split:
         return _split(videos, VALIDATION_AND_TEST, "its identities are in different splits")
@@ -289,23 +322,30 @@ def _video(root: Path, path: str, label: int, split: str, identities: Identities
 
 
 def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
-    """Put every folder below the dataset's own, spell it as a label file can hold it, and make each one different."""
-    count = Counter(video.folder for video in videos)
-    above = {str(parent) for folder in count for parent in PurePath(folder).parents}
+    """Put every folder below the dataset's own, spell it as a label file can hold it, and keep them apart.
 
-    def spelt(video: SourceVideo) -> str:
-        taken = count[video.folder] > 1 or video.folder in above
-        folder = video.folder + video.file.suffix.replace(".", "_") if taken else video.folder
-        return "/".join(_quote(part) for part in (name, *folder.split("/")))
-
-    return [replace(video, folder=spelt(video)) for video in videos]
+    Two videos may differ in their endings alone, and a folder of images may not lie inside another.
+    """
+    spelt = ["/".join(_quote(part) for part in (name, *video.folder.split("/"))) for video in videos]
+    count = Counter(spelt)
+    above = {str(parent) for folder in spelt for parent in PurePath(folder).parents}
+    used: set[str] = set()
+    named = []
+    for video, folder in zip(videos, spelt, strict=True):
+        if count[folder] > 1 or folder in above:
+            folder += _quote(video.file.suffix.replace(".", "_"))
+        while folder in used or folder in above or count[folder] > 1:
+            folder += "_"
+        used.add(folder)
+        named.append(replace(video, folder=folder))
+    return named
 
 
 def _quote(part: str) -> str:
     """Write what a line of a label file cannot hold (a comma, a control character, a space at an end) as %2C is."""
     return re.sub(
-        r"[,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\s|\s$",
-        lambda found: quote(found[0].encode("utf-8", "surrogateescape"), safe=""),
+        r"[,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\s|\s$|%(?=[0-9A-Fa-f]{2})|^\.+$",
+        lambda found: quote(found[0].encode("utf-8", "surrogateescape"), safe="").replace(".", "%2E"),
         part,
     )
 
@@ -318,15 +358,29 @@ def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> l
     ]
 
 
-def _video_files(root: Path) -> list[Path]:
-    """List the videos in and below a folder, sorted, without hidden ones."""
-    found = []
+def _video_files(root: Path, below: bool = True) -> list[Path]:
+    """List the videos in a folder, and `below` it, sorted, without hidden ones."""
+    found, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        seen.add(os.path.realpath(folder))
+        # A link may lead back to where it lies.
+        new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
+        folders[:] = sorted(name for name in new if not name.startswith(".")) if below else []
         found += [
             Path(folder) / name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
         ]
     return sorted(found)
+
+
+def _check_path(path: str, file: Path) -> None:
+    """Raise InputError where a path listed in `file` is none below the dataset's root."""
+    plain = PurePath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        plain = PurePath()
+    if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
+        raise InputError(f"{file}: {path[:80]!r} is no path of a video in the dataset.")
 
 
 def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
@@ -363,10 +417,13 @@ def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
             continue
         label, _, path = line.strip().partition(" ")
         path = path.strip()
-        folder = path.partition("/")[0]
-        if folder not in folders or label not in ("0", "1") or (label == "0") != (folder == "Celeb-synthesis"):
+        folder, _, name = path.partition("/")
+        right = folder in folders and label == ("0" if folder == "Celeb-synthesis" else "1")
+        if not right or not re.fullmatch(r"\w+\.mp4", name):
             raise InputError(f"{file}: line {number}: '{line.strip()[:80]}' is not '1 REAL_VIDEO' or '0 FAKE_VIDEO'.")
         paths.add(path)
+    if not paths:
+        raise InputError(f"{file}: it lists no video; download it again.")
     return paths
 
 
@@ -380,27 +437,35 @@ def _read_text(file: Path) -> str:
 def _read_json(file: Path) -> dict[str, dict]:
     try:
         entries = json.loads(_read_text(file))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: it is no JSON ({error}); download it again.") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file}: it is not an object with an object a video.")
     return entries
 
 
-def _read_csv(file: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_read_text(file).splitlines(), skipinitialspace=True))
-    header = next(csv.reader(_read_text(file).splitlines()), [])
-    header = [name.strip() for name in header]
+def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Read the rows below the header, each with the number of its line; `columns` must be there and not empty."""
+    reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), skipinitialspace=True)
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        rows = [
+            (reader.line_num, {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
+            for row in reader
+        ]
+    except csv.Error as error:
+        raise InputError(f"{file}: line {reader.line_num}: it is no CSV ({error}).") from error
+    header = reader.fieldnames or []
     if absent := [column for column in columns if column not in header]:
         raise InputError(f"{file}: no column {' and no column '.join(absent)} in its first line, '{','.join(header)}'.")
-    for number, row in enumerate(rows, start=2):
-        if not all((row.get(column) or "").strip() for column in columns):
-            raise InputError(f"{file}: line {number}: {' or '.join(columns)} is empty.")
-    return [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in rows]
+    for line, row in rows:
+        if not all(row[column] for column in columns):
+            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty.")
+    return rows
 
 
-def _label(text: str, file: Path) -> int:
+def _label(text: str, file: Path, line: int) -> int:
     word = {"0": "real", "1": "fake"}.get(text, text.lower())
     if word not in CLASSES:
-        raise InputError(f"{file}: the label '{text}' is not real (0) or fake (1).")
+        raise InputError(f"{file}: line {line}: the label '{text[:40]}' is not real (0) or fake (1).")
     return CLASSES.index(word)

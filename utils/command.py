@@ -22,7 +22,8 @@ def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[],
     try:
         work()
     except InputError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        sentence = " ".join(str(error).splitlines())  # the name of a file may hold a line break
+        print(f"{program}: error: {sentence}", file=sys.stderr)
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

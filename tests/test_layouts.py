@@ -1,0 +1,840 @@
+"""Which videos a dataset has, whose they are, and which split each belongs to."""
+
+import codecs
+import itertools
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+
+from datasets.identities import Identities, split_by_identity
+from datasets.labels import CLASSES, SPLITS, read_split
+from datasets.layouts import LAYOUTS, SourceVideo, find_videos
+from tests.conftest import ROOT
+from utils.errors import InputError
+
+SHARES = {"val": 0.15, "test": 0.15}
+MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
+
+
+def touch(root: Path, *paths: str) -> None:
+    """Make empty files; a path that ends in a slash is a folder."""
+    for path in paths:
+        (root / path if path.endswith("/") else (root / path).parent).mkdir(parents=True, exist_ok=True)
+        if not path.endswith("/"):
+            (root / path).touch()
+
+
+def write(file: Path, content: Any) -> Path:
+    """Write text, bytes, or anything else as JSON."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = content if isinstance(content, str | bytes) else json.dumps(content)
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return file
+
+
+def found(dataset: str, root: Path) -> dict[str, SourceVideo]:
+    """The videos by folder; what holds for all datasets is asserted."""
+    videos = find_videos(dataset, root, dataset)
+    for video in videos:
+        assert video.folder.startswith(f"{dataset}/")
+        assert video.label in (0, 1)
+        assert (video.split in SPLITS) if video.split else video.left_out, video
+        assert not (video.split and video.left_out), video
+    check_folders([video.folder for video in videos])
+    return {video.folder.removeprefix(f"{dataset}/"): video for video in videos}
+
+
+def check_folders(folders: list[str]) -> None:
+    """Assert that the folders are different, and none is the parent of another or leads out of its own."""
+    parts = [PurePosixPath(folder).parts for folder in folders]
+    assert len(set(parts)) == len(parts), sorted(folders)
+    above = {path[:length] for path in parts for length in range(1, len(path))}
+    assert not above & set(parts), sorted(folders)
+    assert not [folder for folder in folders if "//" in folder or {".", ".."} & set(folder.split("/"))]
+
+
+def splits(videos: dict[str, SourceVideo]) -> dict[str, str]:
+    return {folder: video.split for folder, video in videos.items()}
+
+
+def places(videos: Iterable[SourceVideo], *among: str) -> dict[str, set[str]]:
+    """The splits that each identity stands in, of the splits `among`."""
+    where: dict[str, set[str]] = {}
+    for video in videos:
+        for person in video.identities if video.split in (among or SPLITS) else ():
+            where.setdefault(person, set()).add(video.split)
+    return where
+
+
+def check_apart(videos: Iterable[SourceVideo], *among: str) -> None:
+    assert not {person: where for person, where in places(videos, *among).items() if len(where) > 1}
+
+
+def classes(videos: Iterable[SourceVideo]) -> set[tuple[str, int]]:
+    return {(video.split, video.label) for video in videos if video.split}
+
+
+def refused(dataset: str, root: Path, *says: str) -> str:
+    with pytest.raises(InputError) as error:
+        find_videos(dataset, root, dataset)
+    sentence = str(error.value)
+    assert sentence.endswith(".") and "\n" not in sentence and "in )" not in sentence, sentence
+    assert not re.search(r"[\w'] Give ", sentence), f"two sentences without a stop: {sentence}"
+    for words in says:
+        assert words in sentence, f"no '{words}' in: {sentence}"
+    return sentence
+
+
+# ----------------------------------------------------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("dataset", LAYOUTS)
+@pytest.mark.parametrize("kind", ["missing", "empty", "something else", "file"])
+def test_a_root_that_does_not_hold_the_dataset(tmp_path: Path, dataset: str, kind: str) -> None:
+    root = tmp_path / "root"
+    if kind == "file":
+        refused(dataset, write(root, "hello"), str(root))
+    elif kind == "missing":
+        refused(dataset, root, "--videos", f"there is no {root}")
+    else:
+        content = "nothing" if kind == "empty" else "pictures"
+        touch(tmp_path, "root/" if kind == "empty" else "root/pictures/")
+        refused(dataset, root, f"--videos {root}", "looked for", content)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "inside"),
+    [
+        ("FF++_c23", "original_sequences/youtube/c23/videos/"),
+        ("Celeb-DF-v2", "Celeb-real/"),
+        ("DFDC-Preview", "dataset.json"),
+        ("DFDC", "dfdc_train_part_0/"),
+    ],
+)
+def test_a_root_one_level_too_high(tmp_path: Path, dataset: str, inside: str) -> None:
+    touch(tmp_path, f"here/{inside}")
+    refused(dataset, tmp_path, f"give --videos {tmp_path / 'here'}")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ("FF+_c23", ("'FF+_c23'", "did you mean 'FF++_c23'")),
+        ("", ("''", "FF++_c23")),
+        ("FF++_c23/DeepFake", ("'DeepFake'", "did you mean 'Deepfakes'")),
+        ("FF++_c23/Deepfakes/x", ("'Deepfakes/x'",)),
+        ("Celeb-DF-v2/Deepfakes", ("'Celeb-DF-v2/Deepfakes'",)),
+    ],
+)
+def test_a_dataset_that_is_unknown(tmp_path: Path, dataset: str, says: tuple[str, ...]) -> None:
+    refused(dataset, tmp_path, "--dataset", *says)
+
+
+def disorder(top: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Walk as a file system in another order would."""
+    for folder, folders, names in WALK(top, **options):
+        random.Random(len(names)).shuffle(names)
+        folders.reverse()
+        yield folder, folders, names
+
+
+WALK = os.walk
+
+
+@pytest.mark.parametrize("dataset", ["folder", "DeepFakeDetection", "Celeb-DF-v2"])
+def test_the_order_of_the_file_system_does_not_matter(
+    tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BUILDERS[dataset](tmp_path)
+    before = find_videos(dataset, tmp_path, "x")
+    monkeypatch.setattr(os, "walk", disorder)
+    assert find_videos(dataset, tmp_path, "x") == before
+
+
+# ---------------------------------------------------------------------------------------------------------- FF++
+
+
+@pytest.mark.parametrize("compression", ["raw", "c23", "c40"])
+def test_faceforensics(tmp_path: Path, compression: str) -> None:
+    reals = f"original_sequences/youtube/{compression}"
+    touch(tmp_path, f"{reals}/videos/004.mp4")
+    videos = found(f"FF++_{compression}", tmp_path)
+    assert videos[f"{reals}/004"].file == tmp_path / reals / "videos/004.mp4"
+    count = {"train": 720, "val": 140, "test": 140}
+    expected = {(split, label): n * (4 if label else 1) for split, n in count.items() for label in (0, 1)}
+    assert Counter((video.split, video.label) for video in videos.values()) == expected
+    for manipulation in MANIPULATIONS:
+        folder = f"manipulated_sequences/{manipulation}/{compression}"
+        video = videos[f"{folder}/953_974"]
+        assert video.file == tmp_path / folder / "videos/953_974.mp4"
+        assert (video.label, video.split, video.identities) == (1, "test", {"953", "974"})
+    check_apart(videos.values())
+
+
+def test_faceforensics_keeps_its_pairs_together(tmp_path: Path) -> None:
+    touch(tmp_path, "original_sequences/youtube/c23/videos/004.mp4")
+    videos = found("FF++_c23", tmp_path)
+    for folder, video in videos.items():
+        names = folder.rpartition("/")[2].split("_")
+        if video.label:
+            assert video.identities == set(names)
+            assert folder.replace("_".join(names), "_".join(reversed(names))) in videos
+        for name in video.identities:
+            real = videos[f"original_sequences/youtube/c23/{name}"]
+            assert (real.split, real.label, real.identities) == (video.split, 0, video.identities)
+    assert [videos[f"original_sequences/youtube/c23/{n}"].split for n in ("071", "720", "003")] == [*SPLITS]
+
+
+@pytest.mark.parametrize("manipulation", [*MANIPULATIONS, "FaceShifter"])
+def test_faceforensics_with_one_manipulation(tmp_path: Path, manipulation: str) -> None:
+    touch(tmp_path, f"manipulated_sequences/{manipulation}/c23/videos/071_054.mp4")
+    videos = found(f"FF++_c23/{manipulation}", tmp_path)
+    assert Counter(video.label for video in videos.values()) == {0: 1000, 1: 1000}
+    assert all(manipulation in folder for folder, video in videos.items() if video.label)
+
+
+def test_faceforensics_in_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    touch(tmp_path, "original_sequences/youtube/c23/videos/004.mp4")
+    videos = found("FF++_c23", tmp_path)
+    assert [folder for folder, video in videos.items() if video.file.exists()] == ["original_sequences/youtube/c23/004"]
+    said = capsys.readouterr().out
+    assert all(f"manipulated_sequences/{name}/c23/videos" in said for name in MANIPULATIONS)
+    (tmp_path / "original_sequences/youtube/c23/videos/004.mp4").unlink()
+    refused("FF++_c23", tmp_path, "none of the 5000 videos", "original_sequences/youtube/c23/videos")
+
+
+def test_faceforensics_in_another_compression(tmp_path: Path) -> None:
+    touch(tmp_path, "original_sequences/youtube/c23/videos/004.mp4")
+    refused("FF++_c40", tmp_path, "original_sequences/youtube/c40/videos", "c23")
+
+
+# --------------------------------------------------------------------------------------------- DeepFakeDetection
+
+
+def make_deepfakedetection(root: Path) -> None:
+    actors = [f"{number:02d}" for number in range(1, 29)]
+    reals = [f"original_sequences/actors/c23/videos/{a}__{s}.mp4" for a in actors for s in ("walk", "talk__loud")]
+    fakes = "manipulated_sequences/DeepFakeDetection/c23/videos"
+    touch(root, *reals, *(f"{fakes}/{a}_{b}__walk__AB12.mp4" for a, b in itertools.permutations(actors, 2)))
+
+
+def test_deepfakedetection(tmp_path: Path) -> None:
+    make_deepfakedetection(tmp_path)
+    videos = found("DeepFakeDetection", tmp_path)
+    assert len(videos) == 28 * 2 + 28 * 27
+    assert videos["original_sequences/actors/c23/01__talk__loud"].identities == {"01"}
+    fake = videos["manipulated_sequences/DeepFakeDetection/c23/01_02__walk__AB12"]
+    assert (fake.label, fake.identities) == (1, {"01", "02"})
+    assert fake.file.is_file()
+    check_apart(videos.values())
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+    split_of = {person: split for person, (split,) in places(videos.values()).items()}
+    assert Counter(split_of.values()) == {"train": 20, "val": 4, "test": 4}
+    for video in videos.values():
+        assert {split_of[person] for person in video.identities} == {video.split} or video.left_out
+        assert not video.left_out or len({split_of[person] for person in video.identities}) == 2
+
+
+@pytest.mark.parametrize("name", ["actors/c23/videos/scene.mp4", "actors/c23/videos/01_02__walk__AB12.mp4"])
+def test_deepfakedetection_with_a_name_that_tells_no_actor(tmp_path: Path, name: str) -> None:
+    make_deepfakedetection(tmp_path)
+    touch(tmp_path, f"original_sequences/{name}")
+    refused("DeepFakeDetection", tmp_path, name, "ACTOR__SCENE.mp4")
+
+
+# ------------------------------------------------------------------------------------------------------ Celeb-DF
+
+LIST = "List_of_testing_videos.txt"
+TESTED = [
+    "1 Celeb-real/id1_0000.mp4",
+    "1 Celeb-real/id2_0009.mp4",  # not on the disk
+    "1 YouTube-real/00003.mp4",
+    "0 Celeb-synthesis/id1_id0_0000.mp4",
+    "0 Celeb-synthesis/id5_id7_0001.mp4",
+]
+
+
+def make_celeb_df(root: Path) -> None:
+    people, numbers = [f"id{i}" for i in range(20)], ["0000", "0001", "0002"]
+    touch(root, *(f"Celeb-real/{person}_{number}.mp4" for person in people for number in numbers))
+    touch(root, *(f"YouTube-real/{i:05d}.mp4" for i in range(10)))
+    pairs = itertools.permutations(people, 2)
+    touch(root, *(f"Celeb-synthesis/{a}_{b}_{number}.mp4" for a, b in pairs for number in numbers))
+    write(root / LIST, "".join(f"{line}\n" for line in TESTED))
+
+
+@pytest.fixture(scope="module")
+def celeb_df(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("celeb_df")
+    make_celeb_df(root)
+    return root
+
+
+def source(folder: str) -> str:
+    kind, name = folder.split("/")
+    return re.sub(r"_id\d+_", "_", name) if kind == "Celeb-synthesis" else name
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_celeb_df(celeb_df: Path, version: str) -> None:
+    videos = found(f"Celeb-DF-{version}", celeb_df)
+    assert len(videos) == 60 + 1 + 10 + 20 * 19 * 3
+    assert all(video.label == folder.startswith("Celeb-synthesis") for folder, video in videos.items())
+    test = {folder for folder, video in videos.items() if video.split == "test"}
+    assert test == {line[2:].removesuffix(".mp4") for line in TESTED}
+    check_apart(videos.values(), "train", "val")
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+    assert videos["Celeb-synthesis/id3_id4_0002"].identities == {"id3", "id4"}
+
+
+def test_celeb_df_keeps_the_source_videos_of_its_test_set_out(celeb_df: Path) -> None:
+    videos = found("Celeb-DF-v2", celeb_df)
+    tested = {source(folder) for folder, video in videos.items() if video.split == "test"}
+    made = {folder for folder, video in videos.items() if source(folder) in tested and video.split != "test"}
+    assert {"Celeb-real/id5_0001", "Celeb-synthesis/id1_id9_0000"} <= made
+    assert all(videos[folder].split == "" for folder in made)
+    kept = {folder for folder, video in videos.items() if not video.left_out}
+    assert {"Celeb-real/id1_0001", "Celeb-real/id5_0000", "Celeb-real/id7_0001"} <= kept
+
+
+@pytest.mark.parametrize("ends", ["\r\n", " \n", "\n\n"])
+def test_celeb_df_with_a_list_from_another_system(tmp_path: Path, ends: str) -> None:
+    touch(tmp_path, *(line[2:] for line in TESTED[:1] + TESTED[2:]))
+    write(tmp_path / LIST, codecs.BOM_UTF8 + "".join(line + ends for line in TESTED).encode())
+    assert {video.split for video in found("Celeb-DF-v2", tmp_path).values()} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("0 Celeb-real/id1_0000.mp4", ("line 2", "0 Celeb-real")),
+        ("1 Celeb-synthesis/id1_id0_0000.mp4", ("line 2",)),
+        ("Celeb-real/id1_0000.mp4", ("line 2",)),
+        ("2 Celeb-real/id1_0000.mp4", ("line 2",)),
+        ("1 id1_0000.mp4", ("line 2",)),
+        ("1 Celeb-real", ("line 2",)),
+        ("1 Celeb-real/../../id1_0000.mp4", ("line 2",)),
+    ],
+)
+def test_celeb_df_with_a_malformed_list(tmp_path: Path, line: str, says: tuple[str, ...]) -> None:
+    touch(tmp_path, "Celeb-real/id1_0000.mp4", "YouTube-real/", "Celeb-synthesis/")
+    write(tmp_path / LIST, f"{TESTED[0]}\n{line}\n")
+    refused("Celeb-DF-v2", tmp_path, LIST, *says)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "1 Celeb-real/id\xe9.mp4".encode("latin-1")])
+def test_celeb_df_with_no_list_at_all(tmp_path: Path, content: str | bytes) -> None:
+    touch(tmp_path, "Celeb-real/id1_0000.mp4", "YouTube-real/", "Celeb-synthesis/")
+    refused("Celeb-DF-v2", tmp_path, f"looked for {LIST}", "Celeb-synthesis, YouTube-real")
+    write(tmp_path / LIST, content)
+    refused("Celeb-DF-v2", tmp_path, LIST)
+
+
+# ------------------------------------------------------------------------------------------------------- DFDC
+
+
+def make_dfdc_preview(root: Path) -> dict[str, dict]:
+    entries = {f"original_videos/{a}/{a}_A.mp4": {"label": "real", "target_id": a} for a in range(40)}
+    for a in range(40):
+        for b in (a ^ 1, a ^ 2):
+            entries[f"method_A/{a}/{a}_{b}_A.mp4"] = {"label": "fake", "target_id": str(a), "swapped_id": str(b)}
+    for entry in entries.values():
+        entry["set"] = "test" if int(entry["target_id"]) >= 34 else "train"
+    write(root / "dataset.json", entries)
+    touch(root, *entries)
+    return entries
+
+
+def test_dfdc_preview(tmp_path: Path) -> None:
+    entries = make_dfdc_preview(tmp_path)
+    videos = found("DFDC-Preview", tmp_path)
+    assert len(videos) == len(entries)
+    for path, entry in entries.items():
+        video = videos[path.removesuffix(".mp4")]
+        assert video.label == CLASSES.index(entry["label"])
+        assert (video.split == "test") == (entry["set"] == "test")
+        assert video.identities == {str(entry[key]) for key in ("target_id", "swapped_id") if key in entry}
+    check_apart(videos.values())
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+    # The test set holds 34 to 39, and 34_32 and 35_33.
+    assert {a for a in range(34) if "test set" in videos[f"original_videos/{a}/{a}_A"].left_out} == {32, 33}
+
+
+def test_dfdc_preview_without_actors_in_its_list(tmp_path: Path) -> None:
+    entries = {
+        f"method_A/{1000000 + i}_{2000000 + i // 2}_0.mp4": {"label": CLASSES[i % 2], "set": "train"} for i in range(30)
+    }
+    write(tmp_path / "dataset.json", entries)
+    touch(tmp_path, *entries)
+    videos = found("DFDC-Preview", tmp_path)
+    assert videos["method_A/1000003_2000001_0"].identities == {"1000003", "2000001"}
+    check_apart(videos.values())
+
+
+GOOD = {"label": "real", "set": "train"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        {},
+        {"b.mp4": [1]},
+        {"b.mp4": {"set": "train"}},
+        {"b.mp4": {"label": "real"}},
+        {"b.mp4": {"label": "maybe", "set": "train"}},
+        {"": GOOD},
+        {".": GOOD},
+        {"/etc/b.mp4": GOOD},
+        {"../../b.mp4": GOOD},
+        '{"\xe9.mp4": {}}'.encode("latin-1"),
+    ],
+    ids=lambda content: repr(content)[:30],
+)
+def test_dfdc_preview_with_a_malformed_list(tmp_path: Path, content: Any) -> None:
+    touch(tmp_path, "a.mp4")
+    content = {"a.mp4": GOOD, **content} if content and isinstance(content, dict) else content
+    write(tmp_path / "dataset.json", content)
+    refused("DFDC-Preview", tmp_path, "dataset.json")
+
+
+def make_dfdc(root: Path, parts: Iterable[int]) -> None:
+    for part in parts:
+        folder = f"dfdc_train_part_{part}"
+        entries = {
+            f"real{part}.mp4": {"label": "REAL", "split": "train"},
+            f"fake{part}.mp4": {"label": "FAKE", "split": "train", "original": f"real{part}.mp4"},
+        }
+        write(root / folder / "metadata.json", entries)
+        touch(root, *(f"{folder}/{name}" for name in entries))
+
+
+@pytest.mark.parametrize(("parts", "validating"), [(2, [1]), (10, [9]), (20, [18, 19]), (50, [45, 46, 47, 48, 49])])
+def test_dfdc_validates_on_its_last_parts(tmp_path: Path, parts: int, validating: list[int]) -> None:
+    make_dfdc(tmp_path, range(parts))
+    videos = found("DFDC", tmp_path)
+    expected = {
+        f"dfdc_train_part_{part}/{kind}{part}": "val" if part in validating else "train"
+        for part in range(parts)
+        for kind in CLASSES
+    }
+    assert splits(videos) == expected
+    assert all(video.label == ("fake" in folder) for folder, video in videos.items())
+    assert videos["dfdc_train_part_1/fake1"].identities == videos["dfdc_train_part_1/real1"].identities
+
+
+@pytest.mark.parametrize("at", ["test/labels.csv", "labels.csv"])
+def test_dfdc_with_its_test_set(tmp_path: Path, at: str) -> None:
+    make_dfdc(tmp_path, range(3))
+    folder = at.rpartition("labels.csv")[0]
+    write(tmp_path / at, "filename,label\na.mp4,0\r\nb.mp4,1\nc.mp4,1\n")
+    touch(tmp_path, f"{folder}a.mp4", f"{folder}b.mp4")
+    videos = found("DFDC", tmp_path)
+    test = {folder: video.label for folder, video in videos.items() if video.split == "test"}
+    assert test == {f"{folder}a": 0, f"{folder}b": 1, f"{folder}c": 1}
+    assert len(videos) == 6 + 3
+
+
+def test_dfdc_keeps_a_source_video_in_one_split(tmp_path: Path) -> None:
+    make_dfdc(tmp_path, range(10))
+    write(tmp_path / "dfdc_train_part_9/metadata.json", {"f.mp4": {"label": "FAKE", "original": "real0.mp4"}})
+    check_apart(found("DFDC", tmp_path).values())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", {"a.mp4": {}}, {"a.mp4": {"label": "odd"}}, {"a.mp4": "FAKE"}])
+def test_dfdc_with_malformed_metadata(tmp_path: Path, content: Any) -> None:
+    make_dfdc(tmp_path, range(3))
+    file = write(tmp_path / "dfdc_train_part_1/metadata.json", content)
+    refused("DFDC", tmp_path, str(file))
+    file.unlink()
+    refused("DFDC", tmp_path, "looked for metadata.json", "dfdc_train_part_1")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "name,label\na.mp4,0\n",
+        "filename,label\na.mp4,2\n",
+        "filename,label\na.mp4\n",
+        "filename,label\na.mp4,0\na.mp4,1\n",
+        "filename,label\n/a.mp4,1\n",
+        "filename,label\n../../../a.mp4,1\n",
+    ],
+)
+def test_dfdc_with_malformed_labels(tmp_path: Path, lines: str) -> None:
+    make_dfdc(tmp_path, range(3))
+    refused("DFDC", tmp_path, str(write(tmp_path / "test/labels.csv", lines)))
+
+
+def test_dfdc_beside_other_files(tmp_path: Path) -> None:
+    make_dfdc(tmp_path, range(3))
+    before = splits(found("DFDC", tmp_path))
+    touch(tmp_path, "dfdc_train_part_3.zip", "dfdc_train_part_x1/", "dfdc_train_part_old/")
+    assert splits(found("DFDC", tmp_path)) == before
+
+
+# ------------------------------------------------------------------------------------------------- trees of folders
+
+
+def make_tree(root: Path) -> None:
+    touch(root, *(f"{kind}/{person}/{i}.mp4" for kind in CLASSES for person in ("anna", "ben") for i in range(20)))
+
+
+def test_a_tree_is_split_by_source_video(tmp_path: Path) -> None:
+    make_tree(tmp_path)
+    videos = found("folder", tmp_path)
+    assert len(videos) == 80
+    assert all(video.label == CLASSES.index(folder.split("/")[0]) for folder, video in videos.items())
+    assert all(video.split == videos[folder.replace("fake/", "real/")].split for folder, video in videos.items())
+    check_apart(videos.values())
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+
+
+def test_a_tree_with_splits_keeps_them(tmp_path: Path) -> None:
+    paths = [f"Data/{s}/{kind}/deep/{s}{i}.mp4" for s in SPLITS for kind in ("Real", "FAKE") for i in range(3)]
+    touch(tmp_path, *paths)
+    videos = found("folder", tmp_path)
+    assert splits(videos) == {path.removesuffix(".mp4"): path.split("/")[1] for path in paths}
+    assert all(video.label == ("FAKE" in folder) for folder, video in videos.items())
+
+
+def test_a_tree_with_splits_in_part(tmp_path: Path) -> None:
+    touch(tmp_path, "train/real/1.mp4", "val/fake/2.mp4", "dev/fake/3.mp4")
+    refused("folder", tmp_path, "dev/fake/3.mp4", "train, val, test")
+
+
+def test_a_tree_holds_other_things_too(tmp_path: Path) -> None:
+    touch(tmp_path, "real/1.MP4", "real/2.avi", "real/._3.mp4", "real/.trash/4.mp4", "real/notes.txt", "real/5.mp4/")
+    touch(tmp_path, "elsewhere/6.mp4", "outside/7.mov", "7.mp4")
+    (tmp_path / "fake").symlink_to("outside", target_is_directory=True)
+    (tmp_path / "real/8.mp4").symlink_to("nowhere.mp4")
+    assert set(found("folder", tmp_path)) == {"real/1", "real/2", "fake/7", "real/8"}
+
+
+def test_a_tree_that_leads_back_into_itself(tmp_path: Path) -> None:
+    touch(tmp_path, "real/1.mp4")
+    (tmp_path / "real/again").symlink_to("..", target_is_directory=True)
+    assert set(found("folder", tmp_path)) == {"real/1"}
+
+
+# ------------------------------------------------------------------------------------------------------ CSV files
+
+
+def test_a_csv_file(tmp_path: Path) -> None:
+    touch(tmp_path, "videos/a.mp4")
+    rows = ["videos/a.mp4,real", "videos/sub/b.avi,FAKE", "videos/../videos/c.mp4,0", f"{tmp_path}/videos/d.MOV, 1"]
+    table = write(tmp_path / "list.csv", "path,label\n" + "\n".join(rows))
+    videos = found("folder", table)
+    assert {folder: video.label for folder, video in videos.items()} == {"a": 0, "sub/b": 1, "c": 0, "d": 1}
+    assert videos["sub/b"].file == tmp_path / "videos/sub/b.avi"
+
+
+def test_a_csv_file_with_splits_keeps_them(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    rows = "a.mp4,real,train,anna;ben\nb.mp4,fake,TRAIN,ben\nc.mp4,fake,val,\nd.mp4,real,test,carl\n"
+    videos = found("folder", write(tmp_path / "list.csv", f"path,label,split,identity\n{rows}"))
+    assert splits(videos) == {"a": "train", "b": "train", "c": "val", "d": "test"}
+    assert videos["a"].identities == {"anna", "ben"}
+
+
+def test_a_csv_file_is_split_by_identity(tmp_path: Path) -> None:
+    touch(tmp_path, "0.mp4")
+    rows = [f"{i}.mp4,{i % 2},p{i // 4}; q{i // 4}" for i in range(80)]
+    table = write(tmp_path / "list.csv", "path,label,identity\n" + "\n".join(rows))
+    videos = found("folder", table)
+    assert videos["9"].identities == {"p2", "q2"}
+    check_apart(videos.values())
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+    write(table, "path,label,identity\n" + "\n".join(reversed(rows)))
+    assert splits(found("folder", table)) == splits(videos)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        codecs.BOM_UTF8 + b"path,label\r\na.mp4,real\r\nb.mp4,fake\r\n",
+        "path,label,note,note\na.mp4,real,x,y\nb.mp4,fake\n",
+        'label,path\n"real","a.mp4"\nfake,b.mp4\n',
+        "path , label\n a.mp4 , real \nb.mp4,fake\n",
+        "path,label\n\na.mp4,real\n\nb.mp4,fake\n\n",
+    ],
+)
+def test_a_csv_file_from_another_program(tmp_path: Path, content: str | bytes) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    videos = found("folder", write(tmp_path / "list.csv", content))
+    assert {folder: (video.label, video.file.is_file()) for folder, video in videos.items()} == {
+        "a": (0, True),
+        "b": (1, True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", ("no column path and no column label",)),
+        ("path,label\n", ("no row",)),
+        ("path;label\na.mp4;real\n", ("no column path", "path;label")),
+        ("path,kind\na.mp4,real\n", ("no column label", "path,kind")),
+        ("path,label\na.mp4,real\n,fake\n", ("line 3", "empty")),
+        ("path,label\na.mp4\n", ("line 2", "empty")),
+        ("path,label\n\na.mp4\n", ("line 3", "empty")),
+        ("path,label\na.mp4,2\n", ("'2'",)),
+        ("path,label\na,b.mp4,real\n", ("'b.mp4'",)),
+        ("path,label,split\na.mp4,real,training\n", ("line 2", "'training'")),
+        ("path,label,split\na.mp4,real,train\nb.mp4,fake,\n", ("b.mp4", "for all or for none")),
+        ("path,label\na.mp4,real\n./a.mp4,fake\n", ("twice", "a.mp4")),
+        ("path,label,split,identity\na.mp4,0,train,x;y\nb.mp4,1,test,z;y\n", ("leak", "y (test and train)")),
+        ("path,label\na.mp4,real\n".encode("utf-16"), ("UTF-8",)),
+        ("path,label\nq.mp4,real\n", ("none of the 1 videos",)),
+        ("path,label\na.mp4,real\n/,fake\n", ()),
+        (f"path,label\na.mp4,real\n{'b' * 200_000},fake\n", ()),
+    ],
+    ids=lambda value: repr(value)[:40] if isinstance(value, str | bytes) else "",
+)
+def test_a_malformed_csv_file(tmp_path: Path, content: str | bytes, says: tuple[str, ...]) -> None:
+    touch(tmp_path, "a.mp4")
+    refused("folder", write(tmp_path / "list.csv", content), str(tmp_path / "list.csv"), *says)
+
+
+BUILDERS: dict[str, Callable[[Path], None]] = {
+    "folder": make_tree,
+    "DeepFakeDetection": make_deepfakedetection,
+    "Celeb-DF-v2": make_celeb_df,
+}
+
+
+# --------------------------------------------------------------------------------------------------- folders' names
+
+NAMES = {
+    "a,b": "a%2Cb",
+    " a b ": "%20a b%20",
+    "a\nb\r": "a%0Ab%0D",
+    "a\tb\x85c\u2028d": "a%09b%C2%85c%E2%80%A8d",
+    "\u3000a": "%E3%80%80a",
+    b"a\xff": "a%FF",
+    "e\u0301": "e\u0301",  # NFD, as macOS writes it
+    "\xe9": "\xe9",
+    "a.b": "a.b",
+    "#a'\"$&": "#a'\"$&",
+}
+
+
+def test_odd_names_fit_into_a_label_file(tmp_path: Path) -> None:
+    for name in NAMES:
+        for folder in (b"videos/real/x", b"videos/real/" + os.fsencode(name)):
+            path = os.path.join(os.fsencode(tmp_path), folder, os.fsencode(name) + b".mp4")
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(os.fsdecode(path)).touch()
+    videos = find_videos("folder", tmp_path / "videos", "odd, set")
+    expected = [f"odd%2C set/real/{folder}/{name}" for name in NAMES.values() for folder in ("x", name)]
+    assert sorted(video.folder for video in videos) == sorted(expected)
+    touch(tmp_path / "faces", *(f"{video.folder}/0000.png" for video in videos))
+    lines = [f"0,{video.folder},1\n" for video in videos]
+    write(tmp_path / "labels/odd/test_real.txt", "".join(lines))
+    write(tmp_path / "labels/odd/test_fake.txt", "")
+    read = read_split("odd", "test", tmp_path / "labels", tmp_path / "faces")
+    assert [video.path for video in read] == [video.folder for video in videos]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("real/a.mp4", "real/a.avi"),
+        ("real/a.mp4", "real/a.MP4", "real/A.mp4"),
+        ("real/a.mp4", "real/a/b.mp4"),
+        ("real/a.mp4", "real/a/b.mp4", "real/a/b/c.mp4"),
+        ("real/a.mp4", "real/a.avi", "real/a_mp4.mp4"),
+        ("real/a.mp4", "real/a/b.mp4", "real/a_mp4/c.mp4"),
+        ("real/a,b.mp4", "real/a%2Cb.mp4"),
+        ("real/a,.mp4", "real/a%2C/b.mp4"),
+    ],
+    ids=" ".join,
+)
+def test_no_two_videos_share_a_folder(tmp_path: Path, paths: tuple[str, ...]) -> None:
+    touch(tmp_path, *paths)
+    assert len(found("folder", tmp_path)) == len(paths)
+
+
+def test_a_folder_does_not_lead_out_of_its_own(tmp_path: Path) -> None:
+    touch(tmp_path, "x/...mp4", "a.mp4")
+    found("folder", write(tmp_path / "list.csv", "path,label\nx/...mp4,real\na.mp4,fake\n"))
+
+
+# ------------------------------------------------------------------------------------------------ split_by_identity
+
+Videos = list[tuple[int, Identities]]
+
+
+def random_videos(seed: int) -> Videos:
+    """From many people alone to one crowd, of either class or of one."""
+    rng = random.Random(seed)
+    people = [f"p{i}" for i in range(rng.randint(1, 60))]
+    crowd, fakes = rng.choice([0, 0.1, 0.5, 1]), rng.choice([0, 0.2, 0.5, 1])
+    return [
+        (int(rng.random() < fakes), frozenset(rng.choices(people, k=2 if rng.random() < crowd else 1)))
+        for _ in range(rng.randint(1, 200))
+    ]
+
+
+def split_of_people(videos: Videos, split: list[str | None]) -> dict[str, set[str]]:
+    where: dict[str, set[str]] = {}
+    for (_, people), name in zip(videos, split, strict=True):
+        for person in people if name else ():
+            where.setdefault(person, set()).add(name)
+    return where
+
+
+def both_classes(videos: Videos, split: list[str | None]) -> bool:
+    there = {(name, label) for (label, _), name in zip(videos, split, strict=True) if name}
+    return there == set(itertools.product(SPLITS, (0, 1)))
+
+
+def alone(count: int, label: int) -> Videos:
+    return [(label, frozenset({f"{CLASSES[label]}{i}"})) for i in range(count)]
+
+
+def crowd(pairs: Iterable[tuple[int, int]]) -> Videos:
+    """A real video of everyone, and a fake one of each pair."""
+    pairs = list(pairs)
+    people = sorted({person for pair in pairs for person in pair})
+    return [(0, frozenset({f"p{i}"})) for i in people] + [(1, frozenset({f"p{a}", f"p{b}"})) for a, b in pairs]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_nobody_stands_in_two_splits(seed: int) -> None:
+    videos = random_videos(seed)
+    split = split_by_identity(videos, SHARES)
+    where = split_of_people(videos, split)
+    assert all(len(names) == 1 for names in where.values())
+    for (_, people), name in zip(videos, split, strict=True):
+        if name is None:  # it really stands between two splits, or nothing but its like tells where
+            assert len(people) > 1
+            told = [where[person] for person in people if person in where]
+            assert len(told) < len(people) or len(set().union(*told)) > 1
+    assert "train" in split or None in split
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_order_of_the_videos_does_not_matter(seed: int) -> None:
+    videos = random_videos(seed)
+    split = split_by_identity(videos, SHARES)
+    order = random.Random(seed).sample(range(len(videos)), len(videos))
+    assert split_by_identity([videos[i] for i in order], SHARES) == [split[i] for i in order]
+
+
+def test_the_split_is_the_same_in_every_process() -> None:
+    videos = [random_videos(seed) for seed in range(30)]
+    code = (
+        "import json, sys; from datasets.identities import split_by_identity as split\n"
+        "for videos in json.load(sys.stdin):\n"
+        "    print(split([(label, frozenset(people)) for label, people in videos], {'val': 0.15, 'test': 0.15}))"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            input=json.dumps(videos, default=sorted),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert outputs[0].count("\n") == 30
+    assert outputs[0] == outputs[1]
+
+
+def test_the_order_is_a_hash_of_the_names() -> None:
+    split = split_by_identity(alone(20, 0), SHARES)
+    assert [i for i, name in enumerate(split) if name == "val"] == [1, 3, 17]
+    assert [i for i, name in enumerate(split) if name == "test"] == [7, 9, 18]
+
+
+@pytest.mark.parametrize("count", [3, 10, 100])
+def test_people_alone_are_shared_out_by_class(count: int) -> None:
+    videos = alone(count, 0) + alone(count, 1)
+    split = split_by_identity(videos, SHARES)
+    assert None not in split
+    for label in (0, 1):
+        counts = Counter(name for (of, _), name in zip(videos, split, strict=True) if of == label)
+        assert counts["val"] == counts["test"] == max(1, round(0.15 * count))
+
+
+def test_a_few_fake_people_among_many_real_ones() -> None:
+    videos = alone(100, 0) + alone(3, 1)
+    assert both_classes(videos, split_by_identity(videos, SHARES))
+
+
+def test_whole_groups_go_to_a_split_where_they_are_small() -> None:
+    videos = [(label, frozenset({f"a{i}", f"b{i}"})) for i in range(20) for label in (0, 1)]
+    split = split_by_identity(videos, SHARES)
+    assert None not in split
+    assert both_classes(videos, split)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        list(itertools.combinations(range(28), 2)),  # everyone with everyone
+        [(i, i + 1) for i in range(99)],  # a chain
+        [(i, (i + d) % 28) for i in range(28) for d in (1, 2)],  # two neighbours each
+    ],
+    ids=["dense", "chain", "ring"],
+)
+def test_one_giant_group_is_cut(pairs: list[tuple[int, int]]) -> None:
+    videos = crowd(pairs)
+    split = split_by_identity(videos, SHARES)
+    where = Counter(name for names in split_of_people(videos, split).values() for name in names)
+    assert all(0.1 < where[name] / where.total() < 0.2 for name in SHARES)
+    assert both_classes(videos, split)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_one_giant_group_with_few_links_is_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    videos = crowd((rng.randrange(person), person) for person in range(1, 100))
+    assert both_classes(videos, split_by_identity(videos, SHARES))
+
+
+def test_two_large_groups_are_cut() -> None:
+    videos = crowd([*itertools.combinations(range(30), 2), *itertools.combinations(range(30, 60), 2)])
+    split = split_by_identity(videos, SHARES)
+    where = Counter(name for names in split_of_people(videos, split).values() for name in names)
+    assert all(6 <= where[name] <= 12 for name in SHARES)
+    assert both_classes(videos, split)
+
+
+def test_a_large_group_stays_whole_beside_small_ones() -> None:
+    large = crowd(itertools.combinations(range(30), 2))
+    small = [(label, frozenset({f"q{i}"})) for i in range(20) for label in (0, 1)]
+    split = split_by_identity(large + small, SHARES)
+    assert set(split[: len(large)]) == {"train"}
+    assert both_classes(large + small, split)
+
+
+def test_one_identity_trains() -> None:
+    videos = [(label, frozenset({"anna"})) for label in (0, 1, 1, 0)]
+    assert split_by_identity(videos, SHARES) == ["train"] * 4
+
+
+def test_two_groups_leave_one_to_the_training() -> None:
+    videos = [(label, frozenset({name})) for name in ("anna", "ben") for label in (0, 1)]
+    assert sorted(map(str, split_by_identity(videos, SHARES))) == ["train", "train", "val", "val"]
+
+
+def test_no_videos() -> None:
+    assert split_by_identity([], SHARES) == []
