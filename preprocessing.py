@@ -14,7 +14,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from datasets.gather import REPORT, check_label_folder, gather, write_contact_sheet
 from datasets.layouts import LAYOUTS, SourceVideo, find_videos
 from faces.detectors import DETECTORS, Detector, load_detector
-from faces.extraction import Recipe, Seconds, Source, extract_faces, read_record
+from faces.extraction import Recipe, Seconds, Source, extract_faces, is_done
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import core_count, select_devices, worker_count
@@ -147,7 +148,7 @@ def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
     """List the videos that are on the disk and have neither faces nor a reason for having none."""
     sources = [Source(video.file, faces / video.folder) for video in videos if video.split]
     bar = tqdm(sources, "looking for what is done", unit=" videos", delay=2, leave=False)
-    return [source for source in bar if source.file.is_file() and read_record(source) is None]
+    return [source for source in bar if not is_done(source) and source.file.is_file()]
 
 
 def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, detector: Detector) -> Seconds:
@@ -155,7 +156,7 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
     seconds, began = Seconds(), time.perf_counter()
     workers = min(worker_count(args.num_workers), len(sources))
     outcomes = extract_faces(sources, recipe, detector, args.bs, workers, seconds)
-    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
+    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar, _killed_worker_is_told():
         for outcome in outcomes:
             if outcome.failure:
                 name = str(outcome.source.file).encode("utf-8", "backslashreplace").decode()
@@ -163,6 +164,19 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
             bar.update()
             bar.set_postfix_str(f"{seconds.frames / (time.perf_counter() - began):.1f} frames/s")
     return seconds
+
+
+@contextmanager
+def _killed_worker_is_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a decoding process was killed, most often for want of memory (in a container: of shared memory, "
+            "--shm-size); the same command goes on; try fewer --num_workers or a smaller --bs."
+        ) from error
 
 
 # ------------------------------------------------------------------------------------------------- jobs side by side
@@ -223,7 +237,7 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
     with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
         while left:
             ended = all(job.done() for job in running)
-            still = [source for source in left if read_record(source) is None]
+            still = [source for source in left if not is_done(source)]
             bar.update(len(left) - len(still))
             left = still
             if ended:

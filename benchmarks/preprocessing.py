@@ -3,8 +3,8 @@
     python -m benchmarks.preprocessing --videos ROOT --weights FILE
 
 Prints Markdown tables for docs/preprocessing.md. The stages are timed one after the other in one process; the whole
-with as many decoding processes as there are cores. What it makes for a dataset is reckoned from the number of its
-frames, and from frames like those under ROOT.
+with as many decoding processes as there are cores. ROOT holds the folders FF++ and DFDC with a few videos of each; what
+their speed makes for the whole dataset is reckoned from the number of its frames.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from utils.devices import core_count
 EVERY = 5
 # Sampled frames. FF++: 509.9k frames of real videos and four times as many fake ones (Celeb-DF paper, table 1). DFDC:
 # 119,154 training clips of ten seconds (Dolhansky et al., 2020), nearly all of 30 frames a second.
-DATASETS = {"FF++_c23": 5 * 509_900 // EVERY, "DFDC (training parts)": 119_154 * 300 // EVERY}
+DATASETS = {
+    "FF++": {"FF++_c23": 5 * 509_900 // EVERY},
+    "DFDC": {"DFDC (training parts)": 119_154 * 300 // EVERY},
+}
 
 
 def time_stages(videos: list[Path], detector: Detector, workers: int) -> tuple[Seconds, float, int]:
@@ -77,17 +80,20 @@ def main() -> None:
     }
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{len(videos)} videos; {core_count()} of {os.cpu_count()} cores, {name}; PyTorch {torch.__version__}\n")
-    print("| detector | decode | detect | write | all, with workers | kB an image |\n|---|---|---|---|---|---|")
+    print("| videos | detector | decode | detect | write | all, with workers | kB an image |")
+    print("|---|---|---|---|---|---|---|")
     rates = {}
-    for detector_name, detector in detectors.items():
-        stages, _, size = time_stages(videos, detector, 0)
-        seconds, whole, _ = time_stages(videos, detector, core_count())
-        rates[detector_name] = seconds.frames / whole
-        speeds = " | ".join(f"{speed:.0f}" for speed in stages.speeds().values())
-        print(f"| {detector_name} | {speeds} | {rates[detector_name]:.0f} | {size / stages.images / 1000:.0f} |")
+    for folder in sorted({video.relative_to(args.videos).parts[0] for video in videos}):
+        inside = [video for video in videos if folder in video.parts]
+        for detector_name, detector in detectors.items():
+            stages, _, size = time_stages(inside, detector, 0)
+            seconds, whole, _ = time_stages(inside, detector, core_count())
+            rates[folder, detector_name] = rate = seconds.frames / whole
+            speeds = " | ".join(f"{speed:.0f}" for speed in stages.speeds().values())
+            print(f"| {folder} | {detector_name} | {speeds} | {rate:.0f} | {size / stages.images / 1000:.0f} |")
     print("\n| dataset | sampled frames | detector | one machine | 32 machines |\n|---|---|---|---|---|")
-    for dataset, frames in DATASETS.items():
-        for detector_name, rate in rates.items():
+    for (folder, detector_name), rate in rates.items():
+        for dataset, frames in DATASETS.get(folder, {}).items():
             hours = frames / rate / 3600
             print(f"| {dataset} | {frames:,} | {detector_name} | {hours:.1f} h | {hours / 32:.1f} h |")
     print("\n| video | frames | retinaface finds | mtcnn finds | mean overlap |\n|---|---|---|---|---|")

@@ -315,13 +315,20 @@ def failed_record(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.failed.json")
 
 
-def read_record(source: Source) -> dict[str, Any] | None:
-    """Read what became of a video in this run or an earlier one: its ``faces``, or the ``cause`` that there are none.
+def is_done(source: Source) -> bool:
+    """Tell whether a video has its faces, or a reason for having none, of this run or an earlier one."""
+    return source.folder.is_dir() or _read_failure(source) is not None
 
-    None where that is not known: it was not looked at yet, or has another size now than when it failed.
-    """
+
+def read_record(source: Source) -> dict[str, Any] | None:
+    """Read what became of a video: its ``faces``, or the ``cause`` that there are none; None where it is not done."""
     if source.folder.is_dir():
         return json.loads((source.folder / "faces.json").read_text())
+    return _read_failure(source)
+
+
+def _read_failure(source: Source) -> dict[str, Any] | None:
+    """Read why a video gave no face; None where it did not fail, or has another size now than when it did."""
     failed = failed_record(source.folder)
     if not failed.is_file():
         return None

@@ -77,7 +77,7 @@ def folder_dataset(root: Path, clip: Path, videos: int = 2) -> Path:
 
 @pytest.fixture
 def dataset(tmp_path: Path, clip: Path) -> Path:
-    return folder_dataset(tmp_path, clip)
+    return folder_dataset(tmp_path / "a folder, größer", clip)
 
 
 def arguments(root: Path, *more: str) -> list[str]:
@@ -546,6 +546,19 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, uninterrupted: Path, how: si
     assert {file: stamps(cut / "faces")[file] for file in finished} == finished
     for name in ("train_real.txt", "val_real.txt", "test_fake.txt"):
         assert (cut / "labels/folder" / name).read_text() == (whole / "labels/folder" / name).read_text()
+
+
+def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
+    shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
+    run = start(tmp_path, "--num_workers", "1")
+    part = tmp_path / "faces/folder/val/real/.slow.part"
+    wait_for(lambda: part.is_dir() and any(part.rglob("*.png")))
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    _, error = run.communicate()
+    assert run.returncode == 2 and "a decoding process was killed" in error.splitlines()[-1]
+    assert not part.exists()
 
 
 def test_a_full_disk(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
