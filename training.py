@@ -42,7 +42,7 @@ from utils.command import exit_code
 from utils.devices import seed_everything, select_devices, smallest_share, worker_count
 from utils.errors import InputError
 from utils.logs import TrainingLog
-from utils.metrics import binary_metrics, dataset_metrics
+from utils.metrics import binary_metrics, choose_threshold
 from utils.output import (
     TEST_FILES,
     TRAINING_FILES,
@@ -50,9 +50,8 @@ from utils.output import (
     copy_file,
     format_table,
     start_output_folder,
-    write_json,
-    write_predictions,
 )
+from utils.results import write_results
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
 LOSS_WEIGHTS_LR = 1e-3  # whatever --lr is
@@ -105,6 +104,11 @@ def make_parser() -> parse.Parser:
     model = parser.add_argument_group("model")
     add(model, "--num_LIBs", 4, count, "how many Local Information Blocks")
     add(model, "--resume_model", None, Path, "a checkpoint to test or to go on from (default: none)")
+
+    test = parser.add_argument_group("evaluation")
+    add(test, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5 (five highest)")
+    add(test, "--group_by", None, parse.pattern, "a regular expression: its match in a fake video's path is its group")
+    add(test, "--fpr", None, parse.share, "how many real images, 0 to 1, the validation set's threshold may call fake")
 
     checkpoint = parser.add_argument_group("checkpoint")
     add(checkpoint, "--test", False, parse.boolean, "only test --resume_model")
@@ -159,28 +163,21 @@ def test(
     device: torch.device,
     channels: str,
     checkpoint: Path | None,
+    threshold: float | None,
 ) -> None:
-    """Score every test set, write results.json and predictions.csv, and print the table."""
+    """Score every test set, write results.json, predictions.csv and report.html, and print the table."""
     bad_images = BadImages(args.skip_bad_images)
-    results, predictions = {}, {}
+    tested = {}
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
         loader = make_loader(faces, args.test_bs, args.num_workers, device)
-        positions, scores = evaluate(
-            network, loader, device, channels=channels, bad_images=bad_images, title=f"test {dataset}"
+        tested[dataset] = (
+            faces,
+            *evaluate(network, loader, device, channels=channels, bad_images=bad_images, title=f"test {dataset}"),
         )
-        labels = faces.labels[positions]
-        results[dataset] = dataset_metrics(labels, scores, faces.video_of[positions])
-        predictions[dataset] = (faces, positions, scores)
-        if undefined := [name for name, value in results[dataset].items() if value is None]:
-            print(
-                f"warning: the test set of {dataset} holds one class alone: {', '.join(undefined)} not defined",
-                file=sys.stderr,
-            )
     bad_images.report()
     folder = args.save_path / args.name
-    write_predictions(folder / "predictions.csv", predictions)
-    write_json(folder / "results.json", {"checkpoint": checkpoint and str(checkpoint), "datasets": results})
+    results = write_results(folder, tested, args, checkpoint, threshold)
     print(f"\n{format_table(results)}\n\nresults: {folder / 'results.json'}, scores: {folder / 'predictions.csv'}")
 
 
@@ -198,7 +195,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     network.to(devices[0])
     if len(devices) > 1:
         network = nn.DataParallel(network, devices)
-    test(network, test_sets, args, devices[0], checkpoint["channels"], args.resume_model)
+    test(network, test_sets, args, devices[0], checkpoint["channels"], args.resume_model, checkpoint.get("threshold"))
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -335,6 +332,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
             save_checkpoint(
                 last_file, network, args.model, epoch,
                 args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
+                threshold=choose_threshold(val_faces.labels[positions], scores, args.fpr),
                 optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
             )  # fmt: skip
             if is_best:
@@ -345,9 +343,10 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
             bad_images.report()
 
         # The test sets are read once, by the best checkpoint.
-        load_network(bare_network, load_checkpoint(best_file))
+        best_checkpoint = load_checkpoint(best_file)
+        load_network(bare_network, best_checkpoint)
         saved = best_file if best_file.parent != Path(scratch) else None
-        test(network, test_sets, args, device, channels, saved)
+        test(network, test_sets, args, device, channels, saved, best_checkpoint.get("threshold"))
         print(f"curves: tensorboard --logdir {folder}")
 
 

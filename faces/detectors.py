@@ -1,6 +1,5 @@
 """Face detectors, by the names of ``--detector``: frames in, boxes and scores out."""
 
-import hashlib
 import socket
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torchvision.ops import batched_nms
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
 from utils.checkpoints import read_torch_file
 from utils.errors import InputError
+from utils.files import sha256
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
 LONGER_SIDE = 640  # pixels: larger frames are shrunk to it before detection
@@ -149,15 +149,6 @@ def _timeout(seconds: float) -> Any:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    with file.open("rb") as content:
-        digest = hashlib.sha256()
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _load_mtcnn(device: torch.device) -> Detector:

@@ -18,6 +18,7 @@ from faces.tracks import MAX_GAP, REACH, FaceTracker, FrameFaces
 from faces.videos import FrameReader
 from tests.conftest import ROOT
 from utils.errors import InputError
+from utils.files import sha256
 
 CPU = torch.device("cpu")
 # Videos and weights that cannot be distributed with the project.
@@ -115,9 +116,9 @@ def test_weights_come_from_the_cache_when_they_are_the_published_ones(
     torch.save(RetinaFace(MobileNet025()).state_dict(), file)
     with pytest.raises(InputError, match="SHA-256 differs"):
         load_detector("retinaface", None, CPU)
-    monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, detectors.sha256(file)))
+    monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, sha256(file)))
     _, about = load_detector("retinaface", None, CPU)
-    assert about == {"detector": "retinaface", "weights": detectors.sha256(file)}
+    assert about == {"detector": "retinaface", "weights": sha256(file)}
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -125,7 +126,7 @@ def test_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     name, _ = detectors.WEIGHTS["retinaface"]
     torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / name)
-    digest = detectors.sha256(tmp_path / name) if right else "0" * 64
+    digest = sha256(tmp_path / name) if right else "0" * 64
     monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, digest))
     monkeypatch.setattr(detectors, "RELEASES", f"file://{tmp_path}/")
     if right:

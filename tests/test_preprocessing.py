@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -111,7 +112,8 @@ def images(root: Path) -> list[str]:
 def test_from_videos_to_a_trained_network(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     printed = capsys.readouterr().out
-    assert f"--dataset folder --data_root {dataset / 'faces'} --dataset_root {dataset / 'labels'}" in printed
+    following = ["python", "training.py", "--dataset", "folder", "--data_root", str(dataset / "faces")]
+    assert f"next: {shlex.join([*following, '--dataset_root', str(dataset / 'labels')])}\n" in printed
     label_file = dataset / "labels/folder/val_fake.txt"
     assert label_file.read_text() == "1,folder/val/fake/0,2\n1,folder/val/fake/1,2\n"
     assert sorted(p.name for p in (dataset / "faces/folder/val/fake/0").iterdir()) == [

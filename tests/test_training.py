@@ -19,6 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import training
 from tests.conftest import ROOT, Run, arguments, make_dataset
 from utils.devices import seed_everything
+from utils.metrics import METRICS
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
 HERE = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
@@ -71,7 +72,7 @@ def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
         *(f"learnt weight/{name}" for name in ("classification", "local", "global")),
         *(f"learning rate/{name}" for name in ("network", "loss weights")),
         "speed/images per second",
-        *(f"{split}/{name}" for split in ("train", "val") for name in ("acc", "auc", "ap", "eer", "log_loss")),
+        *(f"{split}/{name}" for split in ("train", "val") for name in METRICS),
     }  # fmt: skip
     assert events.Tags()["images"] == ["augmented training images"]
 
@@ -347,7 +348,7 @@ def test_defaults_are_the_papers() -> None:
         "dataset_root": Path("dataset"), "data_root": Path("."), "skip_bad_images": False, "lil_loss": True,
         "gil_loss": True, "temperature": 1.5, "mi_calculator": "kl", "balance_loss_method": "auto",
         "scales": [1, 2, 10], "num_LIBs": 4, "resume_model": None, "test": False, "save_model": True,
-        "save_path": Path("output"), "overwrite": False,
+        "save_path": Path("output"), "overwrite": False, "video_score": "mean", "group_by": None, "fpr": None,
     }  # fmt: skip
     assert vars(args) == expected
 
@@ -370,7 +371,9 @@ def test_help_has_the_groups_and_defaults(capsys: pytest.CaptureFixture) -> None
         training.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    positions = [text.index(f"\n{group}:\n") for group in ("run", "train", "data", "loss", "model", "checkpoint")]
+    positions = [
+        text.index(f"\n{group}:\n") for group in ("run", "train", "data", "loss", "model", "evaluation", "checkpoint")
+    ]
     assert positions == sorted(positions)
     assert all(f"--{name}" in text for name in vars(training.parse_arguments([])[0]))
     assert "(default: 256)" in text

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,30 @@ def oversample(text: str) -> str:
     """Parse paper, auto or a whole number from 1 up."""
     if text not in ("paper", "auto") and not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not paper, auto or a whole number from 1 up")
+    return text
+
+
+def video_score(text: str) -> str:
+    """Parse mean, max, or top with a number behind."""
+    if not re.fullmatch("mean|max|top[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not mean, max, or top with a number such as top5")
+    return text
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = number(float, 0)(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
+    return value
+
+
+def pattern(text: str) -> str:
+    """Parse a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression: {error}") from None
     return text
 
 

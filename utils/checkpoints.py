@@ -3,8 +3,8 @@
 A checkpoint is a dictionary. ``state_dict`` (the network's tensors, under the authors' key names) and ``epoch``
 (how many epochs are done) are in both. Ours holds beside them: ``args`` (the run's arguments), ``channels`` (RGB or
 BGR, the order of the images' colours), ``balance`` (the learnt loss weights), ``optimizer``, ``val_losses`` and
-``halvings`` (the state of the official schedule), ``val`` (this epoch's metrics on the validation set) and ``best``
-(the best `selection_score` so far).
+``halvings`` (the state of the official schedule), ``val`` (this epoch's metrics on the validation set),
+``threshold`` (a score above it means fake: chosen on that set) and ``best`` (the best `selection_score` so far).
 """
 
 import re

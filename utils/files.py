@@ -1,5 +1,6 @@
-"""Files that are written whole or not at all."""
+"""Files: written whole or not at all, and known by their content."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,3 +27,12 @@ def whole_file(target: Path) -> Iterator[Path]:
         raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with file.open("rb") as content:
+        digest = hashlib.sha256()
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

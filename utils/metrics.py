@@ -1,56 +1,208 @@
-"""ACC, AUC, AP, EER and log loss, of frames and of videos."""
+"""How well scores tell fake from real: of frames, of videos, and with what certainty."""
+
+import re
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+
+CALIBRATION_BINS = 15
+RESAMPLES = 2000  # of the bootstrap
+METRICS = ("acc", "auc", "ap", "eer", "log_loss", "brier", "ece", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1")
 
 
-def binary_metrics(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
+def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | None = None) -> dict[str, float | None]:
     """Measure how well scores tell fake from real.
 
     Args:
         labels: N >= 1, 0 real and 1 fake.
         scores: N, from 0 (real) to 1 (fake), float64.
+        threshold: a score above it means fake; None leaves ``acc_at_threshold`` out.
 
     Returns:
         Shares from 0 to 1: ``acc`` at a threshold of 0.5, ``auc`` (area under the ROC curve), ``ap`` (average
         precision, fake the positive class), ``eer`` (equal error rate, read off the ROC curve where the two
-        kinds of error are closest, as their mean); and ``log_loss`` in nats. With one class alone auc, ap and
-        eer are not defined: None.
+        kinds of error are closest, as their mean), ``brier`` (mean squared error of the score), ``ece`` (expected
+        calibration error: over `CALIBRATION_BINS` bins of equal width, the mean distance between the mean score
+        and the share of fakes, weighted by the number of scores), ``tpr_at_fpr_0.01`` and ``tpr_at_fpr_0.1`` (the
+        largest share of fakes found at a threshold that calls no more than 1 % or 10 % of the real ones fake);
+        and ``log_loss`` in nats. With one class alone auc, ap, eer and both tpr are not defined: None.
+
+    Raises:
+        ValueError: scores that are no numbers from 0 to 1.
     """
-    from torchmetrics.functional import classification as metrics  # a second to import, and often not needed
+    from sklearn import metrics as sk  # a second to import, and often not needed
 
-    target = torch.as_tensor(labels)
-    score = torch.as_tensor(scores, dtype=torch.float64)
-    clipped = score.clamp(1e-15, 1 - 1e-15)  # a certain and wrong answer costs 35 nats, not infinitely many
-    both = 0 < target.sum() < len(target)
-    return {
-        "acc": ((score > 0.5) == target).double().mean().item(),
-        "auc": metrics.binary_auroc(score, target).item() if both else None,
-        "ap": metrics.binary_average_precision(score, target).item() if both else None,
-        "eer": metrics.binary_eer(score, target).item() if both else None,
-        "log_loss": F.binary_cross_entropy(clipped, target.double()).item(),
+    labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+        raise ValueError("scores must be numbers from 0 to 1")
+    clipped = scores.clip(1e-15, 1 - 1e-15)  # a certain and wrong answer costs 35 nats, not infinitely many
+    result: dict[str, float | None] = dict.fromkeys(METRICS)
+    result |= {
+        "acc": float(np.mean((scores > 0.5) == labels)),
+        "log_loss": float(sk.log_loss(labels, clipped, labels=[0, 1])),
+        "brier": float(np.mean((scores - labels) ** 2)),
+        "ece": calibration_error(labels, scores),
     }
+    if 0 < labels.sum() < len(labels):
+        false, true, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+        closest = np.abs(false - (1 - true)).argmin()
+        result |= {
+            "auc": float(sk.roc_auc_score(labels, scores)),
+            "ap": float(sk.average_precision_score(labels, scores)),
+            "eer": float((false[closest] + 1 - true[closest]) / 2),
+            "tpr_at_fpr_0.01": float(true[false <= 0.01].max()),
+            "tpr_at_fpr_0.1": float(true[false <= 0.1].max()),
+        }
+    if threshold is not None:
+        result["acc_at_threshold"] = float(np.mean((scores > threshold) == labels))
+    return result
 
 
-def dataset_metrics(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> dict[str, float | int | None]:
-    """Measure frames, and videos, whose score is the mean of their frames'.
+def calibration_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Count scores, and sum scores and labels, in `CALIBRATION_BINS` bins of equal width from 0 to 1."""
+    bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    count, score, fakes = (
+        np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS) for weights in (None, scores, labels)
+    )
+    return count, score, fakes
+
+
+def calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
+    """Return the expected calibration error (Naeini et al., AAAI 2015) of N scores from 0 to 1."""
+    _, score, fakes = calibration_bins(labels, scores)
+    return float(np.abs(score - fakes).sum() / len(scores))
+
+
+def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None = None) -> float | None:
+    """Choose the threshold of equal error; or, of those that call no more than `fpr` of the real ones fake, the lowest.
+
+    Returns:
+        The threshold, half-way between two scores; None where there is one class alone.
+    """
+    from sklearn.metrics import roc_curve
+
+    if not 0 < np.sum(labels) < len(labels):
+        return None
+    false, true, lowest_fake = roc_curve(labels, scores, drop_intermediate=False)
+    chosen = np.abs(false - (1 - true)).argmin() if fpr is None else np.flatnonzero(false <= fpr)[-1]
+    highest_real = lowest_fake[chosen + 1] if chosen + 1 < len(lowest_fake) else 0.0
+    return float((min(lowest_fake[chosen], 1.0) + highest_real) / 2)
+
+
+def score_videos(scores: np.ndarray, videos: np.ndarray, how: str) -> np.ndarray:
+    """Score videos by their frames.
+
+    Args:
+        scores: N.
+        videos: N, from 0 to V - 1: which video each frame is of.
+        how: ``mean``; ``max``; or ``top5``, the mean of the five highest (of any number).
+
+    Returns:
+        V scores.
+    """
+    count = np.bincount(videos)
+    if how == "mean":
+        return np.bincount(videos, weights=scores) / count
+    most = 1 if how == "max" else int(how.removeprefix("top"))
+    order = np.lexsort((-scores, videos))  # by video, the highest score first
+    rank = np.arange(len(scores)) - np.repeat(np.cumsum(count) - count, count)
+    kept = order[rank < most]
+    return np.bincount(videos[kept], weights=scores[kept]) / np.minimum(count, most)
+
+
+def bootstrap_auc(
+    labels: np.ndarray, scores: np.ndarray, videos: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """Return the AUC of frames in each of `resamples` draws of as many videos, with replacement.
+
+    Frames of one video are not independent, so that whole videos are drawn. A draw of one class alone is left out.
+
+    Args:
+        labels: N, 0 real and 1 fake.
+        scores: N.
+        videos: N, from 0 to V - 1.
+        resamples: how many.
+        seed: of the draws: ``numpy.random.default_rng(seed).integers(V, size=V)``, one after the other.
+    """
+    order = np.argsort(scores, kind="stable")
+    fake, video, scores = labels[order].astype(np.float64), videos[order], scores[order]
+    ties = np.flatnonzero(np.r_[True, np.diff(scores) > 0])  # where each different score begins
+    rng, total, aucs = np.random.default_rng(seed), int(videos.max()) + 1, []
+    for _ in range(resamples):
+        weight = np.bincount(rng.integers(total, size=total), minlength=total)[video].astype(np.float64)
+        fakes = np.add.reduceat(weight * fake, ties)
+        reals = np.add.reduceat(weight, ties) - fakes
+        pairs = fakes.sum() * reals.sum()
+        if pairs > 0:
+            below = np.cumsum(reals) - reals / 2  # of each fake: real ones of a lower score, ties half
+            aucs.append((fakes * below).sum() / pairs)
+    return np.array(aucs)
+
+
+def interval(values: np.ndarray) -> list[float] | None:
+    """Return the 95 % percentile interval of bootstrap values; None where there are none."""
+    return [float(x) for x in np.percentile(values, [2.5, 97.5])] if len(values) else None
+
+
+def dataset_metrics(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    videos: np.ndarray,
+    video_score: str = "mean",
+    threshold: float | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[str, float | int | list[float] | None]:
+    """Measure frames and videos.
 
     Args:
         labels: N, one a frame, 0 real and 1 fake.
         scores: N, from 0 to 1.
         videos: N, which video each frame is of, any integers.
+        video_score: see `score_videos`.
+        threshold: see `binary_metrics`.
+        resamples: of the bootstrap of both AUCs; 0 leaves their intervals out.
 
     Returns:
-        ``frames`` and ``videos`` (counts), the frames' ``acc``, ``auc``, ``ap``, ``eer``, ``log_loss``, and
-        ``video_auc``, ``video_acc``, ``video_eer``; see `binary_metrics`.
+        ``frames`` and ``videos`` (counts); the frames' metrics, see `binary_metrics`, and the 95 % interval of their
+        AUC by bootstrap over videos, ``auc_interval`` (None where the AUC is); the videos' under the same names
+        with ``video_`` before them.
     """
     _, first, video = np.unique(videos, return_index=True, return_inverse=True)
-    video_scores = np.bincount(video, weights=scores) / np.bincount(video)
-    of_videos = binary_metrics(labels[first], video_scores)
-    return {
-        "frames": len(labels),
-        "videos": len(first),
-        **binary_metrics(labels, scores),
-        **{f"video_{name}": of_videos[name] for name in ("auc", "acc", "eer")},
-    }
+    of_videos = score_videos(scores, video, video_score)
+    result: dict = {"frames": len(labels), "videos": len(first)}
+    for prefix, y, s, v in (("", labels, scores, video), ("video_", labels[first], of_videos, np.arange(len(first)))):
+        measured = binary_metrics(y, s, threshold)
+        if resamples:
+            both = measured["auc"] is not None
+            measured["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if both else None
+        result |= {prefix + name: value for name, value in measured.items()}
+    return result
+
+
+# The folder of a manipulation in FaceForensics++.
+FFPP_MANIPULATION = r"manipulated_sequences/([^/]+)/"
+
+
+def group_metrics(
+    labels: np.ndarray, scores: np.ndarray, videos: np.ndarray, paths: list[str], pattern: str, **options: object
+) -> dict[str, dict]:
+    """Measure each group of fakes against all real videos.
+
+    Args:
+        labels: N, one a frame, as are `scores` and `videos`, which index `paths`.
+        scores: see `dataset_metrics`.
+        videos: see above.
+        paths: of the videos.
+        pattern: a regular expression; what its first group (or all of it) matches in a fake video's path names the
+            video's group. Fakes that it does not match are in none.
+        options: of `dataset_metrics`.
+    """
+    names: dict[int, str] = {}
+    for video in np.unique(videos[labels == 1]):
+        if match := re.search(pattern, paths[video]):
+            names[int(video)] = match[1] if match.re.groups else match[0]
+    groups = {}
+    for name in sorted({name for name in names.values() if name}):
+        members = [video for video, its_name in names.items() if its_name == name]
+        kept = (labels == 0) | np.isin(videos, members)
+        groups[name] = dataset_metrics(labels[kept], scores[kept], videos[kept], **options)
+    return groups

@@ -13,7 +13,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 
 TRAINING_FILES = ("model_*.pth", "train.log", "events.out.tfevents.*")
-TEST_FILES = ("results.json", "predictions.csv")
+TEST_FILES = ("results.json", "predictions.csv", "report.html")
 COLUMNS = {  # of the table, and what each is in results.json
     "frames": "frames",
     "videos": "videos",
@@ -87,14 +87,21 @@ def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.nd
                 writer.writerow([dataset, faces.path(position), faces.labels[position], repr(float(score))])
 
 
-def format_table(results: dict[str, dict[str, float | int | None]]) -> str:
-    """Return the table of metrics: a row a dataset, shares from 0 to 1, a dash where one is not defined."""
+def format_table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the table of metrics: a row a dataset, and a group of it.
 
-    def cell(value: float | int | None) -> str:
-        return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+    Shares from 0 to 1, a dash where one is not defined; 95 % intervals behind the AUCs.
+    """
+
+    def cell(metrics: dict[str, Any], name: str) -> str:
+        value, interval = metrics[name], metrics.get(f"{name}_interval")
+        text = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else text
 
     rows = [["dataset", *COLUMNS]]
-    rows += [[name, *(cell(metrics[key]) for key in COLUMNS.values())] for name, metrics in results.items()]
+    for dataset, metrics in results.items():
+        parts = {dataset: metrics, **{f"  {name}": group for name, group in metrics.get("groups", {}).items()}}
+        rows += [[name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts.items()]
     return format_rows(rows)
 
 

@@ -1,0 +1,187 @@
+"""results.json, every number of it recomputed from predictions.csv."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+import training
+from tests.conftest import arguments, make_dataset
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two datasets, one of two manipulations in FaceForensics++'s tree, and a test of both."""
+    root = tmp_path_factory.mktemp("tested")
+    make_dataset(root, videos=4)
+    make_dataset(root, "other", videos=3, seed=1)
+    faces, lines = root / "faces/tiny/test/fake", []
+    for number, manipulation in enumerate(["Deepfakes", "FaceSwap", "Deepfakes", "FaceSwap"]):
+        folder = f"tiny/manipulated_sequences/{manipulation}/c23/{number}"
+        (root / "faces" / folder).parent.mkdir(parents=True, exist_ok=True)
+        (faces / f"{number:03d}").rename(root / "faces" / folder)
+        lines.append(f"1,{folder},3\n")
+    (root / "labels/tiny/test_fake.txt").write_text("".join(lines))
+    assert training.main(arguments(root, "--name", "run", "--fpr", "0.2")) == 0
+    best = root / "output/run/model_best.pth"
+    more = ["--test", "True", "--resume_model", str(best), "--dataset", "tiny,other", "--name", "both"]
+    assert training.main(arguments(root, *more, "--video_score", "top2")) == 0
+    return root
+
+
+def predictions(folder: Path, dataset: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The labels, scores and folders of a dataset's images."""
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["dataset"] == dataset]
+    labels, scores = (np.array([kind(row[name]) for row in rows]) for name, kind in (("label", int), ("score", float)))
+    return labels, scores, [row["path"].rpartition("/")[0] for row in rows]
+
+
+def plain_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
+    false, true, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+    closest = np.abs(false - 1 + true).argmin()
+    bins = [(low, (scores >= low) & (scores < low + 1 / 15)) for low in np.arange(15) / 15]
+    error = sum(inside.sum() * abs(scores[inside].mean() - labels[inside].mean()) for _, inside in bins if inside.any())
+    return {
+        "acc": sk.accuracy_score(labels, scores > 0.5),
+        "auc": sk.roc_auc_score(labels, scores),
+        "ap": sk.average_precision_score(labels, scores),
+        "eer": (false[closest] + 1 - true[closest]) / 2,
+        "log_loss": sk.log_loss(labels, scores),
+        "brier": sk.brier_score_loss(labels, scores),
+        "ece": error / len(scores),
+        "tpr_at_fpr_0.01": true[false <= 0.01].max(),
+        "tpr_at_fpr_0.1": true[false <= 0.1].max(),
+        "acc_at_threshold": sk.accuracy_score(labels, scores > threshold),
+    }
+
+
+def plain_interval(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> list[float]:
+    rng, total, aucs = np.random.default_rng(0), videos.max() + 1, []
+    frames = [np.flatnonzero(videos == video) for video in range(total)]
+    for _ in range(2000):
+        drawn = np.concatenate([frames[video] for video in rng.integers(total, size=total)])
+        if 0 < labels[drawn].sum() < len(drawn):
+            aucs.append(sk.roc_auc_score(labels[drawn], scores[drawn]))
+    return list(np.percentile(aucs, [2.5, 97.5]))
+
+
+def top2(scores: np.ndarray) -> float:
+    return float(np.mean(np.sort(scores)[-2:]))
+
+
+def plain_dataset(labels: np.ndarray, scores: np.ndarray, folders: list[str], threshold: float) -> dict:
+    names = list(dict.fromkeys(folders))
+    videos = np.array([names.index(folder) for folder in folders])
+    truth = np.array([labels[videos == video][0] for video in range(len(names))])
+    means = np.array([top2(scores[videos == video]) for video in range(len(names))])
+    result = {"frames": len(labels), "videos": len(names)}
+    result |= plain_metrics(labels, scores, threshold)
+    result["auc_interval"] = plain_interval(labels, scores, videos)
+    result |= {f"video_{name}": value for name, value in plain_metrics(truth, means, threshold).items()}
+    result["video_auc_interval"] = plain_interval(truth, means, np.arange(len(names)))
+    return result
+
+
+def same(found: dict, wanted: dict) -> None:
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_every_number_comes_again_from_the_predictions(tested: Path) -> None:
+    folder = tested / "output/both"
+    results = json.loads((folder / "results.json").read_text())
+    threshold = results["threshold"]
+    for dataset in ("tiny", "other"):
+        found = results["datasets"][dataset]
+        groups = found.pop("groups", {})
+        labels, scores, folders = predictions(folder, dataset)
+        same(found, plain_dataset(labels, scores, folders, threshold))
+        assert set(groups) == ({"Deepfakes", "FaceSwap"} if dataset == "tiny" else set())
+        for name, group in groups.items():
+            kept = np.array([label == 0 or name in path for label, path in zip(labels, folders, strict=True)])
+            inside = [path for path, keep in zip(folders, kept, strict=True) if keep]
+            same(group, plain_dataset(labels[kept], scores[kept], inside, threshold))
+    datasets = results["datasets"]
+    for name, value in results["average"].items():
+        assert value == pytest.approx((datasets["tiny"][name] + datasets["other"][name]) / 2, abs=1e-9)
+    assert set(results["average"]) == {n for n, v in datasets["other"].items() if not isinstance(v, list)}
+
+
+def test_the_threshold_is_the_validation_sets(tested: Path) -> None:
+    checkpoint = torch.load(tested / "output/run/model_best.pth", weights_only=True)
+    results = json.loads((tested / "output/both/results.json").read_text())
+    own = json.loads((tested / "output/run/results.json").read_text())
+    assert results["threshold"] == own["threshold"] == checkpoint["threshold"]
+    # Ask for the validation set's scores by testing on it.
+    for kind in ("real", "fake"):
+        target = tested / f"labels/tiny/test_{kind}.txt"
+        before = target.read_text()
+        target.write_text((tested / f"labels/tiny/val_{kind}.txt").read_text())
+        if kind == "fake":
+            more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--name", "val"]
+            assert training.main(arguments(tested, *more)) == 0
+            target.write_text(before)
+        else:
+            real_before = before
+    (tested / "labels/tiny/test_real.txt").write_text(real_before)
+    labels, scores, _ = predictions(tested / "output/val", "tiny")
+    called = scores > checkpoint["threshold"]
+    assert called[labels == 0].mean() <= 0.2
+    lower = np.sort(scores[scores < checkpoint["threshold"]])[-1]
+    assert (scores[labels == 0] >= lower).mean() > 0.2 or (scores >= lower).sum() == called.sum()
+
+
+def test_groups_by_a_regular_expression(tested: Path) -> None:
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--name", "grouped"]
+    assert training.main(arguments(tested, *more, "--group_by", "c23/([02])")) == 0
+    groups = json.loads((tested / "output/grouped/results.json").read_text())["datasets"]["tiny"]["groups"]
+    assert {name: group["videos"] for name, group in groups.items()} == {"0": 5, "2": 5}
+
+
+def test_the_table_shows_groups_intervals_and_the_average(tested: Path, capsys: pytest.CaptureFixture) -> None:
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--dataset", "tiny,other"]
+    assert training.main(arguments(tested, *more, "--name", "table")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    results = json.loads((tested / "output/table/results.json").read_text())
+    (row,) = (line for line in lines if line.startswith("  FaceSwap"))
+    group = results["datasets"]["tiny"]["groups"]["FaceSwap"]
+    low, high = group["auc_interval"]
+    assert f"{group['auc']:.4f} [{low:.3f}, {high:.3f}]" in row
+    assert any(line.startswith("average") and f"{results['average']['auc']:.4f}" in line for line in lines)
+
+
+def test_fingerprints_tell_data_and_checkpoint(tested: Path) -> None:
+    results = json.loads((tested / "output/both/results.json").read_text())
+    checkpoint = (tested / "output/run/model_best.pth").read_bytes()
+    assert results["checkpoint_sha256"] == hashlib.sha256(checkpoint).hexdigest()
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--dataset", "other"]
+    image = tested / "faces/other/test/real/000/0000.png"
+    content = image.read_bytes()
+    found = []
+    for name, change in (("same", b""), ("changed", b"\0")):
+        image.write_bytes(content + change)
+        assert training.main(arguments(tested, *more, "--name", name)) == 0
+        found.append(json.loads((tested / f"output/{name}/results.json").read_text())["data_sha256"]["other"])
+    image.write_bytes(content)
+    assert found[0] == results["data_sha256"]["other"] != found[1]
+
+
+@pytest.mark.parametrize(
+    "flag, value, sentence",
+    [
+        ("--video_score", "median", "not mean, max, or top"),
+        ("--video_score", "top0", "not mean, max, or top"),
+        ("--group_by", "(", "no regular expression"),
+        ("--fpr", "1.5", "not a number from 0 to 1"),
+    ],
+)
+def test_wrong_evaluation_arguments(flag: str, value: str, sentence: str, capsys: pytest.CaptureFixture) -> None:
+    assert training.main([flag, value]) == 2
+    assert sentence in capsys.readouterr().err

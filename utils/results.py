@@ -1,0 +1,115 @@
+"""What a test leaves: the metrics of each dataset, and the score of every image."""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets.images import FaceImages
+from datasets.labels import CLASSES
+from utils.files import sha256
+from utils.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
+from utils.output import write_json, write_predictions
+
+Tested = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of the images scored, their scores
+
+
+def write_results(
+    folder: Path,
+    tested: dict[str, Tested],
+    args: argparse.Namespace,
+    checkpoint: Path | None,
+    threshold: float | None,
+) -> dict[str, dict[str, Any]]:
+    """Measure, and write results.json and predictions.csv.
+
+    Args:
+        folder: the run's.
+        tested: each dataset's images and scores.
+        args: the command's.
+        checkpoint: the file that was tested; None where it was not kept.
+        threshold: the one chosen on the validation set; None where the checkpoint has none.
+
+    Returns:
+        The metrics of each dataset, and, where there are several, their ``average``.
+    """
+    options = {"video_score": args.video_score, "threshold": threshold, "group_by": args.group_by}
+    results = {dataset: measure(*test, **options) for dataset, test in tested.items()}
+    for dataset, metrics in results.items():
+        if undefined := [name for name, value in metrics.items() if value is None]:
+            names = ", ".join(undefined)
+            print(f"warning: the test set of {dataset} holds one class alone: {names} not defined", file=sys.stderr)
+    write_predictions(folder / "predictions.csv", tested)
+    means = {"average": average(results)} if len(results) > 1 else {}
+    content = {
+        "checkpoint": checkpoint and str(checkpoint),
+        "checkpoint_sha256": checkpoint and sha256(checkpoint),
+        "data_root": str(args.data_root.absolute()),
+        "data_sha256": {dataset: fingerprint(dataset, args.dataset_root, test[0]) for dataset, test in tested.items()},
+        "threshold": threshold,
+        "video_score": args.video_score,
+        "group_by": args.group_by,
+        "datasets": results,
+        **means,
+    }
+    write_json(folder / "results.json", content)
+    return results | means
+
+
+def measure(
+    faces: FaceImages,
+    positions: np.ndarray,
+    scores: np.ndarray,
+    *,
+    video_score: str,
+    threshold: float | None,
+    group_by: str | None,
+) -> dict[str, Any]:
+    """Measure one test set.
+
+    Args:
+        faces: its images.
+        positions: N, the images that were scored.
+        scores: N, from 0 (real) to 1 (fake).
+        video_score: mean, max or top5, see `utils.metrics.score_videos`.
+        threshold: the one chosen on the validation set, or None.
+        group_by: a regular expression whose match in a fake video's path names its group; None for the manipulations
+            of FaceForensics++, where the paths tell them.
+
+    Returns:
+        The metrics of `utils.metrics.dataset_metrics`, and, where there are groups, those of each group of fakes
+        against all real videos under ``groups``.
+    """
+    labels, videos = faces.labels[positions], faces.video_of[positions]
+    options = {"video_score": video_score, "threshold": threshold}
+    paths = [f"{video.path}/" for video in faces.videos]
+    groups = group_metrics(labels, scores, videos, paths, group_by or FFPP_MANIPULATION, **options)
+    return dataset_metrics(labels, scores, videos, **options) | ({"groups": groups} if groups else {})
+
+
+def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Return the mean over datasets of every metric that is a number; None where a dataset has none."""
+    names = [name for name, value in next(iter(results.values())).items() if not isinstance(value, list | dict)]
+    means = {}
+    for name in names:
+        values = [result[name] for result in results.values()]
+        means[name] = None if None in values else float(np.mean(values))
+    return means
+
+
+def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages) -> str:
+    """Return a SHA-256 of the test label files of a dataset, and of the path and size of each of its images.
+
+    It tells whether two tests saw the same data without reading every image.
+    """
+    digest = hashlib.sha256()
+    for kind in CLASSES:
+        digest.update((dataset_root / dataset / f"test_{kind}.txt").read_bytes())
+    for video in faces.videos:
+        for image in video.images:
+            size = (video.folder / image).stat().st_size
+            digest.update(f"{video.path}/{image} {size}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
