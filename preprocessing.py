@@ -15,7 +15,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -155,9 +155,10 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
     """Write the faces of `sources`, with a bar, and return the time that each stage took."""
     seconds, began = Seconds(), time.perf_counter()
     workers = min(worker_count(args.num_workers), len(sources))
-    outcomes = extract_faces(sources, recipe, detector, args.bs, workers, seconds)
-    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar, _killed_worker_is_told():
-        for outcome in outcomes:
+    outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, seconds))
+    bar = tqdm(total=len(sources), unit=" videos", dynamic_ncols=True)
+    with _killed_worker_is_told(), bar, outcomes as finished:
+        for outcome in finished:
             if outcome.failure:
                 name = str(outcome.source.file).encode("utf-8", "backslashreplace").decode()
                 bar.write(f"{name}: {outcome.failure}")

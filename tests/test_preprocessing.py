@@ -556,8 +556,8 @@ def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
     part = tmp_path / "faces/folder/val/real/.slow.part"
     wait_for(lambda: part.is_dir() and any(part.rglob("*.png")))
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), signal.SIGKILL)
+    (worker,) = (c for c in children if b"preprocessing.py" in Path(f"/proc/{c}/cmdline").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
     _, error = run.communicate()
     assert run.returncode == 2 and "a decoding process was killed" in error.splitlines()[-1]
     assert not part.exists()
@@ -619,7 +619,7 @@ def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None
 
 SBATCH = """#!{python}
 # A cluster of one machine: runs the array's tasks one after the other, and remembers their states.
-import os, subprocess, sys, time
+import os, shlex, subprocess, sys, time
 script = sys.argv[-1]
 lines = open(script).read().splitlines()
 if os.environ.get("IN_THE_BACKGROUND") is None:
@@ -628,7 +628,7 @@ if os.environ.get("IN_THE_BACKGROUND") is None:
     command = [sys.executable, __file__, script]
     subprocess.Popen(command, env={{**os.environ, "IN_THE_BACKGROUND": "1"}}, start_new_session=True, **nowhere)
     sys.exit()
-folder = lines[-1].split()[-1]
+folder = shlex.split(lines[-1])[-1]
 script = folder + "/7_submission.sh"
 tasks = [line for line in lines if "--array" in line][0].split("=")[1].split("%")[0]
 first, last = map(int, tasks.split("-"))
