@@ -25,15 +25,14 @@ from tqdm import tqdm
 
 from datasets.gather import REPORT, check_label_folder, gather, write_contact_sheet
 from datasets.layouts import LAYOUTS, SourceVideo, find_videos
-from faces.detectors import DETECTORS, Detector, load_detector
-from faces.extraction import Recipe, Seconds, Source, extract_faces, is_done
+from faces.detectors import DETECTORS, Detector, load_face_detector
+from faces.extraction import RECIPE_FILE, Recipe, Seconds, Source, extract_faces, is_done, read_recipe
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import core_count, select_devices, worker_count
 from utils.errors import InputError, first_ten
 from utils.output import format_rows
 
-RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of faces: how they were made
 ONE_CALL = ("jobs", "submit", "nodes", "slurm", "num_shards", "shard", "num_workers", "contact_sheet")
 
 
@@ -134,14 +133,6 @@ def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
         raise InputError(
             f"the faces in {folder} were made with {'; '.join(other)}; give the same, or another --faces or --name."
         )
-
-
-def read_recipe(folder: Path) -> dict[str, Any] | None:
-    """Return how the faces in `folder` were made; None where nothing tells it."""
-    try:
-        return json.loads((folder / RECIPE_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
 
 
 def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
@@ -265,7 +256,7 @@ def run(args: argparse.Namespace) -> None:
         devices = select_devices(args.gpu_num)
         device = devices[(args.shard or 0) % len(devices)]
         recipe = Recipe(args.every, args.frames, args.margin, args.crop_size, args.all_faces)
-        detector, detector_name = load_detector(args.detector, args.detector_weights, device)
+        detector, detector_name = load_face_detector(args.detector, args.detector_weights, device)
         about = {**asdict(recipe), **detector_name}
         claim_folder(folder, about)
         sources = unfinished(videos[args.shard or 0 :: args.num_shards], args.faces)

@@ -24,6 +24,7 @@ from torch import nn
 from datasets.images import FaceImages, collate, make_loader
 from datasets.labels import Video, read_datasets, read_split
 from engine import BadImages, evaluate, train_one_epoch
+from faces.extraction import common_recipe
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import loss_terms
@@ -333,6 +334,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
                 last_file, network, args.model, epoch,
                 args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
                 threshold=choose_threshold(val_faces.labels[positions], scores, args.fpr),
+                faces=common_recipe(args.dataset, args.data_root),
                 optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
             )  # fmt: skip
             if is_best:

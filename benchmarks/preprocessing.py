@@ -19,7 +19,7 @@ import torch
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
-from faces.detectors import Detector, load_detector, shrink
+from faces.detectors import Detector, load_face_detector, shrink
 from faces.extraction import Recipe, Seconds, Source, extract_faces
 from faces.videos import FrameReader
 from utils.devices import core_count
@@ -75,8 +75,8 @@ def main() -> None:
     videos = sorted(args.videos.rglob("*.mp4"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     detectors = {
-        "retinaface": load_detector("retinaface", args.weights, device)[0],
-        "mtcnn": load_detector("mtcnn", None, device)[0],
+        "retinaface": load_face_detector("retinaface", args.weights, device)[0],
+        "mtcnn": load_face_detector("mtcnn", None, device)[0],
     }
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{len(videos)} videos; {core_count()} of {os.cpu_count()} cores, {name}; PyTorch {torch.__version__}\n")

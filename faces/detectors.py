@@ -58,7 +58,7 @@ def shrink(frame: np.ndarray) -> np.ndarray:
     return frame if scale >= 1 else cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def load_detector(name: str, weights: Path | None, device: torch.device) -> tuple[Detector, dict[str, Any]]:
+def load_face_detector(name: str, weights: Path | None, device: torch.device) -> tuple[Detector, dict[str, Any]]:
     """Make a detector, and say which it is.
 
     Args:

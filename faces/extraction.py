@@ -29,6 +29,7 @@ from faces.videos import FrameReader, VideoError
 from utils.files import whole_file
 from utils.workers import start, start_worker
 
+RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
 WRITERS = 4  # threads that write images
 MIN_TRACK = 3  # frames: with all faces, a shorter track is taken for a mistake of the detector
 ENDS_EARLY = 0.9  # of the frames that the header tells of
@@ -161,7 +162,7 @@ def extract_faces(
     Args:
         sources: the videos; their folders are not there yet.
         recipe: how frames become images.
-        detector: as `faces.detectors.load_detector` makes it.
+        detector: as `faces.detectors.load_face_detector` makes it.
         batch_size: frames that the detector looks at together.
         num_workers: processes that decode; 0 for this one.
         seconds: is added to.
@@ -335,3 +336,17 @@ def _read_failure(source: Source) -> dict[str, Any] | None:
     record = json.loads(failed.read_text())
     size = source.file.stat().st_size if source.file.is_file() else None
     return record if size in (None, record["bytes"]) else None
+
+
+def read_recipe(folder: Path) -> dict[str, Any] | None:
+    """Return how the faces in a dataset's folder were made (`Recipe` and detector); None where nothing tells it."""
+    try:
+        return json.loads((folder / RECIPE_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        return None
+
+
+def common_recipe(datasets: list[str], data_root: Path) -> dict[str, Any] | None:
+    """Return how the faces of all of the datasets under ``--data_root`` were made, where that is one and known."""
+    recipes = [read_recipe(data_root / dataset.partition("/")[0]) for dataset in datasets]
+    return recipes[0] if all(recipe == recipes[0] for recipe in recipes) else None

@@ -29,6 +29,7 @@ class FrameReader:
     since video codecs build each frame upon others, but not converted.
 
     Attributes:
+        fps: frames per second, as the header tells; 25 where it tells nothing.
         told: the number of frames that the file's header tells of; 0 where it tells nothing.
         read: the number of frames read so far; after the iteration, what the file really holds.
 
@@ -49,6 +50,7 @@ class FrameReader:
         self._path = str(path.absolute())
         self._capture = self._open()
         self.told = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
         self.read = 0
         self._every, self._count = every, count
 

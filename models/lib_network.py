@@ -67,7 +67,14 @@ class LIBNetwork(nn.Module):
             ``p_y_given_f_all``, B x 2, from Z; ``p_y_given_f1_fn_list``, n times B x 2, the i-th from Z
             without z_i (an empty list where n = 1).
         """
-        features = [getattr(self, f"region_model{i}")(images) for i in range(1, self.num_LIBs + 1)]
+        return self.judge([block(images) for block in self.blocks()])
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the LIBs, in their order."""
+        return [getattr(self, f"region_model{i}") for i in range(1, self.num_LIBs + 1)]
+
+    def judge(self, features: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
+        """Judge the LIBs' features, n times B x d; see `forward`."""
         everything = torch.cat(features, dim=1)
         # The heads stand in the authors' order: it decides in which order gradients are summed, and with it how
         # every training step is rounded.

@@ -12,7 +12,7 @@ import torch
 from datasets.demo import draw_video, plan
 from faces import detectors
 from faces.crops import crop_face
-from faces.detectors import LONGER_SIDE, load_detector, shrink
+from faces.detectors import LONGER_SIDE, load_face_detector, shrink
 from faces.retinaface import ANCHOR_SIDES, MobileNet025, ResNet50, RetinaFace
 from faces.tracks import MAX_GAP, REACH, FaceTracker, FrameFaces
 from faces.videos import FrameReader
@@ -102,7 +102,7 @@ def garbage(tmp_path: Path) -> dict[str, Path]:
 def test_what_is_no_retinaface_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     file = garbage(tmp_path)[name]
     with pytest.raises(InputError, match=r"^--detector_weights: .*is no .*checkpoint") as caught:
-        load_detector("retinaface", file, CPU)
+        load_face_detector("retinaface", file, CPU)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -115,9 +115,9 @@ def test_weights_come_from_the_cache_when_they_are_the_published_ones(
     file.parent.mkdir(parents=True)
     torch.save(RetinaFace(MobileNet025()).state_dict(), file)
     with pytest.raises(InputError, match="SHA-256 differs"):
-        load_detector("retinaface", None, CPU)
+        load_face_detector("retinaface", None, CPU)
     monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, sha256(file)))
-    _, about = load_detector("retinaface", None, CPU)
+    _, about = load_face_detector("retinaface", None, CPU)
     assert about == {"detector": "retinaface", "weights": sha256(file)}
 
 
@@ -147,7 +147,7 @@ def test_without_a_network_the_choices_are_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(InputError, match=r"give --detector_weights FILE, or --detector mtcnn"):
-        load_detector("retinaface_resnet50", None, CPU)
+        load_face_detector("retinaface_resnet50", None, CPU)
 
 
 # ----------------------------------------------------------------------------------------------------- both detectors
@@ -155,7 +155,7 @@ def test_without_a_network_the_choices_are_named(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["mtcnn", pytest.param("retinaface", marks=needs_weights)])
 def test_a_face_is_found_where_it_is_drawn(name: str) -> None:
-    detector, _ = load_detector(name, WEIGHTS if name == "retinaface" else None, CPU)
+    detector, _ = load_face_detector(name, WEIGHTS if name == "retinaface" else None, CPU)
     empty = np.full((240, 320, 3), 90, np.uint8)
     with_face, without = detector(np.stack([drawn_frame(), empty]))
     assert len(without.boxes) == len(without.scores) == 0
@@ -173,9 +173,9 @@ def test_frames_are_shrunk_for_detection() -> None:
 @needs_weights
 @needs_videos
 def test_retinaface_and_mtcnn_agree_on_real_videos() -> None:
-    retinaface, about = load_detector("retinaface", WEIGHTS, CPU)
+    retinaface, about = load_face_detector("retinaface", WEIGHTS, CPU)
     assert about["weights"] == "7c417d4a43c5e2100ef40c2fbd2177d2fd0e5090d8e87c0fa31806cfb895c12f"
-    mtcnn, _ = load_detector("mtcnn", None, CPU)
+    mtcnn, _ = load_face_detector("mtcnn", None, CPU)
     overlaps, frames = [], 0
     for file in sorted(VIDEOS.rglob("*.mp4")):
         for _, frame in FrameReader(file, count=3):

@@ -219,7 +219,7 @@ LAYOUTS = {
 def test_every_layout_gives_label_files_that_can_be_read(
     name: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocessing, "load_detector", lambda *_: (find_the_drawn_face, {"detector": "x"}))
+    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (find_the_drawn_face, {"detector": "x"}))
     expected = LAYOUTS[name](clip, tmp_path / "videos")
     assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "2")) == 0
     home = tmp_path / "labels" / name

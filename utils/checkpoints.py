@@ -4,7 +4,8 @@ A checkpoint is a dictionary. ``state_dict`` (the network's tensors, under the a
 (how many epochs are done) are in both. Ours holds beside them: ``args`` (the run's arguments), ``channels`` (RGB or
 BGR, the order of the images' colours), ``balance`` (the learnt loss weights), ``optimizer``, ``val_losses`` and
 ``halvings`` (the state of the official schedule), ``val`` (this epoch's metrics on the validation set),
-``threshold`` (a score above it means fake: chosen on that set) and ``best`` (the best `selection_score` so far).
+``threshold`` (a score above it means fake: chosen on that set), ``faces`` (how the training's
+faces were found and cropped, where preprocessing.py made them) and ``best`` (the best `selection_score` so far).
 """
 
 import re
@@ -82,7 +83,7 @@ def read_torch_file(file: Path, flag: str) -> Any:
         raise InputError(f"{flag}: {file} is no checkpoint: {reason}.") from error
 
 
-def load_checkpoint(file: Path) -> dict[str, Any]:
+def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     """Read a checkpoint of this project or of the authors', onto the CPU.
 
     Nothing in the file is executed. ``state_dict`` comes back under this network's names; for a checkpoint of
@@ -91,9 +92,9 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it is no checkpoint.
     """
-    checkpoint = read_torch_file(file, "--resume_model")
+    checkpoint = read_torch_file(file, flag)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise InputError(f"--resume_model: {file} is no checkpoint of a training: it has no 'state_dict'.")
+        raise InputError(f"{flag}: {file} is no checkpoint of a training: it has no 'state_dict'.")
     if "args" not in checkpoint:
         checkpoint["args"] = infer_settings(checkpoint["state_dict"])
         checkpoint["channels"] = "BGR"
@@ -106,9 +107,7 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
         "val": ("val" in checkpoint) == ("best" in checkpoint),
     }
     if wrong := [name for name, right in as_it_should.items() if not right]:
-        raise InputError(
-            f"--resume_model: {file} is no checkpoint of a training: its '{wrong[0]}' is missing or wrong."
-        )
+        raise InputError(f"{flag}: {file} is no checkpoint of a training: its '{wrong[0]}' is missing or wrong.")
     checkpoint["state_dict"] = from_official(state)
     return checkpoint
 
