@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -26,11 +27,12 @@ from tqdm import tqdm
 from datasets.gather import REPORT, check_label_folder, gather, write_contact_sheet
 from datasets.layouts import LAYOUTS, SourceVideo, find_videos
 from faces.detectors import DETECTORS, Detector, load_face_detector
-from faces.extraction import RECIPE_FILE, Recipe, Seconds, Source, extract_faces, is_done, read_recipe
+from faces.extraction import RECIPE_FILE, Recipe, Seconds, Source, extract_faces, is_done, read_recipe, read_record
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import core_count, select_devices, worker_count
 from utils.errors import InputError, first_ten
+from utils.files import whole_file
 from utils.output import format_rows
 
 ONE_CALL = ("jobs", "submit", "nodes", "slurm", "num_shards", "shard", "num_workers", "contact_sheet")
@@ -97,14 +99,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
             raise InputError(f"--{flag} is missing (python preprocessing.py --help shows all arguments).")
     if args.every is not None and args.frames is not None:
         raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give one.")
-    args.every = args.every or 5
-    args.name = args.name or args.dataset
     if args.shard is not None and args.shard >= args.num_shards:
         raise InputError(
             f"--shard {args.shard}: with --num_shards {args.num_shards} they are 0 to {args.num_shards - 1}."
         )
     several = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
-    if several > 1 and args.num_shards > 1:
+    if (several > 1 or args.submit == "slurm") and args.num_shards > 1:
         raise InputError("--jobs and --submit slurm make the shards themselves; leave --num_shards and --shard out.")
     if args.submit == "slurm" and args.jobs > 1:
         raise InputError("--jobs is for this machine; for --submit slurm give --nodes.")
@@ -123,16 +123,26 @@ def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
         InputError: they were made otherwise, or not by this command.
     """
     before = read_recipe(folder)
-    if before is None:
-        if folder.exists() and (not folder.is_dir() or any(f.name != RECIPE_FILE for f in folder.iterdir())):
-            raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give another --faces or --name.")
+    empty = not folder.exists() or all(file.name == RECIPE_FILE for file in folder.iterdir())
+    if before is None and not empty:
+        raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
+    if empty and before != recipe:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n")
+        with whole_file(folder / RECIPE_FILE) as part:
+            part.write_text(json.dumps(recipe, indent=1) + "\n")
     elif before != recipe:
         other = [f"{key} {before.get(key)}, not {recipe.get(key)}" for key in recipe if before.get(key) != recipe[key]]
         raise InputError(
             f"the faces in {folder} were made with {'; '.join(other)}; give the same, or another --faces or --name."
         )
+
+
+def deal_out(videos: Sequence[SourceVideo], shards: int) -> dict[str, int]:
+    """Deal the videos' folders out among shards, evenly and in an order that mixes real and fake, long and short."""
+    mixed = sorted((video.folder for video in videos), key=lambda folder: zlib.crc32(folder.encode()))
+    return {folder: position % shards for position, folder in enumerate(mixed)}
 
 
 def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
@@ -148,7 +158,7 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
     workers = min(worker_count(args.num_workers), len(sources))
     outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, seconds))
     bar = tqdm(total=len(sources), unit=" videos", dynamic_ncols=True)
-    with _killed_worker_is_told(), bar, outcomes as finished:
+    with _trouble_is_told(args.faces), bar, outcomes as finished:
         for outcome in finished:
             if outcome.failure:
                 name = str(outcome.source.file).encode("utf-8", "backslashreplace").decode()
@@ -159,9 +169,15 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
 
 
 @contextmanager
-def _killed_worker_is_told() -> Iterator[None]:
+def _trouble_is_told(faces: Path) -> Iterator[None]:
+    """Turn what stops the work in the middle into one sentence that says how to go on."""
     try:
         yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or faces}: {error.strerror or error}; mend that (free the disk, allow writing) and run "
+            "the same command again: it goes on where it stopped."
+        ) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -174,7 +190,7 @@ def _killed_worker_is_told() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- jobs side by side
 
 
-def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int) -> None:
+def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int, home: Path) -> None:
     """Run this command once a shard, through submitit, on this machine or on a SLURM cluster, and wait.
 
     Raises:
@@ -186,7 +202,7 @@ def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int) -> None
         raise InputError(
             "--jobs and --submit need submitit: pip install --no-deps -r requirements-extra.txt"
         ) from error
-    logs = args.dataset_root / args.name / "jobs"
+    logs = home / "jobs"
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=args.submit)
     except RuntimeError as error:
@@ -225,16 +241,18 @@ def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int) -> None
 
 
 def _wait(running: list[Any], sources: list[Source]) -> None:
-    left = sources
+    left, frames, began = sources, 0, time.perf_counter()
     with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
         while left:
             ended = all(job.done() for job in running)
-            still = [source for source in left if not is_done(source)]
-            bar.update(len(left) - len(still))
-            left = still
+            done = {source for source in left if is_done(source)}
+            frames += sum((read_record(source) or {}).get("looked_at", 0) for source in done)
+            left = [source for source in left if source not in done]
+            bar.update(len(done))
+            bar.set_postfix_str(f"{frames / (time.perf_counter() - began):.1f} frames/s")
             if ended:
                 break
-            time.sleep(2)
+            time.sleep(2 + len(left) / 1000)  # a look at every folder takes a network disk a while
     for job in running:
         job.wait()
 
@@ -244,10 +262,12 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
-    face_folder = args.name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
+    name = args.name or args.dataset
+    face_folder = name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
     videos = find_videos(args.dataset, args.videos, face_folder)
-    home, folder = args.dataset_root / args.name, args.faces / face_folder
+    home, folder = args.dataset_root / name, args.faces / face_folder
     check_label_folder(home)
+    shard_of = deal_out(videos, args.num_shards)
     seconds = None
     if args.num_shards > 1 and args.shard is None:
         if (about := read_recipe(folder)) is None:
@@ -255,18 +275,19 @@ def run(args: argparse.Namespace) -> None:
     else:
         devices = select_devices(args.gpu_num)
         device = devices[(args.shard or 0) % len(devices)]
-        recipe = Recipe(args.every, args.frames, args.margin, args.crop_size, args.all_faces)
+        recipe = Recipe(args.every or 5, args.frames, args.margin, args.crop_size, args.all_faces)
         detector, detector_name = load_face_detector(args.detector, args.detector_weights, device)
-        about = {**asdict(recipe), **detector_name}
+        about = {**asdict(recipe), **detector_name, "videos": str(args.videos.resolve())}
         claim_folder(folder, about)
-        sources = unfinished(videos[args.shard or 0 :: args.num_shards], args.faces)
+        mine = [video for video in videos if args.shard in (None, shard_of[video.folder])]
+        sources = unfinished(mine, args.faces)
         jobs = args.nodes if args.submit == "slurm" else args.jobs
         if sources and (jobs > 1 or args.submit == "slurm"):
-            run_jobs(args, sources, jobs)
+            run_jobs(args, sources, jobs, home)
         elif sources:
             seconds = process(sources, args, recipe, detector)
             stages = ", ".join(f"{stage} {speed:g}" for stage, speed in seconds.speeds().items())
-            print(f"{seconds.frames} frames, {seconds.images} images; frames/s a process in each stage: {stages}")
+            print(f"{seconds.frames} frames; frames/s a process in each stage: {stages}")
         if args.shard is not None:
             print(
                 f"shard {args.shard} of {args.num_shards} is done; when all are, the same command without --shard "
@@ -274,13 +295,14 @@ def run(args: argparse.Namespace) -> None:
             )
             return
 
-    report, not_done = gather(videos, args.faces, home, about, seconds and seconds.speeds())
+    speeds = seconds.speeds() if seconds is not None and seconds.frames else None
+    report, not_done = gather(videos, args.faces, home, about, speeds)
     print_summary(report, home)
     if args.contact_sheet:
         rows = write_contact_sheet(videos, args.faces, home / "contact_sheet.png")
         print(f"contact sheet of {rows} videos: {home / 'contact_sheet.png'}")
     if not_done:
-        shards = sorted({position % args.num_shards for position in not_done})
+        shards = sorted({shard_of[video.folder] for video in not_done})
         print(f"note: {len(not_done)} videos are not done yet: shards missing: {first_ten([str(s) for s in shards])}")
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
@@ -288,7 +310,7 @@ def run(args: argparse.Namespace) -> None:
     if empty:
         print(f"note: empty: {', '.join(empty)}; a training needs all six, a test at least one of the last two")
     else:
-        next_command = ["python", "training.py", "--dataset", args.name, "--data_root", str(args.faces)]
+        next_command = ["python", "training.py", "--dataset", name, "--data_root", str(args.faces)]
         if args.dataset_root != Path("dataset"):
             next_command += ["--dataset_root", str(args.dataset_root)]
         print(f"next: {shlex.join(next_command)}")

@@ -14,7 +14,7 @@ from datasets.layouts import SourceVideo
 from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
-from utils.files import whole_file
+from utils.files import whole_file, write_if_changed
 
 REPORT = "preprocessing_report.json"
 LABEL_FILES = [f"{split}_{kind}.txt" for split in SPLITS for kind in CLASSES]
@@ -26,11 +26,11 @@ class Gathered(NamedTuple):
 
     Attributes:
         report: as `preprocessing_report.json` holds it.
-        unfinished: the positions of the videos that nobody has looked at yet.
+        unfinished: the videos that nobody has looked at yet.
     """
 
     report: dict[str, Any]
-    unfinished: list[int]
+    unfinished: list[SourceVideo]
 
 
 def check_label_folder(home: Path) -> None:
@@ -58,14 +58,14 @@ def gather(
     counts: Counter[str] = Counter()
     frames: Counter[str] = Counter()
     problems, cut_short, upscaled, unfinished = [], [], [], []
-    for position, video in enumerate(tqdm(videos, "label files", unit=" videos", delay=2, leave=False)):
+    for video in tqdm(videos, "label files", unit=" videos", delay=2, leave=False):
         if not video.split:
             continue
         source = Source(video.file, faces / video.folder)
         record = read_record(source)
         if record is None:
             if video.file.is_file():
-                unfinished.append(position)
+                unfinished.append(video)
                 continue
             record = {"cause": "missing"}
         if "cause" in record:
@@ -105,23 +105,14 @@ def gather(
     }
     if counts:
         for name in LABEL_FILES:
-            _write_if_changed(home / name, "".join(lines[name]))
-    _write_if_changed(before, json.dumps(report, indent=1) + "\n")
+            write_if_changed(home / name, "".join(lines[name]))
+    write_if_changed(before, json.dumps(report, indent=1) + "\n")
     return Gathered(report, unfinished)
 
 
 def kind_of(cause: str) -> str:
     """Shorten a cause to what is counted: missing, unreadable, no face."""
     return "no face" if cause.startswith("no face") else cause.partition(":")[0]
-
-
-def _write_if_changed(file: Path, text: str) -> None:
-    content = text.encode()
-    if file.is_file() and file.read_bytes() == content:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
-        part.write_bytes(content)
 
 
 def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) -> int:

@@ -24,6 +24,7 @@ from utils.errors import InputError, did_you_mean, first_ten
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
+SAME = "a link to a file that stands in the dataset already"
 VALIDATION = {"val": 0.15}
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -252,7 +253,7 @@ LAYOUTS: dict[str, Callable[[str, Path], list[SourceVideo]]] = {
 
 
 def _from_tree(root: Path) -> list[SourceVideo]:
-    videos = []
+    videos, twice, seen = [], [], {}
     for file in _video_files(root):
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
@@ -261,15 +262,19 @@ def _from_tree(root: Path) -> list[SourceVideo]:
             continue
         split = next((SPLIT_WORDS[part] for part in folders if part in SPLIT_WORDS), "")
         # real/anna/1.mp4 and fake/anna/1.mp4 are taken for the same source video.
-        source = path.relative_to(*path.parts[: label + 1]).with_suffix("").as_posix()
-        videos.append(_video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source})))
+        source = PurePath(*path.parts[label + 1 :]).with_suffix("").as_posix()
+        video = _video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source}))
+        first = seen.setdefault(os.path.realpath(file), path)
+        (videos if first is path else twice).append(video if first is path else replace(video, split="", left_out=SAME))
     if not videos:
         raise InputError(
             f"--videos {root}: looked for videos ({', '.join(VIDEO_ENDINGS)}) in folders named real and fake, "
             f"found {_content(root)}."
         )
     _check_one_way(root, videos)
-    return videos if videos[0].split else _split(videos, VALIDATION_AND_TEST, "its source is in another split")
+    if not videos[0].split:
+        videos = _split(videos, VALIDATION_AND_TEST, "its source is in another split")
+    return videos + twice
 
 
 def _from_csv(table: Path) -> list[SourceVideo]:
@@ -280,7 +285,7 @@ def _from_csv(table: Path) -> list[SourceVideo]:
     if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name]:
         raise InputError(f"{table}: line {bad[0]}: the path is no file.")
     root = Path(os.path.commonpath([file.parent for file in files]))
-    if repeated := [str(file) for file, count in Counter(files).items() if count > 1]:
+    if repeated := [file for file, count in Counter(map(os.path.realpath, files)).items() if count > 1]:
         raise InputError(f"{table}: listed twice: {first_ten(repeated)}; take one of the rows out.")
     videos = []
     for file, (line, row) in zip(files, rows, strict=True):

@@ -54,8 +54,12 @@ Detector = Callable[[np.ndarray], list[Detections]]
 
 def shrink(frame: np.ndarray) -> np.ndarray:
     """Shrink a frame (H x W x 3) for detection to `LONGER_SIDE`; a smaller one stays as it is."""
-    scale = LONGER_SIDE / max(frame.shape[:2])
-    return frame if scale >= 1 else cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = frame.shape[:2]
+    scale = LONGER_SIDE / max(height, width)
+    if scale >= 1:
+        return frame
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
 def load_face_detector(name: str, weights: Path | None, device: torch.device) -> tuple[Detector, dict[str, Any]]:
@@ -163,6 +167,8 @@ def _load_mtcnn(device: torch.device) -> Detector:
 
     def detect(frames: np.ndarray) -> list[Detections]:
         found = []
+        if min(frames.shape[1:3]) < mtcnn.min_face_size:  # at which it breaks
+            return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32)) for _ in frames]
         for boxes, scores in zip(*mtcnn.detect(np.ascontiguousarray(frames[..., ::-1])), strict=True):
             if boxes is None:
                 boxes, scores = np.empty((0, 4)), np.empty(0)

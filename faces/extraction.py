@@ -5,9 +5,11 @@ renamed. The folder's ``faces.json`` says which frame and which box each image i
 ``<folder>.failed.json`` with the cause in its place.
 """
 
+import glob
 import json
 import os
 import shutil
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ from faces.crops import crop_face
 from faces.detectors import Detector, shrink
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader, VideoError
-from utils.files import whole_file
+from utils.files import write_if_changed
 from utils.workers import start, start_worker
 
 RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
@@ -221,10 +223,12 @@ class _FaceFolder:
     writes: deque[Future] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        target = self.source.folder
-        self.part = target.with_name(f".{target.name}.part")
-        if self.part.exists():
-            shutil.rmtree(self.part)  # of a run that was killed
+        # A name of this process's own: two runs at once do the same work, but not in each other's folders.
+        target, host = self.source.folder, socket.gethostname()
+        self.part = target.with_name(f".{target.name}.{host}.{os.getpid()}.part")
+        for old in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(host)}.*.part"):
+            if not _is_running(int(old.name.split(".")[-2])):
+                shutil.rmtree(old, ignore_errors=True)
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Take the next frame with its faces."""
@@ -280,12 +284,13 @@ class _FaceFolder:
                 whole = self.part / str(kept[0])
             record["faces"] = [self.faces[track] for track in kept]
             (whole / "faces.json").write_text(json.dumps(record) + "\n")
-            os.rename(whole, target)
+            if target.exists() and not is_done(self.source):
+                os.rename(target, self.part / "of the file before")
+            if not target.exists():  # else another run was faster
+                os.rename(whole, target)
             failed_record(target).unlink(missing_ok=True)
         else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(failed_record(target)) as part:
-                part.write_text(json.dumps({**record, "cause": failure}) + "\n")
+            write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")
         self.discard()
         return Outcome(self.source, self.looked_at, failure)
 
@@ -317,25 +322,33 @@ def failed_record(folder: Path) -> Path:
 
 
 def is_done(source: Source) -> bool:
-    """Tell whether a video has its faces, or a reason for having none, of this run or an earlier one."""
-    return source.folder.is_dir() or _read_failure(source) is not None
+    """Tell whether a video has its faces, or none can be found in it. What was unreadable is tried again."""
+    record = read_record(source)
+    return record is not None and not record.get("cause", "").startswith("unreadable")
 
 
 def read_record(source: Source) -> dict[str, Any] | None:
-    """Read what became of a video: its ``faces``, or the ``cause`` that there are none; None where it is not done."""
-    if source.folder.is_dir():
-        return json.loads((source.folder / "faces.json").read_text())
-    return _read_failure(source)
+    """Read what became of a video in this run or an earlier one: its ``faces``, or the ``cause`` that there are none.
 
-
-def _read_failure(source: Source) -> dict[str, Any] | None:
-    """Read why a video gave no face; None where it did not fail, or has another size now than when it did."""
+    None where it was not looked at, or where the file has another size now: it was half a download, or is another.
+    """
     failed = failed_record(source.folder)
-    if not failed.is_file():
+    try:
+        record = json.loads((source.folder / "faces.json" if source.folder.is_dir() else failed).read_text())
+        size = source.file.stat().st_size if source.file.is_file() else record["bytes"]
+        return record if size == record["bytes"] else None
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None
-    record = json.loads(failed.read_text())
-    size = source.file.stat().st_size if source.file.is_file() else None
-    return record if size in (None, record["bytes"]) else None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from torchvision.ops import box_iou
 MIN_OVERLAP = 0.2  # intersection over union of a face's boxes in two successive sampled frames
 MAX_GAP = 10  # sampled frames for which a face may be lost and still be the same
 REACH = 2  # sampled frames before and after, over which a box is averaged
+MAX_REACH = 10  # frames of the video before and after: sparser samples are too far apart to be averaged
 
 
 class Face(NamedTuple):
@@ -83,7 +84,8 @@ class FaceTracker:
         ready = []
         while self._next + wait < len(self._frames):
             position, frame, found = self._frames[self._next]
-            near = [self._frames[i][2] for i in range(len(self._frames)) if abs(i - self._next) <= REACH]
+            around = [self._frames[i] for i in range(len(self._frames)) if abs(i - self._next) <= REACH]
+            near = [boxes for other, _, boxes in around if abs(other - position) <= MAX_REACH]
             faces = [
                 Face(track, np.mean([boxes[track][0] for boxes in near if track in boxes], axis=0), box, score)
                 for track, (box, score) in found.items()

@@ -136,7 +136,7 @@ def names(text: str) -> list[str]:
 def folder_name(text: str) -> str:
     """Parse the name of one folder."""
     if text != Path(text).name or text in ("", ".", ".."):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name (the folder above is --save_path)")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name")
     return text
 
 

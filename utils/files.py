@@ -29,6 +29,16 @@ def whole_file(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def write_if_changed(file: Path, text: str) -> None:
+    """Write a text file whole or not at all, and not again where it holds the text already."""
+    content = text.encode()
+    if file.is_file() and file.read_bytes() == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_bytes(content)
+
+
 def sha256(file: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     with file.open("rb") as content:
