@@ -19,8 +19,7 @@ def crop_face(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> t
         The crop, size x size x 3 and black beyond the frame's border, and how much larger than in the frame it is
         (below 1: smaller).
     """
-    side = max(1, round(margin * float(max(box[2] - box[0], box[3] - box[1]))))
-    left, top = (round(float(low + high - side) / 2) for low, high in ((box[0], box[2]), (box[1], box[3])))
+    left, top, side = crop_square(box, margin)
     channels_first = torch.from_numpy(frame).permute(2, 0, 1)
     square = np.ascontiguousarray(crop_or_pad(channels_first, top, left, side, side).permute(1, 2, 0).numpy())
     if size in (0, side):
@@ -28,3 +27,9 @@ def crop_face(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> t
     return cv2.resize(
         square, (size, size), interpolation=cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
     ), size / side
+
+
+def crop_square(box: np.ndarray, margin: float) -> tuple[int, int, int]:
+    """Return left, top and side, in pixels, of the square about a box; see `crop_face`."""
+    side = max(1, round(margin * float(max(box[2] - box[0], box[3] - box[1]))))
+    return (*(round(float(low + high - side) / 2) for low, high in ((box[0], box[2]), (box[1], box[3]))), side)
