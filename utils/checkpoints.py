@@ -87,7 +87,8 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     """Read a checkpoint of this project or of the authors', onto the CPU.
 
     Nothing in the file is executed. ``state_dict`` comes back under this network's names; for a checkpoint of
-    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR.
+    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR. `flag` is the
+    argument that named the file, for what is said.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint.
