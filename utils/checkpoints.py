@@ -147,8 +147,8 @@ def best_so_far(file: Path, checkpoint: dict[str, Any]) -> Path:
     return file
 
 
-def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
-    """Load the tensors of `load_checkpoint` into a network.
+def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model") -> None:
+    """Load the tensors of `load_checkpoint` into a network; `flag` is the argument that named the file.
 
     Raises:
         InputError: they are those of another network; the first differences are named, and the network is
@@ -164,7 +164,7 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
     ]
     if problems:
         raise InputError(
-            f"--resume_model: the checkpoint is of another network: {'; '.join(problems[:3])} "
+            f"{flag}: the checkpoint is of another network: {'; '.join(problems[:3])} "
             f"({len(problems)} such differences); give the --model and --num_LIBs that it was trained with."
         )
     network.load_state_dict(state)

@@ -1,0 +1,204 @@
+"""Studies of runs: their numbers against plain loops and values known by hand, and the whole commands."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import roc_auc_score
+
+from analysis import compare
+from analysis.delong import auc_covariance, delong_test
+from utils.metrics import RESAMPLES
+
+Row = tuple[str, str, int, float]
+
+
+def scores_of_two_runs(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
+    """Frames of some videos, scored twice, with many ties."""
+    rng = np.random.default_rng(seed)
+    video = np.unique(rng.integers(0, videos, 10 * videos), return_inverse=True)[1]
+    labels = (video % 3 > 0).astype(int)
+    first, second = (np.clip(rng.normal(0.4 + gap * labels, 0.2), 0, 1).round(digits) for gap in (0.1, 0.2))
+    return compare.Pair(labels, video, first, second)
+
+
+def study(folder: Path, name: str) -> dict:
+    """A study's JSON, once it and its plot are what every study's are."""
+    content = json.loads((folder / f"study_{name}.json").read_text())
+    assert list(content) == ["title", "text", "table", "plots", "numbers"]
+    assert content["plots"] == [f"study_{name}.png"] and content["text"].endswith(".")
+    assert {len(row) for row in content["table"]} == {len(content["table"][0])}
+    assert all(isinstance(cell, str) for row in content["table"] for cell in row)
+    assert min(imread(folder / f"study_{name}.png").shape[:2]) > 200
+    assert not list(folder.glob("*.part"))
+    return content
+
+
+def refused(main: Callable[[list[str]], int], argv: list, capsys: pytest.CaptureFixture, *says: str) -> None:
+    """Assert that a command is refused in one line that holds some words."""
+    assert main([str(part) for part in argv]) == 2
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error" in line]
+    assert len(lines) == 1
+    for words in says:
+        assert words in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_paired_bootstrap_is_a_plain_loop(digits: int) -> None:
+    pair = scores_of_two_runs(digits=digits)
+    total = pair.videos.max() + 1
+    draws, wanted = np.random.default_rng(5), []
+    for _ in range(80):
+        drawn = draws.integers(total, size=total)
+        frames = np.concatenate([np.flatnonzero(pair.videos == video) for video in drawn])
+        labels = pair.labels[frames]
+        if 0 < labels.sum() < len(labels):
+            wanted.append(roc_auc_score(labels, pair.second[frames]) - roc_auc_score(labels, pair.first[frames]))
+    assert compare.bootstrap_differences(pair, 80, seed=5) == pytest.approx(np.array(wanted), abs=1e-9)
+
+
+def test_bootstrap_p_by_hand() -> None:
+    assert compare.bootstrap_p(np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])) == pytest.approx(2 * 2 / 10)
+    assert compare.bootstrap_p(np.ones(1999)) == pytest.approx(0.001)
+    assert compare.bootstrap_p(np.zeros(9)) == 1
+    assert compare.bootstrap_p(np.array([])) is None
+
+
+def test_chance_is_found_as_often_as_the_level_says() -> None:
+    found = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(60) % 2
+        first, second = rng.normal(labels, 1.5, (2, 60))
+        found.append(compare.bootstrap_p(compare.bootstrap_differences(
+            compare.Pair(labels, np.arange(60), first, second), 200)) < 0.1)  # fmt: skip
+    assert 0.04 < np.mean(found) < 0.17
+
+
+def by_definition(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's AUCs and covariance from the structural components, pair by pair."""
+    fakes, reals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    psi = np.zeros((len(scores), len(fakes), len(reals)))
+    for k, score in enumerate(scores):
+        for i, fake in enumerate(fakes):
+            for j, real in enumerate(reals):
+                psi[k, i, j] = 1.0 if score[fake] > score[real] else 0.5 if score[fake] == score[real] else 0.0
+    aucs, covariance = psi.mean(axis=(1, 2)), np.zeros((len(scores), len(scores)))
+    for parts, count in ((psi.mean(axis=2), len(fakes)), (psi.mean(axis=1), len(reals))):
+        for k in range(len(scores)):
+            for m in range(len(scores)):
+                products = [(x - aucs[k]) * (y - aucs[m]) for x, y in zip(parts[k], parts[m], strict=True)]
+                covariance[k, m] += sum(products) / (count - 1) / count
+    return aucs, covariance
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_delong_is_its_definition(digits: int) -> None:
+    pair = scores_of_two_runs(digits=digits)
+    scores = np.stack([pair.first, pair.second, pair.first + pair.second])
+    found, wanted = auc_covariance(pair.labels, scores), by_definition(pair.labels, scores)
+    assert found[0] == pytest.approx(wanted[0], abs=1e-12)
+    assert found[0] == pytest.approx([roc_auc_score(pair.labels, score) for score in scores], abs=1e-12)
+    assert found[1] == pytest.approx(wanted[1], abs=1e-12)
+
+
+def test_delong_by_hand() -> None:
+    # Fakes 3 and 1, reals 2 and 0: components of the fakes 1 and 1/2, of the reals 1/2 and 1, AUC 3/4, and each of the
+    # two variances 1/8 over 2. Against a perfect score the difference is 1/4, its variance 1/8.
+    labels, first, second = np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), np.array([3.0, 3, 0, 0])
+    difference, (low, high), p = delong_test(labels, first, second)
+    assert difference == pytest.approx(0.25)
+    assert (high - low) / 2 == pytest.approx(1.959964 * 0.125**0.5, abs=1e-6)
+    assert p == pytest.approx(0.479500, abs=1e-6)  # z = 1 / sqrt(2), 2 (1 - Phi(z))
+    assert delong_test(labels, first, first) == (0.0, [0.0, 0.0], 1.0)
+    assert delong_test(labels, -second, second) == (1.0, [1.0, 1.0], 0.0)
+    assert delong_test(labels[:3], first[:3], second[:3]) is None
+
+
+def write_predictions(folder: Path, rows: list[Row]) -> Path:
+    folder.mkdir()
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("dataset", "path", "label", "score"), *rows])
+    return folder
+
+
+def rows_of(pair: compare.Pair, which: str, dataset: str = "set") -> list[Row]:
+    scores = getattr(pair, which)
+    paths = [f"{video}/{i}.png" for i, video in enumerate(pair.videos)]
+    return [(dataset, path, int(y), float(s)) for path, y, s in zip(paths, pair.labels, scores, strict=True)]
+
+
+def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    one, two = scores_of_two_runs(), scores_of_two_runs(1, digits=9)
+    a = write_predictions(tmp_path / "a", rows_of(one, "first") + rows_of(two, "first", "other"))
+    # The order of the lines means nothing.
+    b = write_predictions(tmp_path / "b", rows_of(two, "second", "other") + rows_of(one, "second")[::-1])
+    assert compare.main([str(a), str(b), "--video_score", "max"]) == 0
+    assert not (a / "study_compare.json").exists()
+    content = study(b, "compare")
+    for name, pair in (("set", one), ("other", two)):
+        found = content["numbers"]["datasets"][name]["frames"]
+        aucs = [roc_auc_score(pair.labels, scores) for scores in (pair.first, pair.second)]
+        assert [found["auc_a"], found["auc_b"]] == pytest.approx(aucs)
+        assert found["difference"] == pytest.approx(aucs[1] - aucs[0])
+        low, high = found["bootstrap"]["interval"]
+        assert low < found["difference"] < high
+        videos = content["numbers"]["datasets"][name]["videos"]
+        truth = [pair.labels[pair.videos == video][0] for video in range(12)]
+        highest = [pair.second[pair.videos == video].max() for video in range(12)]
+        assert videos["auc_b"] == pytest.approx(roc_auc_score(truth, highest))
+        assert videos["count"] == 12
+    assert len(content["table"]) == 5
+    assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
+
+
+def test_a_run_is_like_itself(tmp_path: Path) -> None:
+    a = write_predictions(tmp_path / "a", rows_of(scores_of_two_runs(), "first"))
+    assert compare.main([str(a), str(a)]) == 0
+    for result in study(a, "compare")["numbers"]["datasets"]["set"].values():
+        assert result["difference"] == 0
+        assert result["bootstrap"] == result["delong"] == {"interval": [0, 0], "p": 1}
+
+
+def test_a_planted_difference_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    videos = np.repeat(np.arange(60), 4)
+    labels = videos % 2
+    good = np.clip(0.5 + 0.3 * (2 * labels - 1) + rng.normal(0, 0.1, 240), 0, 1)
+    pair = compare.Pair(labels, videos, rng.random(240), good)
+    a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
+    assert compare.main([str(a), str(b)]) == 0
+    for result in study(b, "compare")["numbers"]["datasets"]["set"].values():
+        assert result["difference"] > 0.3
+        assert result["bootstrap"]["p"] == pytest.approx(2 / (RESAMPLES + 1))
+        assert result["delong"]["p"] < 1e-6 and result["delong"]["interval"][0] > 0.2
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(scores_of_two_runs(), "first")
+    a = write_predictions(tmp_path / "a", rows)
+    (tmp_path / "empty").mkdir()
+    flipped = [(dataset, path, 1 - label, score) for dataset, path, label, score in rows[:2]]
+    folders = {
+        "fewer": (rows[3:], ["3 are in", "a alone", f"set {rows[0][1]}"]),
+        "more": ([*rows, ("set", "x/y.png", 0, 0.5)], ["1 are in", "more alone", "x/y.png"]),
+        "flipped": (flipped + rows[2:], ["labels of 2 images differ", rows[0][1]]),
+        "twice": ([*rows, rows[0]], ["stands there twice"]),
+        "no score": ([("set", "x/y.png", 0, "nan")], ["line 2", "score nan"]),
+        "cut off": ([("set", "x/y.png")], ["line 2"]),
+        "none": ([], ["holds no image"]),
+    }
+    for name, (content, says) in folders.items():
+        refused(compare.main, [a, write_predictions(tmp_path / name, content)], capsys, *says)
+        assert not list((tmp_path / name).glob("study*"))
+    real = write_predictions(tmp_path / "real", [row for row in rows if row[2] == 0])
+    refused(compare.main, [real, real], capsys, "one class alone")
+    refused(compare.main, [a, tmp_path / "empty"], capsys, "there is no", "predictions.csv")
+    refused(compare.main, [a], capsys, "RUN_B", "(python -m analysis.compare --help")
