@@ -60,7 +60,7 @@ def write_study(
     print(f"\n{format_rows(table)}\n\n{text}\n\nstudy: {file}, plot: {plot}")
 
 
-def make_parser(name: str, description: str | None, batch_size: int, what_a_batch_is: str) -> parse.Parser:
+def make_study_parser(name: str, description: str | None, batch_size: int, what_a_batch_is: str) -> parse.Parser:
     """Declare the arguments of a study of a checkpoint on a test set."""
     parser, add = parse.Parser(f"python -m analysis.{name}", description or ""), parse.add
     count = parse.number(int, 1)

@@ -2,16 +2,29 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
-from analysis import compare
+import training
+from analysis import compare, robustness
+from analysis.corruptions import CORRUPTIONS
 from analysis.delong import auc_covariance, delong_test
+from analysis.study import load_model, spread
+from datasets import images
+from datasets.augmentation import normalise
+from datasets.images import FaceImages
+from datasets.labels import read_split
+from engine import BadImages, fake_probability
+from models.backbones import build_network
+from tests.conftest import arguments, make_dataset
+from utils.checkpoints import save_checkpoint
 from utils.metrics import RESAMPLES
 
 Row = tuple[str, str, int, float]
@@ -202,3 +215,197 @@ def test_runs_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixt
     refused(compare.main, [real, real], capsys, "one class alone")
     refused(compare.main, [a, tmp_path / "empty"], capsys, "there is no", "predictions.csv")
     refused(compare.main, [a], capsys, "RUN_B", "(python -m analysis.compare --help")
+
+
+# ---------------------------------------------------------------------------------------------------------- robustness
+
+
+def picture(side: int = 64) -> np.ndarray:
+    """Waves in each channel, side x side x 3, uint8."""
+    y, x = np.mgrid[0:side, 0:side]
+    channels = [128 + 90 * np.sin(x / 3), 128 + 90 * np.cos(y / 4), 128 + 90 * np.sin((x + y) / 5)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def damage(name: str, strength: float, image: np.ndarray | None = None) -> float:
+    """The mean absolute change in grey levels."""
+    image = picture() if image is None else image
+    before = image.copy()
+    after = CORRUPTIONS[name].apply(image, strength, np.random.default_rng(0))
+    assert after.shape == image.shape and after.dtype == np.uint8
+    assert (image == before).all()
+    return float(np.abs(after.astype(float) - image).mean())
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_damage_grows_with_strength_from_none(name: str) -> None:
+    if name == "h264":
+        pytest.importorskip("av")
+    corruption = CORRUPTIONS[name]
+    assert len(corruption.strengths) == 5
+    sides = [corruption.strengths]
+    if corruption.neutral is not None:
+        assert damage(name, corruption.neutral) == 0
+        below = [strength for strength in corruption.strengths if strength < corruption.neutral]
+        sides = [below[::-1], corruption.strengths[len(below) :]]
+    for strengths in sides:
+        grown = [damage(name, strength) for strength in strengths]
+        assert all(np.diff([0, *grown]) > 0), grown
+
+
+def test_corruptions_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    grey = np.full((200, 200, 3), 100, np.uint8)
+    noisy = CORRUPTIONS["noise"].apply(grey, 16, rng).astype(float)
+    assert noisy.mean() == pytest.approx(100, abs=0.2) and noisy.std() == pytest.approx(16, abs=0.2)
+    assert (CORRUPTIONS["brightness"].apply(grey, 1.5, rng) == 150).all()
+    assert (CORRUPTIONS["brightness"].apply(grey, 3, rng) == 255).all()
+    halves = np.repeat(np.uint8([50, 150]), 50)[None, :, None].repeat(100, 0).repeat(3, 2)
+    assert np.unique(CORRUPTIONS["contrast"].apply(halves, 1.5, rng)).tolist() == [25, 175]
+    assert np.unique(CORRUPTIONS["contrast"].apply(halves, 2.5, rng)).tolist() == [0, 225]
+    checks = np.indices((96, 96)).sum(axis=0)[:, :, None].repeat(3, 2) % 2 * 200
+    assert (CORRUPTIONS["resample"].apply(checks.astype(np.uint8), 2, rng) == 100).all()
+    point = np.zeros((41, 41, 3), np.uint8)
+    point[20, 20] = 255
+    spread_out = CORRUPTIONS["blur"].apply(point, 2, rng)[20, 20, 0]
+    assert spread_out == pytest.approx(255 / (2 * np.pi * 2**2), abs=1)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "h264"])
+def test_codecs_keep_the_order_of_the_colours(name: str) -> None:
+    if name == "h264":
+        pytest.importorskip("av")
+    red = np.full((33, 35, 3), (200, 60, 20), np.uint8)  # odd sides, which 4:2:0 has not
+    assert damage(name, CORRUPTIONS[name].strengths[0], red) < 4
+
+
+def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_set = FaceImages(read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
+    read, count = images.read_image, []
+    monkeypatch.setattr(images, "read_image", lambda path: count.append(path) or read(path))
+    names = ["jpeg", "noise", "brightness"]
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2, bias=False))
+    wrapped = torch.nn.Module()
+    wrapped.forward = lambda x: {"p_y_given_z": network(x)}
+    options = {"channels": "RGB", "bad_images": BadImages(False)}
+
+    def score(chosen: list[int], batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+        faces = robustness.CorruptedFaces(test_set, chosen, names)
+        return robustness.score_versions(
+            wrapped, faces, torch.device("cpu"), batch_size=batch_size, num_workers=workers, **options
+        )
+
+    positions, scores = score(list(range(12)), 5, 0)
+    assert len(count) == len(set(count)) == 12
+    assert positions.tolist() == list(range(12)) and scores.shape == (12, 16)
+    _, by_workers = score(list(range(12)), 3, 2)
+    assert by_workers == pytest.approx(scores, abs=1e-6)
+    positions, some = score([2, 7], 5, 0)
+    assert positions.tolist() == [2, 7] and some == pytest.approx(scores[[2, 7]], abs=1e-6)
+    # A version is the corruption of the resized image, and nothing else.
+    noisy = CORRUPTIONS["noise"].apply(test_set[7][0].permute(1, 2, 0).numpy(), 8, np.random.default_rng([0, 7]))
+    outputs = wrapped(normalise(torch.from_numpy(noisy).permute(2, 0, 1)[None]))
+    column = robustness.CorruptedFaces(test_set, [0], names).versions.index(("noise", 8))
+    assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset and the run ``run``, trained and tested on it."""
+    root = tmp_path_factory.mktemp("trained")
+    make_dataset(root, videos=4)
+    assert training.main(arguments(root, "--name", "run")) == 0
+    return root
+
+
+def study_arguments(root: Path, *more: str) -> list[str]:
+    where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces"), "--dataset", "tiny"]
+    model = ["--model", str(root / "output/run/model_best.pth"), "--gpu_num", "cpu", "--num_workers", "0"]
+    return [*where, *model, *more]
+
+
+def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    some = "noise,resample,jpeg"
+    assert robustness.main(study_arguments(trained, "--corruptions", some)) == 0
+    folder = trained / "output/run"
+    content = study(folder, "robustness")
+    numbers, results = content["numbers"], json.loads((folder / "results.json").read_text())["datasets"]["tiny"]
+    for name in ("auc", "video_auc"):
+        assert numbers["clean"][name] == pytest.approx(results[name], abs=1e-9)
+    assert (numbers["images"], numbers["videos"]) == (24, 8)
+    for name in some.split(","):
+        assert [row["strength"] for row in numbers["corruptions"][name]] == list(CORRUPTIONS[name].strengths)
+    assert len(content["table"]) == 1 + 1 + 15
+    capsys.readouterr()
+
+    more = ["--save_path", str(trained / "elsewhere"), "--max_images", "8", "--corruptions", "blur"]
+    assert robustness.main(study_arguments(trained, *more)) == 0
+    assert study(trained / "elsewhere", "robustness")["numbers"]["images"] == 8
+
+
+def test_all_corruptions_in_one_plot(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    more = ["--save_path", str(tmp_path), "--max_images", "4"]
+    assert robustness.main(study_arguments(trained, *more)) == 0
+    content = study(tmp_path, "robustness")
+    assert list(content["numbers"]["corruptions"]) == list(CORRUPTIONS) and len(content["table"]) == 37
+
+
+def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
+    make_dataset(tmp_path, videos=1, frames=2)
+    network = build_network("mobilenet", 2, 32)
+    save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
+    found, size, channels = load_model(tmp_path / "theirs.pth")
+    assert (found.num_LIBs, size, channels, found.training) == (2, 224, "BGR", False)
+    for name, value in network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+    more = ["--model", str(tmp_path / "theirs.pth"), "--corruptions", "brightness", "--test_bs", "1"]
+    assert robustness.main(study_arguments(tmp_path, *more)) == 0
+    study(tmp_path, "robustness")
+
+
+@pytest.mark.parametrize("main", [robustness.main])
+def test_wrong_input_of_studies_of_a_checkpoint(
+    main: Callable[[list[str]], int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = trained / "output/run"
+    before = sorted(folder.iterdir())
+
+    def says(*words: str, more: tuple = ()) -> None:
+        refused(main, study_arguments(trained, *more), capsys, *words)
+
+    refused(main, ["--dataset", "tiny"], capsys, "--model is missing")
+    says("--model: there is no file", more=("--model", tmp_path / "x.pth"))
+    says("--model:", "is no checkpoint", more=("--model", folder / "args.json"))
+    says("no dataset 'tinny'", "did you mean 'tiny'", more=("--dataset", "tinny"))
+    says("unknown argument --gpu_nam", "did you mean '--gpu_num'", more=("--gpu_nam", "cpu"))
+    says("is a file", more=("--save_path", folder / "args.json"))
+    says("--max_images", "'0'", more=("--max_images", "0"))
+    labels = tmp_path / "labels/tiny"
+    labels.mkdir(parents=True)
+    (labels / "test_real.txt").write_text((trained / "labels/tiny/test_real.txt").read_text())
+    (labels / "test_fake.txt").write_text("")
+    says("one class alone", more=("--dataset_root", labels.parent))
+    image = trained / "faces/tiny/test/real/000/0000.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    says("cannot be read", "0000.png")
+    image.write_bytes(content)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_wrong_corruptions(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    wrong = study_arguments(trained, "--corruptions", "jpg,blur")
+    refused(robustness.main, wrong, capsys, "unknown corruption 'jpg'; did you mean 'jpeg'?")
+    monkeypatch.setitem(sys.modules, "av", None)
+    wrong = study_arguments(trained, "--corruptions", "h264")
+    refused(robustness.main, wrong, capsys, "pip install --no-deps -r requirements-extra.txt")
+    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # nothing is read before that is said
+    refused(robustness.main, wrong, capsys, "PyAV")
+
+
+def test_images_are_spread_evenly() -> None:
+    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
+    assert spread(10, 2) == [2, 7]
+    assert spread(10, 1) == [5]
+    assert len(set(spread(1000, 999))) == 999
