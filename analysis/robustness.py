@@ -27,7 +27,7 @@ from analysis.study import (
     read_test_set,
     spread,
     write_study,
-)  # fmt: skip
+)
 from datasets.images import BadImage, Batch, FaceImages, collate
 from engine import BadImages, evaluate
 from utils import arguments as parse

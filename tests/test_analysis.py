@@ -4,8 +4,11 @@ import csv
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,7 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
 import training
-from analysis import compare, robustness
+from analysis import compare, embedding, robustness
 from analysis.corruptions import CORRUPTIONS
 from analysis.delong import auc_covariance, delong_test
 from analysis.study import load_model, spread
@@ -25,7 +28,9 @@ from engine import BadImages, fake_probability
 from models.backbones import build_network
 from tests.conftest import arguments, make_dataset
 from utils.checkpoints import save_checkpoint
+from utils.errors import InputError
 from utils.metrics import RESAMPLES
+from utils.output import TEST_FILES, check_output_folder, start_output_folder
 
 Row = tuple[str, str, int, float]
 
@@ -172,6 +177,25 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
 
 
+def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported = []
+    report = SimpleNamespace(write_report=lambda folder: reported.append((folder, study(folder, "compare")["title"])))
+    monkeypatch.setitem(sys.modules, "utils.report", report)
+    pair = scores_of_two_runs()
+    a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
+    assert compare.main([str(a), str(b)]) == 0
+    assert not reported  # there are no results to report
+    (b / "results.json").write_text("{}")
+    assert compare.main([str(a), str(b)]) == 0
+    assert reported == [(b, "second compared with first")]
+    with pytest.raises(InputError, match="holds another run"):
+        check_output_folder(b, None, False)
+    start_output_folder(b, TEST_FILES, {})
+    assert [file.name for file in b.iterdir()] == ["args.json"]
+
+
 def test_a_run_is_like_itself(tmp_path: Path) -> None:
     a = write_predictions(tmp_path / "a", rows_of(scores_of_two_runs(), "first"))
     assert compare.main([str(a), str(a)]) == 0
@@ -283,7 +307,7 @@ def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeyp
     test_set = FaceImages(read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
     read, count = images.read_image, []
     monkeypatch.setattr(images, "read_image", lambda path: count.append(path) or read(path))
-    names = ["jpeg", "noise", "brightness"]
+    names = ["jpeg", "noise", "h264" if find_spec("av") else "brightness"]
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2, bias=False))
     wrapped = torch.nn.Module()
     wrapped.forward = lambda x: {"p_y_given_z": network(x)}
@@ -309,11 +333,23 @@ def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeyp
     assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
 
 
+def plant_manipulations(root: Path) -> None:
+    """Move the fake test videos into FaceForensics++'s tree, two of each of two manipulations."""
+    lines = []
+    for number, manipulation in enumerate(["Deepfakes", "FaceSwap", "Deepfakes", "FaceSwap"]):
+        folder = f"tiny/manipulated_sequences/{manipulation}/c23/{number} x"
+        (root / "faces" / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"faces/tiny/test/fake/{number:03d}").rename(root / "faces" / folder)
+        lines.append(f"1,{folder},3\n")
+    (root / "labels/tiny/test_fake.txt").write_text("".join(lines))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset and the run ``run``, trained and tested on it."""
+    """A folder with a dataset of two manipulations, and the run ``run``, trained and tested on it."""
     root = tmp_path_factory.mktemp("trained")
     make_dataset(root, videos=4)
+    plant_manipulations(root)
     assert training.main(arguments(root, "--name", "run")) == 0
     return root
 
@@ -364,7 +400,7 @@ def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
     study(tmp_path, "robustness")
 
 
-@pytest.mark.parametrize("main", [robustness.main])
+@pytest.mark.parametrize("main", [robustness.main, embedding.main])
 def test_wrong_input_of_studies_of_a_checkpoint(
     main: Callable[[list[str]], int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -409,3 +445,90 @@ def test_images_are_spread_evenly() -> None:
     assert spread(10, 2) == [2, 7]
     assert spread(10, 1) == [5]
     assert len(set(spread(1000, 999))) == 999
+
+
+# ----------------------------------------------------------------------------------------------------------- embedding
+
+
+def test_features_are_those_that_the_judgement_rests_on() -> None:
+    network = build_network("test_resnet", 3, 32).eval()
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        features = embedding.Features(network)(x)
+        outputs = network(x)
+    assert features.shape[:2] == (4, 4)
+    for i in (1, 2, 3):
+        assert torch.equal(features[:, i], getattr(network, f"region_model{i}")(x))
+    assert torch.allclose(network.linear(features[:, 0]), outputs["p_y_given_z"], atol=1e-6)
+
+
+def test_pca_and_tsne_of_planted_clusters() -> None:
+    rng = np.random.default_rng(0)
+    centre = np.repeat([[0.0] * 8, [9.0] + [0.0] * 7], 15, axis=0)
+    features = centre + rng.normal(0, [1, 2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], (30, 8))
+    plane = embedding.flatten(features, "pca")
+    _, _, directions = np.linalg.svd(features - features.mean(axis=0))
+    wanted = (features - features.mean(axis=0)) @ directions[:2].T
+    assert np.abs(plane) == pytest.approx(np.abs(wanted), abs=1e-9)
+    plane, again = (embedding.flatten(features, "tsne") for _ in range(2))
+    assert (plane == again).all()
+    nearest = np.argsort(np.linalg.norm(plane[:, None] - plane, axis=2), axis=1)[:, 1]
+    assert (nearest // 15 == np.arange(30) // 15).mean() > 0.9
+    assert embedding.flatten(features[:4], "tsne").shape == (4, 2)
+
+
+def test_silhouette_by_hand() -> None:
+    # Real at 0 and 1, fake at 10: of the real ones 9/10 and 8/9; one alone in its class has 0.
+    found = embedding.silhouette(np.array([[0.0], [1], [10]]), np.array([0, 0, 1]))
+    assert found == pytest.approx((9 / 10 + 8 / 9 + 0) / 3)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_embedding_command(trained: Path, method: str) -> None:
+    assert embedding.main(study_arguments(trained, "--method", method)) == 0
+    folder = trained / "output/run"
+    content = study(folder, "embedding")
+    numbers = content["numbers"]
+    assert [row[0] for row in content["table"]] == ["feature", "G", "z_1", "z_2"]
+    assert list(numbers["planes"]) == ["G", "z_1", "z_2"]
+    assert np.array(numbers["planes"]["z_2"]).shape == (24, 2)
+    assert [numbers["groups"].count(name) for name in ("real", "Deepfakes", "FaceSwap")] == [12, 6, 6]
+
+    # The projector's files hold the features, of every image under its own name.
+    network, size, channels = load_model(folder / "model_best.pth")
+    config = (folder / "study_embedding/projector_config.pbtxt").read_text()
+    for i, name in enumerate(("G", "z_1", "z_2")):
+        part = folder / f"study_embedding/00000/{name}"
+        assert f"00000/{name}/tensors.tsv" in config and f"00000/{name}/metadata.tsv" in config
+        lines = [line.split("\t") for line in (part / "metadata.tsv").read_text().splitlines()]
+        assert lines[0] == ["label", "group", "path"]
+        assert lines[-1] == ["fake", "FaceSwap", "tiny/manipulated_sequences/FaceSwap/c23/3 x/0002.png"]
+        image = FaceImages(read_split("tiny", "test", trained / "labels", trained / "faces"), size)[23][0]
+        with torch.no_grad():
+            wanted = embedding.Features(network)(normalise(image[None], channels))[0, i]
+        found = np.loadtxt(part / "tensors.tsv")
+        assert found.shape[0] == 24 and found[23] == pytest.approx(wanted.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_the_authors_networks_see_bgr(trained: Path, tmp_path: Path) -> None:
+    network = build_network("mobilenet", 1, 224)
+    save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
+    more = ["--model", str(tmp_path / "theirs.pth"), "--max_images", "8", "--method", "pca", "--group_by", "c23/([02])"]
+    assert embedding.main(study_arguments(trained, *more)) == 0
+    numbers = study(tmp_path, "embedding")["numbers"]
+    assert set(numbers["groups"]) == {"real", "0", "2", "fake"}
+    image = cv2.imread(str(trained / "faces" / numbers["paths"][0]))  # BGR, as their loader fed it
+    x = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        wanted = embedding.Features(network.eval())(normalise(x))[0, 1]
+    found = np.loadtxt(tmp_path / "study_embedding/00000/z_1/tensors.tsv")[0]
+    assert found == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("module", [compare, robustness, embedding])
+def test_help(module: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    name = module.__name__
+    assert capsys.readouterr().out.startswith(f"usage: python -m {name} ")
