@@ -217,7 +217,9 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
             axes.plot(result["difference"], y + shift, marker, color=colour, label="_" * (y > 0) + label)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"AUC of B ({second.name}) less AUC of A ({first.name}), with 95 % interval")
+    axes.set_xlabel(
+        f"AUC of B less that of A, with 95 % interval\nA: {first.resolve().name}\nB: {second.resolve().name}"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
@@ -245,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
     write_study(
         args.run_b,
         "compare",
-        f"{args.run_b.name} compared with {args.run_a.name}",
+        f"{args.run_b.resolve().name} compared with {args.run_a.resolve().name}",
         describe(results, args.run_a, args.run_b, args.video_score),
         make_table(results),
         {"run_a": str(args.run_a), "run_b": str(args.run_b), "video_score": args.video_score, "datasets": results},

@@ -43,7 +43,8 @@ from utils.errors import InputError
 from utils.metrics import FFPP_MANIPULATION
 
 PERPLEXITY = 30.0  # t-SNE's, where there are images enough for it
-MARKERS = "^sDvP*Xpd<>"  # of the groups of fakes, one after the other
+# Of the groups of fakes, one after the other: warm colours, where that of real is cold.
+MARKERS, WARM = "^sDvP*Xpd<>", (ORANGE, "#E69F00", "#CC79A7", "#7A3B00")
 METHODS = {"tsne": "t-SNE", "pca": "PCA"}
 
 
@@ -114,8 +115,9 @@ def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups
     group_of = np.array(groups)
     kinds = [(CLASSES[0], labels == 0, BLUE, "o")]
     for i, name in enumerate(sorted(set(group_of[labels == 1]))):
-        kinds.append((name, (labels == 1) & (group_of == name), ORANGE, MARKERS[i % len(MARKERS)]))
-    size = float(np.clip(6000 / len(labels), 4, 25))  # square points
+        inside = (labels == 1) & (group_of == name)
+        kinds.append((name, inside, WARM[i % len(WARM)], MARKERS[i % len(MARKERS)]))
+    size = float(np.clip(12000 / len(labels), 9, 25))  # square points
     for axes, title, plane in zip(panels.flat, titles, planes, strict=False):
         # In a drawn order, so that the kind that comes last does not hide the others.
         layer = np.random.default_rng(0).permutation(len(labels)) // max(1, len(labels) // 20)

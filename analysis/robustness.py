@@ -166,8 +166,8 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
 def draw(numbers: dict[str, Any]) -> Figure:
     """Draw a small panel a corruption: AUC against strength, the clean AUC beside."""
     results, clean = numbers["corruptions"], numbers["clean"]
-    columns = min(4, len(results))
-    lines = -(-len(results) // columns)
+    columns = min(4, len(results) + 1)  # one panel is the legend's
+    lines = -(-(len(results) + 1) // columns)
     figure = Figure(figsize=(1 + 2.5 * columns, 0.7 + 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
     styles = (("auc", "frames", BLUE, "o"), ("video_auc", "videos", ORANGE, "s"))
@@ -193,10 +193,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
     handles, labels = panels.flat[0].get_legend_handles_labels()
     for axes in panels.flat[len(results) :]:
         axes.axis("off")
-    if len(results) < panels.size:
-        panels.flat[-1].legend(handles, labels, loc="center", frameon=False)
-    else:
-        figure.legend(handles, labels, loc="outside upper center", ncols=5 if columns > 2 else 1, frameon=False)
+    panels.flat[len(results)].legend(handles, labels, loc="center", frameon=False)
     return figure
 
 
