@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,6 +157,11 @@ def train_one_epoch(
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
 
 
+def fake_probability(outputs: dict) -> Tensor:
+    """Return the images' scores, softmax(p_y_given_z)[1]: B, float64, from 0 (real) to 1 (fake)."""
+    return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
+
+
 @torch.no_grad()  # and not inference_mode, which DataParallel does not hand to its threads
 def evaluate(
     network: nn.Module,
@@ -165,12 +171,22 @@ def evaluate(
     channels: str,
     bad_images: BadImages,
     title: str,
+    read: Callable[[Any], Tensor] = fake_probability,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every image once, without augmentation.
 
+    Args:
+        network: on `device`.
+        loader: of `datasets.images.Batch`.
+        device: where the images go.
+        channels: RGB or BGR.
+        bad_images: gathers what cannot be read.
+        title: of the bar, and for what is said.
+        read: the network's outputs to what is kept of each image, B x anything.
+
     Returns:
         The positions of the images that could be read, N, and their scores, N, float64, from 0 (real) to 1
-        (fake).
+        (fake); or what `read` gives.
 
     Raises:
         InputError: an image that cannot be read, scores that are not numbers, GPU memory that runs out.
@@ -184,7 +200,7 @@ def evaluate(
                 bad_images.add(batch.bad)
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)
-                    scores.append(fake_probability(network(images)))
+                    scores.append(read(network(images)))
                     positions.append(batch.positions)
                 bar.update(len(batch.labels) + len(batch.bad))
     except RuntimeError as error:
@@ -197,11 +213,6 @@ def evaluate(
     if not np.isfinite(score).all():
         raise InputError(f"{title}: the network's scores are not finite numbers; its weights are broken.")
     return torch.cat(positions).numpy(), score
-
-
-def fake_probability(outputs: dict) -> Tensor:
-    """Return the images' scores, softmax(p_y_given_z)[1]: B, float64, from 0 (real) to 1 (fake)."""
-    return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
 
 
 def out_of_memory(flag: str, batch_size: int) -> InputError:

@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError in place of printing the usage."""
-        raise InputError(f"{message} (python {self.prog} --help shows all arguments)")
+        raise InputError(f"{message} (python {self.prog.removeprefix('python ')} --help shows all arguments)")
 
     def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
         """Parse, and name what was probably meant by an unknown flag."""

@@ -87,7 +87,8 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     """Read a checkpoint of this project or of the authors', onto the CPU.
 
     Nothing in the file is executed. ``state_dict`` comes back under this network's names; for a checkpoint of
-    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR.
+    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR. `flag` is the
+    argument that named the file, for what is said.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint.
@@ -146,8 +147,8 @@ def best_so_far(file: Path, checkpoint: dict[str, Any]) -> Path:
     return file
 
 
-def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
-    """Load the tensors of `load_checkpoint` into a network.
+def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model") -> None:
+    """Load the tensors of `load_checkpoint` into a network; `flag` is the argument that named the file.
 
     Raises:
         InputError: they are those of another network; the first differences are named, and the network is
@@ -163,7 +164,7 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any]) -> None:
     ]
     if problems:
         raise InputError(
-            f"--resume_model: the checkpoint is of another network: {'; '.join(problems[:3])} "
+            f"{flag}: the checkpoint is of another network: {'; '.join(problems[:3])} "
             f"({len(problems)} such differences); give the --model and --num_LIBs that it was trained with."
         )
     network.load_state_dict(state)

@@ -1,0 +1,115 @@
+"""What spoils images on their way through cameras, editors and platforms, each in five strengths.
+
+Every function takes and returns an image of H x W x 3, uint8, RGB; beside it a strength, and the generator of what is
+random in it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from utils.errors import InputError
+
+Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+
+
+class Corruption(NamedTuple):
+    """A way to spoil images.
+
+    Attributes:
+        title: its name for people.
+        axis: what the strength is, with its unit.
+        strengths: five.
+        apply: the function.
+        neutral: the strength that changes nothing; None where there is none.
+    """
+
+    title: str
+    axis: str
+    strengths: tuple[float, ...]
+    apply: Corrupt
+    neutral: float | None = None
+
+
+def jpeg(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
+    """Write and read as JPEG; quality from 1 to 100.
+
+    By OpenCV itself, because albumentations' ImageCompression takes RGB for BGR, and so weighs red as blue.
+    """
+    written = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
+    return cv2.cvtColor(cv2.imdecode(written, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+def blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
+    """Blur by a Gaussian; sigma in pixels, from 0."""
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
+
+
+def noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Add Gaussian noise to every pixel and channel; its standard deviation in grey levels of 255, from 0.
+
+    albumentations' GaussNoise rounds towards zero, which takes a sixth of the weakest noise.
+    """
+    return (image + rng.normal(0, deviation, image.shape)).round().clip(0, 255).astype(np.uint8)
+
+
+def resample(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
+    """Shrink to 1 / factor of the side, averaging, and enlarge again, bilinear; factor from 1."""
+    height, width = image.shape[:2]
+    small = max(1, round(width / factor)), max(1, round(height / factor))
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
+
+
+def brightness(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
+    """Multiply every colour by factor, from 0."""
+    return cv2.addWeighted(image, factor, image, 0, 0)
+
+
+def contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
+    """Multiply every colour's distance from the image's mean grey by factor, from 0."""
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+
+
+def h264(image: np.ndarray, crf: float, _: np.random.Generator) -> np.ndarray:
+    """Encode by x264 as a single intra frame, 4:2:0, and decode; crf, the constant rate factor, from 0 to 51."""
+    import av
+
+    height, width = image.shape[:2]
+    # 4:2:0 has one colour for two by two pixels, so that both sides must be even.
+    even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.height, encoder.width = even.shape[:2]
+    encoder.pix_fmt, encoder.framerate, encoder.thread_count = "yuv420p", 25, 1
+    encoder.options = {"crf": f"{crf:g}"}
+    packets = [*encoder.encode(av.VideoFrame.from_ndarray(even, "rgb24")), *encoder.encode()]
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    (frame,) = [frame for packet in (*packets, None) for frame in decoder.decode(packet)]
+    return frame.to_ndarray(format="rgb24")[:height, :width]
+
+
+CORRUPTIONS = {
+    "jpeg": Corruption("JPEG", "quality", (90, 75, 60, 45, 30), jpeg),
+    "h264": Corruption("H.264, intra frame", "constant rate factor", (23, 28, 33, 38, 43), h264),
+    "resample": Corruption("down- and upsampling", "factor", (1.5, 2, 3, 4, 6), resample, 1),
+    "blur": Corruption("Gaussian blur", "sigma (pixels)", (0.5, 1, 2, 3, 4), blur, 0),
+    "noise": Corruption("Gaussian noise", "standard deviation (of 255)", (4, 8, 16, 24, 32), noise, 0),
+    "brightness": Corruption("brightness", "factor", (0.5, 0.75, 1.25, 1.5, 2), brightness, 1),
+    "contrast": Corruption("contrast", "factor", (0.5, 0.75, 1.25, 1.5, 2), contrast, 1),
+}
+
+
+def check_installed(names: list[str]) -> None:
+    """Raise InputError where a corruption needs a package that is not there."""
+    if "h264" in names:
+        try:
+            import av
+
+            av.CodecContext.create("libx264", "w")
+        except (ImportError, ValueError) as error:  # PyAV says by a ValueError that it was built without libx264
+            raise InputError(
+                "h264 needs PyAV with libx264: pip install --no-deps -r requirements-extra.txt; or leave it out of "
+                "--corruptions."
+            ) from error

@@ -1,0 +1,127 @@
+"""What every study leaves in a run's folder, and how those that need a network load it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from datasets.images import FaceImages
+from datasets.labels import read_split
+from models.backbones import build_network
+from models.lib_network import LIBNetwork
+from utils import arguments as parse
+from utils.checkpoints import load_checkpoint, load_network
+from utils.errors import InputError
+from utils.files import whole_file
+from utils.output import format_rows, write_json
+
+# Of Okabe and Ito's palette, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
+
+
+def write_study(
+    folder: Path,
+    name: str,
+    title: str,
+    text: str,
+    table: list[list[str]],
+    numbers: dict[str, Any],
+    figure: Figure,
+) -> None:
+    """Write ``study_<name>.json`` and ``study_<name>.png``, each whole or not at all, and print text and table.
+
+    Where the folder holds a test's results, its report.html is made anew, with the study in it.
+
+    Args:
+        folder: a run's.
+        name: the study's.
+        title: of its section in the report.
+        text: plain sentences: what was measured, how, and what came out.
+        table: rows of cells, the first the header.
+        numbers: what stands in the table, and more, as numbers.
+        figure: the plot.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    plot, file = folder / f"study_{name}.png", folder / f"study_{name}.json"
+    with whole_file(plot) as part:
+        figure.savefig(part, format="png", dpi=150)
+    content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
+    write_json(file, content)
+    if (folder / "results.json").is_file():
+        try:
+            from utils.report import write_report
+        except ImportError:
+            pass
+        else:
+            write_report(folder)
+    print(f"\n{format_rows(table)}\n\n{text}\n\nstudy: {file}, plot: {plot}")
+
+
+def make_study_parser(name: str, description: str | None, batch_size: int, what_a_batch_is: str) -> parse.Parser:
+    """Declare the arguments of a study of a checkpoint on a test set."""
+    parser, add = parse.Parser(f"python -m analysis.{name}", description or ""), parse.add
+    count = parse.number(int, 1)
+    gpus = "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)"
+    workers = "processes that load images; never more than there are cores"
+    add(parser, "--model", None, Path, "the checkpoint: this project's or the authors'")
+    add(parser, "--dataset", "FF++_c23", str, "the dataset whose test set is looked at")
+    add(parser, "--dataset_root", Path("dataset"), Path, "the folder with a folder of label files for each dataset")
+    add(parser, "--data_root", Path("."), Path, "what relative paths in label files start from")
+    add(parser, "--save_path", None, Path, "the run's folder to write to (default: the checkpoint's)")
+    add(parser, "--gpu_num", None, str, gpus)
+    add(parser, "--test_bs", batch_size, count, what_a_batch_is)
+    add(parser, "--num_workers", 12, parse.number(int, 0), workers)
+    add(parser, "--skip_bad_images", False, parse.boolean, "leave out, and list, images that cannot be read")
+    return parser
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Fill in the folder to write to.
+
+    Raises:
+        InputError: no checkpoint is named, or the folder is a file.
+    """
+    if args.model is None:
+        raise InputError("--model is missing: give the checkpoint to look at.")
+    args.save_path = args.save_path or args.model.parent
+    if args.save_path.exists() and not args.save_path.is_dir():
+        raise InputError(f"--save_path {args.save_path} is a file, not a folder.")
+
+
+def load_model(file: Path) -> tuple[LIBNetwork, int, str]:
+    """Load a checkpoint's network.
+
+    Returns:
+        The network, on the CPU, in evaluation mode; the side of its images in pixels; and their channels, RGB or BGR.
+
+    Raises:
+        InputError: it is no checkpoint, or one of a network that is not known.
+    """
+    checkpoint = load_checkpoint(file, "--model")
+    # Of the authors' networks the two others are told by their tensors, and all were trained at 224 pixels.
+    settings = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
+    network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
+    load_network(network, checkpoint, "--model")
+    return network.eval(), settings["size"], checkpoint["channels"]
+
+
+def read_test_set(args: argparse.Namespace, size: int) -> FaceImages:
+    """Read the test set that ``--dataset`` names, for images of `size` pixels.
+
+    Raises:
+        InputError: it is not there or malformed, see `datasets.labels.read_split`, or holds one class alone.
+    """
+    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), size)
+    if len(set(faces.labels)) < 2:
+        raise InputError(f"--dataset: the test set of {args.dataset} holds one class alone; this needs real and fake.")
+    return faces
+
+
+def spread(total: int, most: int | None) -> list[int]:
+    """Return all positions below `total`, or `most` of them, evenly spread over it and so over its videos."""
+    if most is None or most >= total:
+        return list(range(total))
+    return [(2 * i + 1) * total // (2 * most) for i in range(most)]

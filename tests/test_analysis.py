@@ -1,0 +1,534 @@
+"""Studies of runs: their numbers against plain loops and values known by hand, and the whole commands."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from sklearn.metrics import roc_auc_score
+
+import training
+from analysis import compare, embedding, robustness
+from analysis.corruptions import CORRUPTIONS
+from analysis.delong import auc_covariance, delong_test
+from analysis.study import load_model, spread
+from datasets import images
+from datasets.augmentation import normalise
+from datasets.images import FaceImages
+from datasets.labels import read_split
+from engine import BadImages, fake_probability
+from models.backbones import build_network
+from tests.conftest import arguments, make_dataset
+from utils.checkpoints import save_checkpoint
+from utils.errors import InputError
+from utils.metrics import RESAMPLES
+from utils.output import TEST_FILES, check_output_folder, start_output_folder
+
+Row = tuple[str, str, int, float]
+
+
+def scores_of_two_runs(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
+    """Frames of some videos, scored twice, with many ties."""
+    rng = np.random.default_rng(seed)
+    video = np.unique(rng.integers(0, videos, 10 * videos), return_inverse=True)[1]
+    labels = (video % 3 > 0).astype(int)
+    first, second = (np.clip(rng.normal(0.4 + gap * labels, 0.2), 0, 1).round(digits) for gap in (0.1, 0.2))
+    return compare.Pair(labels, video, first, second)
+
+
+def study(folder: Path, name: str) -> dict:
+    """A study's JSON, once it and its plot are what every study's are."""
+    content = json.loads((folder / f"study_{name}.json").read_text())
+    assert list(content) == ["title", "text", "table", "plots", "numbers"]
+    assert content["plots"] == [f"study_{name}.png"] and content["text"].endswith(".")
+    assert {len(row) for row in content["table"]} == {len(content["table"][0])}
+    assert all(isinstance(cell, str) for row in content["table"] for cell in row)
+    assert min(imread(folder / f"study_{name}.png").shape[:2]) > 200
+    assert not list(folder.glob("*.part"))
+    return content
+
+
+def refused(main: Callable[[list[str]], int], argv: list, capsys: pytest.CaptureFixture, *says: str) -> None:
+    """Assert that a command is refused in one line that holds some words."""
+    assert main([str(part) for part in argv]) == 2
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error" in line]
+    assert len(lines) == 1
+    for words in says:
+        assert words in lines[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_paired_bootstrap_is_a_plain_loop(digits: int) -> None:
+    pair = scores_of_two_runs(digits=digits)
+    total = pair.videos.max() + 1
+    draws, wanted = np.random.default_rng(5), []
+    for _ in range(80):
+        drawn = draws.integers(total, size=total)
+        frames = np.concatenate([np.flatnonzero(pair.videos == video) for video in drawn])
+        labels = pair.labels[frames]
+        if 0 < labels.sum() < len(labels):
+            wanted.append(roc_auc_score(labels, pair.second[frames]) - roc_auc_score(labels, pair.first[frames]))
+    assert compare.bootstrap_differences(pair, 80, seed=5) == pytest.approx(np.array(wanted), abs=1e-9)
+
+
+def test_bootstrap_p_by_hand() -> None:
+    assert compare.bootstrap_p(np.array([-1.0, 1, 1, 1, 1, 1, 1, 1, 1])) == pytest.approx(2 * 2 / 10)
+    assert compare.bootstrap_p(np.ones(1999)) == pytest.approx(0.001)
+    assert compare.bootstrap_p(np.zeros(9)) == 1
+    assert compare.bootstrap_p(np.array([])) is None
+
+
+def test_chance_is_found_as_often_as_the_level_says() -> None:
+    found = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(60) % 2
+        first, second = rng.normal(labels, 1.5, (2, 60))
+        found.append(compare.bootstrap_p(compare.bootstrap_differences(
+            compare.Pair(labels, np.arange(60), first, second), 200)) < 0.1)  # fmt: skip
+    assert 0.04 < np.mean(found) < 0.17
+
+
+def by_definition(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """DeLong's AUCs and covariance from the structural components, pair by pair."""
+    fakes, reals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    psi = np.zeros((len(scores), len(fakes), len(reals)))
+    for k, score in enumerate(scores):
+        for i, fake in enumerate(fakes):
+            for j, real in enumerate(reals):
+                psi[k, i, j] = 1.0 if score[fake] > score[real] else 0.5 if score[fake] == score[real] else 0.0
+    aucs, covariance = psi.mean(axis=(1, 2)), np.zeros((len(scores), len(scores)))
+    for parts, count in ((psi.mean(axis=2), len(fakes)), (psi.mean(axis=1), len(reals))):
+        for k in range(len(scores)):
+            for m in range(len(scores)):
+                products = [(x - aucs[k]) * (y - aucs[m]) for x, y in zip(parts[k], parts[m], strict=True)]
+                covariance[k, m] += sum(products) / (count - 1) / count
+    return aucs, covariance
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_delong_is_its_definition(digits: int) -> None:
+    pair = scores_of_two_runs(digits=digits)
+    scores = np.stack([pair.first, pair.second, pair.first + pair.second])
+    found, wanted = auc_covariance(pair.labels, scores), by_definition(pair.labels, scores)
+    assert found[0] == pytest.approx(wanted[0], abs=1e-12)
+    assert found[0] == pytest.approx([roc_auc_score(pair.labels, score) for score in scores], abs=1e-12)
+    assert found[1] == pytest.approx(wanted[1], abs=1e-12)
+
+
+def test_delong_by_hand() -> None:
+    # Fakes 3 and 1, reals 2 and 0: components of the fakes 1 and 1/2, of the reals 1/2 and 1, AUC 3/4, and each of the
+    # two variances 1/8 over 2. Against a perfect score the difference is 1/4, its variance 1/8.
+    labels, first, second = np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), np.array([3.0, 3, 0, 0])
+    difference, (low, high), p = delong_test(labels, first, second)
+    assert difference == pytest.approx(0.25)
+    assert (high - low) / 2 == pytest.approx(1.959964 * 0.125**0.5, abs=1e-6)
+    assert p == pytest.approx(0.479500, abs=1e-6)  # z = 1 / sqrt(2), 2 (1 - Phi(z))
+    assert delong_test(labels, first, first) == (0.0, [0.0, 0.0], 1.0)
+    assert delong_test(labels, -second, second) == (1.0, [1.0, 1.0], 0.0)
+    assert delong_test(labels[:3], first[:3], second[:3]) is None
+
+
+def write_predictions(folder: Path, rows: list[Row]) -> Path:
+    folder.mkdir()
+    with (folder / "predictions.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("dataset", "path", "label", "score"), *rows])
+    return folder
+
+
+def rows_of(pair: compare.Pair, which: str, dataset: str = "set") -> list[Row]:
+    scores = getattr(pair, which)
+    paths = [f"{video}/{i}.png" for i, video in enumerate(pair.videos)]
+    return [(dataset, path, int(y), float(s)) for path, y, s in zip(paths, pair.labels, scores, strict=True)]
+
+
+def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    one, two = scores_of_two_runs(), scores_of_two_runs(1, digits=9)
+    a = write_predictions(tmp_path / "a", rows_of(one, "first") + rows_of(two, "first", "other"))
+    # The order of the lines means nothing.
+    b = write_predictions(tmp_path / "b", rows_of(two, "second", "other") + rows_of(one, "second")[::-1])
+    assert compare.main([str(a), str(b), "--video_score", "max"]) == 0
+    assert not (a / "study_compare.json").exists()
+    content = study(b, "compare")
+    for name, pair in (("set", one), ("other", two)):
+        found = content["numbers"]["datasets"][name]["frames"]
+        aucs = [roc_auc_score(pair.labels, scores) for scores in (pair.first, pair.second)]
+        assert [found["auc_a"], found["auc_b"]] == pytest.approx(aucs)
+        assert found["difference"] == pytest.approx(aucs[1] - aucs[0])
+        low, high = found["bootstrap"]["interval"]
+        assert low < found["difference"] < high
+        videos = content["numbers"]["datasets"][name]["videos"]
+        truth = [pair.labels[pair.videos == video][0] for video in range(12)]
+        highest = [pair.second[pair.videos == video].max() for video in range(12)]
+        assert videos["auc_b"] == pytest.approx(roc_auc_score(truth, highest))
+        assert videos["count"] == 12
+    assert len(content["table"]) == 5
+    assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
+
+
+def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported = []
+    report = SimpleNamespace(write_report=lambda folder: reported.append((folder, study(folder, "compare")["title"])))
+    monkeypatch.setitem(sys.modules, "utils.report", report)
+    pair = scores_of_two_runs()
+    a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
+    assert compare.main([str(a), str(b)]) == 0
+    assert not reported  # there are no results to report
+    (b / "results.json").write_text("{}")
+    assert compare.main([str(a), str(b)]) == 0
+    assert reported == [(b, "second compared with first")]
+    with pytest.raises(InputError, match="holds another run"):
+        check_output_folder(b, None, False)
+    start_output_folder(b, TEST_FILES, {})
+    assert [file.name for file in b.iterdir()] == ["args.json"]
+
+
+def test_a_run_is_like_itself(tmp_path: Path) -> None:
+    a = write_predictions(tmp_path / "a", rows_of(scores_of_two_runs(), "first"))
+    assert compare.main([str(a), str(a)]) == 0
+    for result in study(a, "compare")["numbers"]["datasets"]["set"].values():
+        assert result["difference"] == 0
+        assert result["bootstrap"] == result["delong"] == {"interval": [0, 0], "p": 1}
+
+
+def test_a_planted_difference_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    videos = np.repeat(np.arange(60), 4)
+    labels = videos % 2
+    good = np.clip(0.5 + 0.3 * (2 * labels - 1) + rng.normal(0, 0.1, 240), 0, 1)
+    pair = compare.Pair(labels, videos, rng.random(240), good)
+    a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
+    assert compare.main([str(a), str(b)]) == 0
+    for result in study(b, "compare")["numbers"]["datasets"]["set"].values():
+        assert result["difference"] > 0.3
+        assert result["bootstrap"]["p"] == pytest.approx(2 / (RESAMPLES + 1))
+        assert result["delong"]["p"] < 1e-6 and result["delong"]["interval"][0] > 0.2
+
+
+def test_runs_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = rows_of(scores_of_two_runs(), "first")
+    a = write_predictions(tmp_path / "a", rows)
+    (tmp_path / "empty").mkdir()
+    flipped = [(dataset, path, 1 - label, score) for dataset, path, label, score in rows[:2]]
+    folders = {
+        "fewer": (rows[3:], ["3 are in", "a alone", f"set {rows[0][1]}"]),
+        "more": ([*rows, ("set", "x/y.png", 0, 0.5)], ["1 are in", "more alone", "x/y.png"]),
+        "flipped": (flipped + rows[2:], ["labels of 2 images differ", rows[0][1]]),
+        "twice": ([*rows, rows[0]], ["stands there twice"]),
+        "no score": ([("set", "x/y.png", 0, "nan")], ["line 2", "score nan"]),
+        "cut off": ([("set", "x/y.png")], ["line 2"]),
+        "none": ([], ["holds no image"]),
+    }
+    for name, (content, says) in folders.items():
+        refused(compare.main, [a, write_predictions(tmp_path / name, content)], capsys, *says)
+        assert not list((tmp_path / name).glob("study*"))
+    real = write_predictions(tmp_path / "real", [row for row in rows if row[2] == 0])
+    refused(compare.main, [real, real], capsys, "one class alone")
+    refused(compare.main, [a, tmp_path / "empty"], capsys, "there is no", "predictions.csv")
+    refused(compare.main, [a], capsys, "RUN_B", "(python -m analysis.compare --help")
+
+
+# ---------------------------------------------------------------------------------------------------------- robustness
+
+
+def picture(side: int = 64) -> np.ndarray:
+    """Waves in each channel, side x side x 3, uint8."""
+    y, x = np.mgrid[0:side, 0:side]
+    channels = [128 + 90 * np.sin(x / 3), 128 + 90 * np.cos(y / 4), 128 + 90 * np.sin((x + y) / 5)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
+def damage(name: str, strength: float, image: np.ndarray | None = None) -> float:
+    """The mean absolute change in grey levels."""
+    image = picture() if image is None else image
+    before = image.copy()
+    after = CORRUPTIONS[name].apply(image, strength, np.random.default_rng(0))
+    assert after.shape == image.shape and after.dtype == np.uint8
+    assert (image == before).all()
+    return float(np.abs(after.astype(float) - image).mean())
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_damage_grows_with_strength_from_none(name: str) -> None:
+    if name == "h264":
+        pytest.importorskip("av")
+    corruption = CORRUPTIONS[name]
+    assert len(corruption.strengths) == 5
+    sides = [corruption.strengths]
+    if corruption.neutral is not None:
+        assert damage(name, corruption.neutral) == 0
+        below = [strength for strength in corruption.strengths if strength < corruption.neutral]
+        sides = [below[::-1], corruption.strengths[len(below) :]]
+    for strengths in sides:
+        grown = [damage(name, strength) for strength in strengths]
+        assert all(np.diff([0, *grown]) > 0), grown
+
+
+def test_corruptions_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    grey = np.full((200, 200, 3), 100, np.uint8)
+    noisy = CORRUPTIONS["noise"].apply(grey, 16, rng).astype(float)
+    assert noisy.mean() == pytest.approx(100, abs=0.2) and noisy.std() == pytest.approx(16, abs=0.2)
+    assert (CORRUPTIONS["brightness"].apply(grey, 1.5, rng) == 150).all()
+    assert (CORRUPTIONS["brightness"].apply(grey, 3, rng) == 255).all()
+    halves = np.repeat(np.uint8([50, 150]), 50)[None, :, None].repeat(100, 0).repeat(3, 2)
+    assert np.unique(CORRUPTIONS["contrast"].apply(halves, 1.5, rng)).tolist() == [25, 175]
+    assert np.unique(CORRUPTIONS["contrast"].apply(halves, 2.5, rng)).tolist() == [0, 225]
+    checks = np.indices((96, 96)).sum(axis=0)[:, :, None].repeat(3, 2) % 2 * 200
+    assert (CORRUPTIONS["resample"].apply(checks.astype(np.uint8), 2, rng) == 100).all()
+    point = np.zeros((41, 41, 3), np.uint8)
+    point[20, 20] = 255
+    spread_out = CORRUPTIONS["blur"].apply(point, 2, rng)[20, 20, 0]
+    assert spread_out == pytest.approx(255 / (2 * np.pi * 2**2), abs=1)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "h264"])
+def test_codecs_keep_the_order_of_the_colours(name: str) -> None:
+    if name == "h264":
+        pytest.importorskip("av")
+    red = np.full((33, 35, 3), (200, 60, 20), np.uint8)  # odd sides, which 4:2:0 has not
+    assert damage(name, CORRUPTIONS[name].strengths[0], red) < 4
+
+
+def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_set = FaceImages(read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
+    read, count = images.read_image, []
+    monkeypatch.setattr(images, "read_image", lambda path: count.append(path) or read(path))
+    names = ["jpeg", "noise", "h264" if find_spec("av") else "brightness"]
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2, bias=False))
+    wrapped = torch.nn.Module()
+    wrapped.forward = lambda x: {"p_y_given_z": network(x)}
+    options = {"channels": "RGB", "bad_images": BadImages(False)}
+
+    def score(chosen: list[int], batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
+        faces = robustness.CorruptedFaces(test_set, chosen, names)
+        return robustness.score_versions(
+            wrapped, faces, torch.device("cpu"), batch_size=batch_size, num_workers=workers, **options
+        )
+
+    positions, scores = score(list(range(12)), 5, 0)
+    assert len(count) == len(set(count)) == 12
+    assert positions.tolist() == list(range(12)) and scores.shape == (12, 16)
+    _, by_workers = score(list(range(12)), 3, 2)
+    assert by_workers == pytest.approx(scores, abs=1e-6)
+    positions, some = score([2, 7], 5, 0)
+    assert positions.tolist() == [2, 7] and some == pytest.approx(scores[[2, 7]], abs=1e-6)
+    # A version is the corruption of the resized image, and nothing else.
+    noisy = CORRUPTIONS["noise"].apply(test_set[7][0].permute(1, 2, 0).numpy(), 8, np.random.default_rng([0, 7]))
+    outputs = wrapped(normalise(torch.from_numpy(noisy).permute(2, 0, 1)[None]))
+    column = robustness.CorruptedFaces(test_set, [0], names).versions.index(("noise", 8))
+    assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
+
+
+def plant_manipulations(root: Path) -> None:
+    """Move the fake test videos into FaceForensics++'s tree, two of each of two manipulations."""
+    lines = []
+    for number, manipulation in enumerate(["Deepfakes", "FaceSwap", "Deepfakes", "FaceSwap"]):
+        folder = f"tiny/manipulated_sequences/{manipulation}/c23/{number} x"
+        (root / "faces" / folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / f"faces/tiny/test/fake/{number:03d}").rename(root / "faces" / folder)
+        lines.append(f"1,{folder},3\n")
+    (root / "labels/tiny/test_fake.txt").write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset of two manipulations, and the run ``run``, trained and tested on it."""
+    root = tmp_path_factory.mktemp("trained")
+    make_dataset(root, videos=4)
+    plant_manipulations(root)
+    assert training.main(arguments(root, "--name", "run")) == 0
+    return root
+
+
+def study_arguments(root: Path, *more: str) -> list[str]:
+    where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces"), "--dataset", "tiny"]
+    model = ["--model", str(root / "output/run/model_best.pth"), "--gpu_num", "cpu", "--num_workers", "0"]
+    return [*where, *model, *more]
+
+
+def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    some = "noise,resample,jpeg"
+    assert robustness.main(study_arguments(trained, "--corruptions", some)) == 0
+    folder = trained / "output/run"
+    content = study(folder, "robustness")
+    numbers, results = content["numbers"], json.loads((folder / "results.json").read_text())["datasets"]["tiny"]
+    for name in ("auc", "video_auc"):
+        assert numbers["clean"][name] == pytest.approx(results[name], abs=1e-9)
+    assert (numbers["images"], numbers["videos"]) == (24, 8)
+    for name in some.split(","):
+        assert [row["strength"] for row in numbers["corruptions"][name]] == list(CORRUPTIONS[name].strengths)
+    assert len(content["table"]) == 1 + 1 + 15
+    capsys.readouterr()
+
+    more = ["--save_path", str(trained / "elsewhere"), "--max_images", "8", "--corruptions", "blur"]
+    assert robustness.main(study_arguments(trained, *more)) == 0
+    assert study(trained / "elsewhere", "robustness")["numbers"]["images"] == 8
+
+
+def test_all_corruptions_in_one_plot(trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    more = ["--save_path", str(tmp_path), "--max_images", "4"]
+    assert robustness.main(study_arguments(trained, *more)) == 0
+    content = study(tmp_path, "robustness")
+    assert list(content["numbers"]["corruptions"]) == list(CORRUPTIONS) and len(content["table"]) == 37
+
+
+def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
+    make_dataset(tmp_path, videos=1, frames=2)
+    network = build_network("mobilenet", 2, 32)
+    save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
+    found, size, channels = load_model(tmp_path / "theirs.pth")
+    assert (found.num_LIBs, size, channels, found.training) == (2, 224, "BGR", False)
+    for name, value in network.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value)
+    more = ["--model", str(tmp_path / "theirs.pth"), "--corruptions", "brightness", "--test_bs", "1"]
+    assert robustness.main(study_arguments(tmp_path, *more)) == 0
+    study(tmp_path, "robustness")
+
+
+@pytest.mark.parametrize("main", [robustness.main, embedding.main])
+def test_wrong_input_of_studies_of_a_checkpoint(
+    main: Callable[[list[str]], int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = trained / "output/run"
+    before = sorted(folder.iterdir())
+
+    def says(*words: str, more: tuple = ()) -> None:
+        refused(main, study_arguments(trained, *more), capsys, *words)
+
+    refused(main, ["--dataset", "tiny"], capsys, "--model is missing")
+    says("--model: there is no file", more=("--model", tmp_path / "x.pth"))
+    says("--model:", "is no checkpoint", more=("--model", folder / "args.json"))
+    says("no dataset 'tinny'", "did you mean 'tiny'", more=("--dataset", "tinny"))
+    says("unknown argument --gpu_nam", "did you mean '--gpu_num'", more=("--gpu_nam", "cpu"))
+    says("is a file", more=("--save_path", folder / "args.json"))
+    says("--max_images", "'0'", more=("--max_images", "0"))
+    labels = tmp_path / "labels/tiny"
+    labels.mkdir(parents=True)
+    (labels / "test_real.txt").write_text((trained / "labels/tiny/test_real.txt").read_text())
+    (labels / "test_fake.txt").write_text("")
+    says("one class alone", more=("--dataset_root", labels.parent))
+    image = trained / "faces/tiny/test/real/000/0000.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:100])
+    says("cannot be read", "0000.png")
+    image.write_bytes(content)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_wrong_corruptions(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    wrong = study_arguments(trained, "--corruptions", "jpg,blur")
+    refused(robustness.main, wrong, capsys, "unknown corruption 'jpg'; did you mean 'jpeg'?")
+    monkeypatch.setitem(sys.modules, "av", None)
+    wrong = study_arguments(trained, "--corruptions", "h264")
+    refused(robustness.main, wrong, capsys, "pip install --no-deps -r requirements-extra.txt")
+    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # nothing is read before that is said
+    refused(robustness.main, wrong, capsys, "PyAV")
+
+
+def test_images_are_spread_evenly() -> None:
+    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
+    assert spread(10, 2) == [2, 7]
+    assert spread(10, 1) == [5]
+    assert len(set(spread(1000, 999))) == 999
+
+
+# ----------------------------------------------------------------------------------------------------------- embedding
+
+
+def test_features_are_those_that_the_judgement_rests_on() -> None:
+    network = build_network("test_resnet", 3, 32).eval()
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        features = embedding.Features(network)(x)
+        outputs = network(x)
+    assert features.shape[:2] == (4, 4)
+    for i in (1, 2, 3):
+        assert torch.equal(features[:, i], getattr(network, f"region_model{i}")(x))
+    assert torch.allclose(network.linear(features[:, 0]), outputs["p_y_given_z"], atol=1e-6)
+
+
+def test_pca_and_tsne_of_planted_clusters() -> None:
+    rng = np.random.default_rng(0)
+    centre = np.repeat([[0.0] * 8, [9.0] + [0.0] * 7], 15, axis=0)
+    features = centre + rng.normal(0, [1, 2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], (30, 8))
+    plane = embedding.flatten(features, "pca")
+    _, _, directions = np.linalg.svd(features - features.mean(axis=0))
+    wanted = (features - features.mean(axis=0)) @ directions[:2].T
+    assert np.abs(plane) == pytest.approx(np.abs(wanted), abs=1e-9)
+    plane, again = (embedding.flatten(features, "tsne") for _ in range(2))
+    assert (plane == again).all()
+    nearest = np.argsort(np.linalg.norm(plane[:, None] - plane, axis=2), axis=1)[:, 1]
+    assert (nearest // 15 == np.arange(30) // 15).mean() > 0.9
+    assert embedding.flatten(features[:4], "tsne").shape == (4, 2)
+
+
+def test_silhouette_by_hand() -> None:
+    # Real at 0 and 1, fake at 10: of the real ones 9/10 and 8/9; one alone in its class has 0.
+    found = embedding.silhouette(np.array([[0.0], [1], [10]]), np.array([0, 0, 1]))
+    assert found == pytest.approx((9 / 10 + 8 / 9 + 0) / 3)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_embedding_command(trained: Path, method: str) -> None:
+    assert embedding.main(study_arguments(trained, "--method", method)) == 0
+    folder = trained / "output/run"
+    content = study(folder, "embedding")
+    numbers = content["numbers"]
+    assert [row[0] for row in content["table"]] == ["feature", "G", "z_1", "z_2"]
+    assert list(numbers["planes"]) == ["G", "z_1", "z_2"]
+    assert np.array(numbers["planes"]["z_2"]).shape == (24, 2)
+    assert [numbers["groups"].count(name) for name in ("real", "Deepfakes", "FaceSwap")] == [12, 6, 6]
+
+    # The projector's files hold the features, of every image under its own name.
+    network, size, channels = load_model(folder / "model_best.pth")
+    config = (folder / "study_embedding/projector_config.pbtxt").read_text()
+    for i, name in enumerate(("G", "z_1", "z_2")):
+        part = folder / f"study_embedding/00000/{name}"
+        assert f"00000/{name}/tensors.tsv" in config and f"00000/{name}/metadata.tsv" in config
+        lines = [line.split("\t") for line in (part / "metadata.tsv").read_text().splitlines()]
+        assert lines[0] == ["label", "group", "path"]
+        assert lines[-1] == ["fake", "FaceSwap", "tiny/manipulated_sequences/FaceSwap/c23/3 x/0002.png"]
+        image = FaceImages(read_split("tiny", "test", trained / "labels", trained / "faces"), size)[23][0]
+        with torch.no_grad():
+            wanted = embedding.Features(network)(normalise(image[None], channels))[0, i]
+        found = np.loadtxt(part / "tensors.tsv")
+        assert found.shape[0] == 24 and found[23] == pytest.approx(wanted.numpy(), rel=1e-4, abs=1e-5)
+
+
+def test_the_authors_networks_see_bgr(trained: Path, tmp_path: Path) -> None:
+    network = build_network("mobilenet", 1, 224)
+    save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
+    more = ["--model", str(tmp_path / "theirs.pth"), "--max_images", "8", "--method", "pca", "--group_by", "c23/([02])"]
+    assert embedding.main(study_arguments(trained, *more)) == 0
+    numbers = study(tmp_path, "embedding")["numbers"]
+    assert set(numbers["groups"]) == {"real", "0", "2", "fake"}
+    image = cv2.imread(str(trained / "faces" / numbers["paths"][0]))  # BGR, as their loader fed it
+    x = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        wanted = embedding.Features(network.eval())(normalise(x))[0, 1]
+    found = np.loadtxt(tmp_path / "study_embedding/00000/z_1/tensors.tsv")[0]
+    assert found == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("module", [compare, robustness, embedding])
+def test_help(module: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    name = module.__name__
+    assert capsys.readouterr().out.startswith(f"usage: python -m {name} ")
