@@ -43,7 +43,10 @@ def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
     assert done.returncode == 0, done.stderr
     folder = tiny / "output/run"
     left = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
-    assert left == {"args.json", "train.log", "model_best.pth", "model_last.pth", "results.json", "predictions.csv"}
+    assert left == {
+        *("args.json", "train.log", "model_best.pth", "model_last.pth"),
+        *("results.json", "predictions.csv", "report.html"),
+    }
     assert json.loads((folder / "args.json").read_text())["num_LIBs"] == 2
 
     lines = (folder / "train.log").read_text().splitlines()

@@ -13,6 +13,7 @@ from datasets.labels import CLASSES
 from utils.files import sha256
 from utils.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
 from utils.output import write_json, write_predictions
+from utils.report import write_report
 
 Tested = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of the images scored, their scores
 
@@ -24,7 +25,7 @@ def write_results(
     checkpoint: Path | None,
     threshold: float | None,
 ) -> dict[str, dict[str, Any]]:
-    """Measure, and write results.json and predictions.csv.
+    """Measure, and write results.json, predictions.csv and report.html.
 
     Args:
         folder: the run's.
@@ -56,6 +57,7 @@ def write_results(
         **means,
     }
     write_json(folder / "results.json", content)
+    write_report(folder)
     return results | means
 
 

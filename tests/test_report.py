@@ -1,0 +1,379 @@
+"""report.html: what it says, that nothing in it can run or be fetched, and how a browser shows it."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.metrics import dataset_metrics, group_metrics
+from utils.report import CURVE_POINTS, MISTAKES, Scores, summary, thinned, worst_mistakes, write_report
+from utils.results import average
+
+HOSTILE = "<script>alert(1)</script>"
+VOID = {"meta", "link", "img", "br", "wbr", "path", "use"}
+
+
+def make_run(
+    folder: Path,
+    names: tuple[str, ...] = ("tiny",),
+    videos: int = 10,
+    frames: int = 4,
+    classes: tuple[int, ...] = (0, 1),
+    certain: float = 1.0,
+    pictures: bool = True,
+    groups: str = "",
+    **more: Any,
+) -> Path:
+    """Write what a test leaves: random scores, their metrics, and images of one colour each."""
+    rng, rows, results = np.random.default_rng(0), [], {}
+    folder.mkdir(parents=True)
+    labels = np.repeat([classes[video % len(classes)] for video in range(videos)], frames)
+    video = np.repeat(np.arange(videos), frames)
+    for name in names:
+        scores = 1 / (1 + np.exp(-rng.normal(certain * (2 * labels - 1), 1)))
+        folders = [f"{name}/{'ab'[v % 4 // 2]}/{v:03d}" for v in range(videos)]
+        options = {"threshold": more.get("threshold", 0.4), "resamples": 20}
+        results[name] = dataset_metrics(labels, scores, video, **options)
+        if groups:
+            results[name]["groups"] = group_metrics(labels, scores, video, folders, groups, **options)
+        for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
+            rows.append([name, f"{folders[video[i]]}/{i % frames:04d}.png", label, repr(float(score))])
+    if pictures:
+        for i, row in enumerate(rows):
+            file = folder.parent / "faces" / row[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (200, 180), (i % 256, 80, 160)).save(file)
+    with (folder / "predictions.csv").open("w", newline="") as lines:
+        csv.writer(lines).writerows([["dataset", "path", "label", "score"], *rows])
+    content = {
+        "checkpoint": "output/run/model_best.pth",
+        "checkpoint_sha256": "c" * 64,
+        "data_root": str(folder.parent / "faces"),
+        "data_sha256": dict.fromkeys(names, "d" * 64),
+        "threshold": 0.4,
+        "video_score": "mean",
+        "group_by": groups or None,
+        "datasets": results,
+        **({"average": average(results)} if len(names) > 1 else {}),
+        **more,
+    }
+    (folder / "results.json").write_text(json.dumps(content))
+    (folder / "args.json").write_text(json.dumps({"name": "run", "lr": 1e-6, "fpr": None, "gil_loss": True}))
+    return folder
+
+
+class Page(HTMLParser):
+    """The elements of a page, and its text; it must close what it opens."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def values(self, attribute: str) -> list[str]:
+        return [attributes[attribute] for _, attributes in self.elements if attribute in attributes]
+
+
+def page_of(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def contained(page: Page) -> None:
+    """Nothing runs, nothing is fetched, every id is there once."""
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "iframe", "object", "embed", "form", "base"}
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    for name in ("src", "href", "xlink:href"):
+        for value in page.values(name):
+            assert value.startswith("data:") or value[1:] in ids, value[:80]
+    assert not page.values("srcset") and not [n for _, found in page.elements for n in found if n.startswith("on")]
+    for _, attributes in page.elements:
+        for reference in re.findall(r"url\(([^)]*)\)", " ".join(value or "" for value in attributes.values())):
+            assert reference[1:] in ids
+    for name in page.values("aria-labelledby"):
+        assert name in ids
+
+
+def test_it_says_what_the_files_say(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", ("one", "two"), groups="/([ab])/")
+    page = page_of(folder)
+    contained(page)
+    results = json.loads((folder / "results.json").read_text())
+    parts = [*results["datasets"].values(), results["average"]]
+    parts += [group for metrics in results["datasets"].values() for group in metrics["groups"].values()]
+    assert len(parts) == 7
+    for metrics in parts:
+        for name, value in metrics.items():
+            if name.endswith("_interval"):
+                assert f"{value[0]:.3f} to {value[1]:.3f}" in page.text
+            elif isinstance(value, float) and name not in ("frames", "videos"):
+                assert f"{value:.4f}" in page.text, name
+    for said in ("c" * 64, "d" * 64, "model_best.pth", "0.4000", "1e-06", "gil_loss", "TPR at 10\u00a0%", "DET curve"):
+        assert said in page.text, said
+    scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
+    assert set(scopes) == {"row", "col"} and scopes.count("row") == 2 * 7
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2 * 4
+    assert ("html", {"lang": "en"}) in page.elements
+    assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
+    assert all(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", ("one", "two"))
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "args.json", "predictions.csv", "report.html", "results.json"
+    ]  # fmt: skip
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    names = (f"{HOSTILE}&amp;\"'", "{{ 7 * 7 }}$x^2$")
+    folder = make_run(tmp_path / HOSTILE.replace("/", "_"), names, certain=0.1, groups="(<script)", pictures=False)
+    (folder / "args.json").write_text(
+        json.dumps({HOSTILE: f'"><img src="http://a.test/{HOSTILE}">', "bytes": "\udcff"})
+    )
+    study = {"title": HOSTILE, "text": f"</p>{HOSTILE}", "table": [[HOSTILE], [HOSTILE]], "plots": []}
+    (folder / "study_<b>.json").write_text(json.dumps(study))
+    (folder / "study_<i>.json").write_text(json.dumps(study | {"plots": [HOSTILE]}))
+    page = page_of(folder)
+    contained(page)
+    assert page.text.count(HOSTILE) > 10
+    for said in (*names, "http://a.test/", "\\udcff", "study_<i>.json"):
+        assert said in page.text
+
+
+@pytest.mark.parametrize("label, name", [(0, "real"), (1, "fake")])
+def test_one_class_alone(tmp_path: Path, label: int, name: str) -> None:
+    page = page_of(make_run(tmp_path / "run", classes=(label,), threshold=None))
+    contained(page)
+    assert "one class alone and nothing to tell apart" in page.text
+    assert "ROC curve" not in page.text.replace("no ROC", "")
+    assert f"{'real' if label else 'fake'} (none)" in page.text
+    assert "Calibration" in page.text and "–" in page.text
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2
+
+
+def test_the_worst_mistakes_are_the_worst(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", certain=0.2, videos=20)
+    page = page_of(folder)
+    with (folder / "predictions.csv").open(newline="") as lines:
+        rows = [(row["path"], int(row["label"]), float(row["score"])) for row in csv.DictReader(lines)]
+    wrong = sorted((row for row in rows if (row[2] > 0.5) != row[1]), key=lambda row: -abs(row[2] - row[1]))
+    assert len(wrong) > MISTAKES
+    pictures = [attributes for tag, attributes in page.elements if tag == "img"]
+    named = [picture["alt"] for picture in pictures]
+    assert named == [f"a {('real', 'fake')[label]} face, {path}" for path, label, _ in wrong[:MISTAKES]]
+    for picture, (path, _, score) in zip(pictures, wrong, strict=False):
+        shown = Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
+        assert shown.size == (160, 144)
+        wanted = Image.open(tmp_path / "faces" / path).getpixel((0, 0))
+        assert np.abs(np.subtract(shown.getpixel((80, 70)), wanted)).max() < 6
+        assert f"{score:.3f}" in page.text
+
+
+def test_no_mistakes_and_missing_images(tmp_path: Path) -> None:
+    page = page_of(make_run(tmp_path / "right", certain=20))
+    assert "None: every image is on the right side of 0.5." in page.text
+    folder = make_run(tmp_path / "missing", certain=0.1, pictures=False)
+    shutil.rmtree(tmp_path / "faces")
+    (folder / "args.json").unlink()
+    page = page_of(folder)
+    contained(page)
+    assert page.text.count("image not found") > 5 and not [tag for tag, _ in page.elements if tag == "img"]
+    assert "There is no args.json" in page.text
+
+
+def test_just_on_the_boundary(tmp_path: Path) -> None:
+    scored = Scores(["v/a", "v/b"], np.array([0, 1]), np.array([0.5, 0.5]))
+    assert [mistake["path"] for mistake in worst_mistakes(scored, tmp_path)] == ["v/b"]  # 0.5 is called real
+
+
+def test_studies(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    Image.new("RGB", (2000, 500), "red").save(folder / "plot.png")
+    Image.new("RGB", (9, 9)).save(tmp_path / "outside.png")
+    good = {"title": "Second", "text": "One line.\nAnother.", "table": [["a", "b"], ["x", 0.12345], ["y", None]]}
+    contents = {
+        "b": good | {"plots": ["plot.png"]},
+        "a": good | {"title": "First", "table": [], "plots": []},
+        "c_no_title": {"text": "", "table": [], "plots": []},
+        "c_ragged": good | {"table": [["a", "b"], ["c"]], "plots": []},
+        "c_rows": good | {"table": {"a": 1}, "plots": []},
+        "c_text": good | {"text": 3, "plots": []},
+        "c_plots": good | {"plots": "plot.png"},
+        "c_missing": good | {"plots": ["none.png"]},
+        "c_outside": good | {"plots": ["../outside.png"]},
+        "c_no_image": good | {"plots": ["args.json"]},
+        "c_list": [1],
+    }
+    for name, content in contents.items():
+        (folder / f"study_{name}.json").write_text(json.dumps(content))
+    (folder / "study_c_no_json.json").write_text("{")
+    (folder / "study_c_bytes.json").write_bytes(b"\xff\xfe")
+    (folder / "study_c_folder.json").mkdir()
+    page = page_of(folder)
+    contained(page)
+    assert page.text.count("This study cannot be shown: ") == 12
+    assert page.text.index("First") < page.text.index("Second") < page.text.index("study_c_bytes.json")
+    for said in (
+        "0.1235",
+        "One line.\nAnother.",
+        "or plots is missing",
+        "../outside.png is not inside run",
+        "none.png",
+    ):
+        assert said in page.text, said
+    assert str(folder) not in page.text.replace(str(folder.parent / "faces"), "")
+    (plot,) = (attributes for tag, attributes in page.elements if tag == "img" and "plot.png" in attributes["alt"])
+    assert Image.open(io.BytesIO(base64.b64decode(plot["src"].partition(",")[2]))).size == (1600, 400)
+
+
+@pytest.mark.parametrize(
+    "auc, interval, words",
+    [
+        (0.99, [0.985, 1.0], "told from real ones almost perfectly: the AUC of the 1,234 videos is 0.990, with"),
+        (0.93, [0.9, 0.95], "told from real ones well: "),
+        (0.8, [0.7, 0.9], "told from real ones moderately well: "),
+        (0.6, [0.55, 0.65], "told from real ones poorly: "),
+        (0.9, [0.5, 1.0], "nothing shows"),
+        (0.2, [0.1, 0.3], "worse than by guessing"),
+        (0.93, None, "told from real ones well: the AUC of the 1,234 videos is 0.930."),
+        (None, None, "not defined"),
+    ],
+)
+def test_the_verdict_is_in_plain_words(auc: float | None, interval: list[float] | None, words: str) -> None:
+    assert words in summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
+
+
+def test_thinned_curves_keep_their_shape() -> None:
+    steps = np.random.default_rng(0).integers(0, 2, 100_000)
+    x, y = np.cumsum(steps) / steps.sum(), np.cumsum(1 - steps) / (1 - steps).sum()
+    fewer = np.array(thinned(x, y))
+    assert fewer.shape[1] <= CURVE_POINTS
+    assert (fewer[:, 0] == (x[0], y[0])).all() and (fewer[:, -1] == (x[-1], y[-1])).all()
+    assert np.abs(np.interp(x, *fewer) - y).max() < 0.003
+    assert thinned(x[:9], y[:9])[0] is not None and len(thinned(x[:9], y[:9])[0]) == 9
+
+
+def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", videos=1000, frames=100, certain=0.8, pictures=False)
+    start = time.perf_counter()
+    report = write_report(folder)
+    assert time.perf_counter() - start < 30  # about 2 on one core
+    assert report.stat().st_size < 1_000_000
+
+
+# ------------------------------------------------------------------------------------------------------- browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium; as root: apt-get install -y --no-install-recommends chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_run(tmp_path_factory.mktemp("report") / "run", ("one", "a" * 80), certain=0.3, groups="/([ab])/")
+    Image.new("RGB", (800, 300), "red").save(folder / "plot.png")
+    wide = [["column"] * 30, ["cell"] * 30]
+    study = {"title": "Wide " * 30, "text": "b" * 300, "table": wide, "plots": ["plot.png"]}
+    (folder / "study_wide.json").write_text(json.dumps(study))
+    return write_report(folder)
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_all_of_it_and_asks_for_nothing(browser: Any, report: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    requests, complaints = [], []
+
+    def ask(route: Any) -> None:
+        requests.append(route.request.url)
+        route.continue_() if route.request.url == report.as_uri() else route.abort()
+
+    page.route("**/*", ask)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(report.as_uri(), wait_until="load")
+    # A data: URI is a request that leaves nothing.
+    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
+    assert complaints == []
+    widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
+    assert len(widths) > 20 and min(widths) > 0
+    drawn = page.eval_on_selector_all("svg, svg path[clip-path], svg text", "all => all.map(e => e.getBBox().height)")
+    assert len(drawn) > 100 and page.locator("svg").count() == 8
+    boxes = page.eval_on_selector_all(
+        "svg", "all => all.map(e => [e.getBBox().width, e.getBoundingClientRect().height])"
+    )
+    assert min(min(box) for box in boxes) > 100
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    scrolled = page.eval_on_selector_all(".scroll", "all => all.map(e => e.scrollWidth > e.clientWidth)")
+    assert scrolled[-1] and (width > 390 or all(scrolled))
+    page.click("text=Settings")
+    assert page.locator("text=gil_loss").is_visible()
+    page.close()
+
+
+def test_light_and_dark_differ_and_can_be_read(browser: Any, report: Path) -> None:
+    colours = {}
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(report.as_uri())
+        style = "(e, name) => getComputedStyle(e)[name].match(/[\\d.]+/g).slice(0, 3).map(Number)"
+        paper = page.eval_on_selector("body", f"e => ({style})(e, 'backgroundColor')")
+        ink = page.eval_on_selector("svg text", f"e => ({style})(e, 'fill')")
+        legend = page.eval_on_selector(".fake", f"e => ({style})(e, 'backgroundColor')")
+        muted = page.eval_on_selector("figcaption", f"e => ({style})(e, 'color')")
+        colours[scheme] = (paper, ink, legend, muted)
+        assert contrast(ink, paper) > 7 and contrast(muted, paper) > 4.5 and contrast(legend, paper) > 3
+        page.close()
+    assert all(light != dark for light, dark in zip(*colours.values(), strict=True))
+    assert sum(colours["light"][0]) > sum(colours["dark"][0])
+
+
+def contrast(one: list[float], other: list[float]) -> float:
+    """WCAG's contrast ratio, from 1 to 21."""
+    linear = [
+        [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour] for colour in (one, other)
+    ]
+    low, high = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (high + 0.05) / (low + 0.05)
