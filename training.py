@@ -179,7 +179,7 @@ def test(
     bad_images.report()
     folder = args.save_path / args.name
     results = write_results(folder, tested, args, checkpoint, threshold)
-    print(f"\n{format_table(results)}\n\nresults: {folder / 'results.json'}, scores: {folder / 'predictions.csv'}")
+    print(f"\n{format_table(results)}\n\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
 
 
 def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from utils.checkpoints import load_checkpoint, load_network
 from utils.errors import InputError
 from utils.files import whole_file
 from utils.output import format_rows, write_json
+from utils.report import write_report
 
 # Of Okabe and Ito's palette, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -51,12 +52,7 @@ def write_study(
     content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
     write_json(file, content)
     if (folder / "results.json").is_file():
-        try:
-            from utils.report import write_report
-        except ImportError:
-            pass
-        else:
-            write_report(folder)
+        write_report(folder)
     print(f"\n{format_rows(table)}\n\n{text}\n\nstudy: {file}, plot: {plot}")
 
 
