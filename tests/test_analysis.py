@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -181,8 +181,11 @@ def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reported = []
-    report = SimpleNamespace(write_report=lambda folder: reported.append((folder, study(folder, "compare")["title"])))
-    monkeypatch.setitem(sys.modules, "utils.report", report)
+
+    def report(folder: Path) -> None:
+        reported.append((folder, study(folder, "compare")["title"]))
+
+    monkeypatch.setattr("analysis.study.write_report", report)
     pair = scores_of_two_runs()
     a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
     assert compare.main([str(a), str(b)]) == 0

@@ -103,7 +103,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--bs 1", ("--bs", "from 2")),
         ("--num_LIBs 0", ("--num_LIBs",)),
         ("--num_LIBs 1", ("--num_LIBs 1", "--lil_loss False")),
-        ("--name ../x", ("--name", "'../x'", "--save_path")),
+        ("--name ../x", ("--name", "'../x'", "plain folder name")),
         ("--gpu_num gpu", ("--gpu_num", "'gpu'", "cpu")),
         ("--test True", ("--test True", "--resume_model")),
         ("--resume_model no.pth", ("no.pth", "--resume_model")),
