@@ -39,6 +39,9 @@ def make_parser() -> parse.Parser:
     add(parser, "--csv", None, Path, "the same as a table")
     add(parser, "--annotate", None, Path, "a folder for images and videos with boxes and scores drawn in")
     add(parser, "--evidence", False, parse.boolean, "with --annotate: and heatmaps of what speaks for fake")
+    parser.add_argument("--serve", action="store_true", help="open a local page to drop images and videos on")
+    add(parser, "--host", "127.0.0.1", str, "for --serve: 0.0.0.0 lets other machines in")
+    add(parser, "--port", 0, parse.number(int, 0), "for --serve: 0 takes the first free one from 7860 on")
     add(parser, "--export", None, Path, "write the network as an ONNX file")
     add(parser, "--detector", None, parse.one_of(*DETECTORS), "the face detector (default: that of the training data)")
     add(parser, "--detector_weights", None, Path, "a RetinaFace checkpoint (default: the published one, fetched once)")
@@ -55,8 +58,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     args = make_parser().parse_args(argv)
     if args.model is None:
         raise InputError("--model is missing: give the checkpoint to score with.")
-    if not args.paths and args.export is None:
-        raise InputError("give images, videos or folders of them (or --export).")
+    if not args.paths and args.export is None and not args.serve:
+        raise InputError("give images, videos or folders of them (or --serve, or --export).")
     if args.evidence and args.annotate is None:
         raise InputError("--evidence True draws into what --annotate writes; give --annotate FOLDER.")
     args.files = find_files(args.paths, args.annotate) if args.paths else []
@@ -89,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
     if args.export is not None:
         export(detector, args.export)
         print(f"network: {args.export}", flush=True)
+    if args.serve:
+        from scoring.page import serve  # Gradio and matplotlib take seconds to import
+
+        serve(detector, args.host, args.port)
     if not args.files:
         return 0
     targets = {} if args.annotate is None else annotation_targets(args.files, args.annotate)

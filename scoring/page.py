@@ -1,0 +1,210 @@
+"""A local page: drop an image or a video, see the verdict and what speaks for it."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from datasets.augmentation import normalise, resize
+from datasets.images import read_image
+from datasets.labels import IMAGE_ENDINGS
+from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
+from models.gradcam import heatmaps
+from scoring.detector import ForgeryDetector, ScoredFace
+from scoring.files import FileScore, is_video, score_file
+from utils.errors import InputError
+
+MEGABYTES = 500  # of an upload
+MINUTES = 10  # of a video
+BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the drawn boxes
+
+
+class Shown(NamedTuple):
+    """What the page shows of a file.
+
+    Attributes:
+        sentence: the verdict and its uncertainty, in Markdown.
+        drawn: the image or video with boxes; None where there is no score.
+        curve: a video's scores over time; None for an image.
+        faces: the most suspicious face, and where each block looks in it: pictures with captions.
+    """
+
+    sentence: str
+    drawn: Path | None
+    curve: Figure | None
+    faces: list[tuple[np.ndarray, str]]
+
+
+class _Record:
+    """Takes what `score_file` tells its tables: each frame's highest score, and the most suspicious face of all."""
+
+    def __init__(self) -> None:
+        self.positions: list[int] = []
+        self.scores: list[float] = []
+        self.worst: tuple[int, ScoredFace] | None = None
+
+    def begin(self, file: Path) -> None:
+        """Begin a file."""
+
+    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
+        """Take the faces of a frame."""
+        if faces:
+            face = max(faces, key=lambda face: face.score)
+            self.positions.append(position)
+            self.scores.append(face.score)
+            if self.worst is None or face.score > self.worst[1].score:
+                self.worst = position, face
+
+    def end(self, result: FileScore, threshold: float) -> None:
+        """End a file."""
+
+
+def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
+    """Score a file, and draw what is to be seen of it.
+
+    Args:
+        detector: the network.
+        file: an image or a video.
+        folder: where the drawn file goes.
+
+    Raises:
+        InputError: a video of more than `MINUTES`.
+    """
+    seconds_a_frame = 0.0
+    if is_video(file):
+        try:
+            reader = FrameReader(file)
+        except VideoError as error:
+            return Shown(f"## not scored\n\n{error}", None, None, [])
+        seconds_a_frame = 1 / reader.fps
+        if reader.length() * seconds_a_frame > 60 * MINUTES:
+            raise InputError(f"the video is longer than {MINUTES} minutes; cut it, or use the command line.")
+    record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
+    result = score_file(detector, file, record, drawn)
+    if result.score is None:
+        return Shown(f"## not scored\n\n{result.cause}", None, None, [])
+    people = "one face" if result.faces == 1 else f"{result.faces} faces"
+    sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
+    sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
+    curve = None
+    if is_video(file):
+        low, high = np.percentile(record.scores, [10, 90])
+        sentence += f", {result.frames} frames looked at; four of five score from {low:.2f} to {high:.2f}."
+        curve = _curve(np.array(record.positions) * seconds_a_frame, np.array(record.scores), detector.threshold)
+    else:
+        sentence += "; one image alone tells nothing of how much its score would vary."
+    sentence += " The network's score is no proof: it errs, most on material unlike its training data."
+    return Shown(sentence, drawn, curve, _looks(detector, file, *record.worst))
+
+
+def _looks(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> list[tuple[np.ndarray, str]]:
+    """Show a face of a file, and where each block sees the forgery in it."""
+    if is_video(file):
+        frame = next(frame for at, frame in FrameReader(file, every=1) if at == position)[..., ::-1]
+    else:
+        frame = read_image(file, turn=True)
+    left, top, right, bottom = (round(float(x)) for x in face.seen)
+    rows, columns = slice(max(0, top), max(0, bottom)), slice(max(0, left), max(0, right))
+    crop = resize(np.ascontiguousarray(frame[rows, columns]), detector.size)
+    images = normalise(torch.from_numpy(crop).permute(2, 0, 1)[None].to(detector.device), detector.channels)
+    pictures = [(crop, f"scored {face.score:.2f}")]
+    try:
+        maps = heatmaps(detector.network, images)[0].cpu().numpy()
+    except InputError:  # a transformer has none
+        return pictures
+    return pictures + [(_overlay(crop, heat), f"block {number}") for number, heat in enumerate(maps, start=1)]
+
+
+def _overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a heatmap (h x w, 0 to 1) over a face (H x W x 3, RGB, uint8)."""
+    height, width = face.shape[:2]
+    whole = cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    colour = cv2.applyColorMap((whole * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = 0.6 * whole[..., None]
+    return (face * (1 - weight) + colour * weight).astype(np.uint8)
+
+
+def make_page(detector: ForgeryDetector, folder: Path) -> Any:
+    """Make the page, a gradio.Blocks, which keeps its files in `folder`."""
+    import gradio as gr
+
+    def answer(upload: str | None) -> tuple[Any, ...]:
+        if upload is None:
+            raise gr.Error("Choose an image or a video first.")
+        file = Path(upload)
+        try:
+            shown = judge(detector, file, Path(tempfile.mkdtemp(prefix="shown-", dir=folder)))
+        except InputError as error:
+            raise gr.Error(str(error)) from error
+        finally:
+            file.unlink(missing_ok=True)
+        image, video = (str(shown.drawn) if shown.drawn and is_video(shown.drawn) == kind else None for kind in (0, 1))
+        values = (image, video, shown.curve, shown.faces)
+        return shown.sentence, *(gr.update(value=value or None, visible=bool(value)) for value in values)
+
+    with gr.Blocks(title="Real or fake?", delete_cache=(60, 600), analytics_enabled=False) as page:
+        gr.Markdown("# Real or fake?\nDrop an image or a video. It stays on this machine and is deleted after scoring.")
+        with gr.Row():
+            with gr.Column(scale=1):
+                endings = [*IMAGE_ENDINGS, *VIDEO_ENDINGS]
+                upload = gr.File(label="image or video", file_types=endings, type="filepath", elem_id="upload")
+                button = gr.Button("Score", variant="primary", elem_id="score")
+                sentence = gr.Markdown(elem_id="sentence")
+            with gr.Column(scale=2):
+                image = gr.Image(label="faces found", visible=False, elem_id="image")
+                video = gr.Video(label="faces found", visible=False, elem_id="video")
+                curve = gr.Plot(label="score over time", visible=False, elem_id="curve")
+                faces = gr.Gallery(label="what each block looks at", visible=False, columns=5, elem_id="faces")
+        button.click(answer, upload, [sentence, image, video, curve, faces], concurrency_limit=1)
+    return page
+
+
+def serve(detector: ForgeryDetector, host: str, port: int) -> None:
+    """Open the page until it is interrupted; uploads go when they are scored, and everything else with the page.
+
+    Args:
+        detector: the network.
+        host: 127.0.0.1 for this machine alone.
+        port: 0 for the first free one from 7860 on.
+
+    Raises:
+        InputError: Gradio is not installed, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="real-or-fake-") as folder:
+        # Read when Gradio is imported. Nothing is sent anywhere.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        try:
+            page = make_page(detector, Path(folder))
+        except ImportError as error:
+            raise InputError("--serve needs Gradio: pip install --no-deps -r requirements-extra.txt") from error
+        page.launch(
+            server_name=host,
+            server_port=port or None,
+            max_file_size=MEGABYTES * 2**20,
+            share=False,
+            show_error=True,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(f"the page is at {page.local_url} (Ctrl-C ends it)", flush=True)
+        page.block_thread()
+
+
+def _curve(seconds: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
+    """Plot a video's scores over time, B scores at B times in seconds."""
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(threshold, color="0.6", linewidth=1, label="threshold")
+    axis.plot(seconds, scores, color="0.3", linewidth=1)
+    fake = scores > threshold
+    axis.scatter(seconds[~fake], scores[~fake], s=10, color=BLUE, label="real")
+    axis.scatter(seconds[fake], scores[fake], s=10, color=VERMILION, label="fake")
+    axis.set(xlabel="time (s)", ylabel="score", ylim=(-0.02, 1.02))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
