@@ -20,7 +20,7 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float)
     """Return a copy of an image (H x W x 3, BGR) with heatmaps, boxes and scores."""
     out = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
-    thickness = max(1, round(min(height, width) / 300))
+    thickness = max(1, round(min(height, width) / 200))
     for face in faces:
         if face.heat is not None:
             _blend(out, face.heat, face.seen)
