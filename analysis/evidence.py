@@ -57,8 +57,11 @@ class Evidence(nn.Module):
 
 
 def enlarge(maps: Tensor, size: int) -> Tensor:
-    """Enlarge maps, n x h x w, to n x size x size, bilinearly."""
-    return F.interpolate(maps[None], (size, size), mode="bilinear", align_corners=False)[0]
+    """Enlarge maps, n x h x w, from 0 to 1, to n x size x size, bilinearly.
+
+    Rounded, because what is equally hot would differ by the rounding of the weights, and be told apart by it.
+    """
+    return F.interpolate(maps[None].double(), (size, size), mode="bilinear", align_corners=False)[0].round(decimals=6)
 
 
 def hottest(maps: Tensor, share: float = HOT) -> Tensor:
@@ -93,7 +96,7 @@ def pairwise_iou(first: Tensor, second: Tensor) -> np.ndarray:
 
 
 class Overlap(NamedTuple):
-    """How much the hot positions of the blocks' maps overlap; NaN where one of the two maps is all zero.
+    """How much the hot positions of the blocks' maps overlap; NaN where one of the two maps is flat.
 
     Attributes:
         same: N x n x n, the IoU of two blocks on the same image.
@@ -104,19 +107,19 @@ class Overlap(NamedTuple):
     other: np.ndarray
 
 
-def measure_overlap(hot: Tensor, seen: np.ndarray) -> Overlap:
+def measure_overlap(hot: Tensor, flat: np.ndarray) -> Overlap:
     """Compare the hot positions of every two blocks.
 
     Args:
         hot: N x n x positions, bool.
-        seen: N x n, whether a map holds anything but zeros.
+        flat: N x n, whether a map is the same everywhere, and so has no hottest positions.
     """
-    images, blocks = seen.shape
+    images, blocks = flat.shape
     same, other = np.full((images, blocks, blocks), np.nan), np.full((blocks, blocks), np.nan)
     for i in range(blocks):
         for j in range(i, blocks):
             iou = pairwise_iou(hot[:, i], hot[:, j])
-            iou[~seen[:, i], :] = iou[:, ~seen[:, j]] = np.nan
+            iou[flat[:, i], :] = iou[:, flat[:, j]] = np.nan
             same[:, i, j] = same[:, j, i] = np.diagonal(iou)
             np.fill_diagonal(iou, np.nan)
             other[i, j] = other[j, i] = mean_and_deviation(iou)[0]
@@ -178,7 +181,7 @@ def summary(values: np.ndarray) -> dict[str, float | int | None]:
 
 
 def summarise(
-    overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None, zero: np.ndarray, thin: np.ndarray
+    overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None, flat: np.ndarray, thin: np.ndarray
 ) -> dict[str, Any]:
     """Return the overlap over all pairs of blocks and of each, and what is lost without each block.
 
@@ -186,7 +189,7 @@ def summarise(
         overlap: of the blocks' maps.
         drops: N x n, see `leave_one_out`.
         head_drops: N x n, likewise; None where the heads are not there or were not trained.
-        zero: N x n, whether a map is all zero.
+        flat: N x n, whether a map is the same everywhere.
         thin: N x n, whether fewer than `HOT` of a map's positions, but some, are above zero.
     """
     n = drops.shape[1]
@@ -204,7 +207,7 @@ def summarise(
                 "block": i + 1,
                 "drop": summary(drops[:, i]),
                 "head_drop": None if head_drops is None else summary(head_drops[:, i]),
-                "zero_maps": int(zero[:, i].sum()),
+                "flat_maps": int(flat[:, i].sum()),
                 "thin_maps": int(thin[:, i].sum()),
             }
             for i in range(n)
@@ -222,10 +225,10 @@ def cell(result: dict[str, Any] | None, sign: str = "") -> str:
 
 def make_table(numbers: dict[str, Any]) -> list[list[str]]:
     """Return a row a block, and a row a pair of blocks."""
-    rows = [["of", "drop of the fused", "drop of the heads", "overlap", "on other images", "maps all zero"]]
+    rows = [["of", "drop of the fused", "drop of the heads", "overlap", "on other images", "flat maps"]]
     for block in numbers["blocks"]:
         drops = [cell(block[name], "+") for name in ("drop", "head_drop")]
-        rows.append([f"block {block['block']}", *drops, "-", "-", str(block["zero_maps"])])
+        rows.append([f"block {block['block']}", *drops, "-", "-", str(block["flat_maps"])])
     for pair in numbers["pairs"]:
         other = pair["across_images"]
         name = "blocks {} and {}".format(*pair["blocks"])
@@ -236,7 +239,7 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
 def describe(dataset: str, numbers: dict[str, Any]) -> str:
     """Say what was measured, how, and what came out."""
     side, size = numbers["map_size"], numbers["size"]
-    zero, thin = (sum(block[name] for block in numbers["blocks"]) for name in ("zero_maps", "thin_maps"))
+    flat, thin = (sum(block[name] for block in numbers["blocks"]) for name in ("flat_maps", "thin_maps"))
     sentences = [
         f"What the {numbers['num_LIBs']} blocks go by on {numbers['images']:,} images of the test set of {dataset}.",
         f"A block's map is Grad-CAM's, of what speaks for fake: {side} x {side}, enlarged bilinearly to the network's "
@@ -247,7 +250,7 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
     if overlap is None:
         sentences.append("With one block there is nothing to compare: its overlap is not defined.")
     elif overlap["mean"] is None:
-        sentences.append("On no image have two blocks a map with anything in it: the overlap is not defined.")
+        sentences.append("On no image have two blocks a map that is not flat: the overlap is not defined.")
     else:
         across = numbers["overlap_across_images"]
         sentences.append(
@@ -256,8 +259,11 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
             "prefer the same places on every face: two blocks' maps of two different images have "
             f"{'none to compare' if across is None else f'{across:.4f}'}."
         )
-    if zero:
-        sentences.append(f"{zero:,} maps that are all zero, where nothing speaks for fake, are left out of it.")
+    if flat:
+        sentences.append(
+            f"{flat:,} flat maps, the same everywhere, most often zero because nothing speaks for fake, are left out "
+            "of it."
+        )
     if thin:
         sentences.append(
             f"In {thin:,} maps fewer than {HOT:.0%} are above zero; the rest is filled up in reading order, alike for "
@@ -304,10 +310,10 @@ def draw(pictures: list[np.ndarray], titles: list[str], maps: list[Tensor], shar
         line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
         for axes, values in zip(line[1:], heat.numpy(), strict=True):
             axes.imshow(values, cmap="inferno", alpha=0.6 * values, vmin=0, vmax=1)
-            if values.any():
+            if values.min() < values.max():
                 axes.contour(hottest(torch.from_numpy(values)).numpy(), [0.5], colors="white", linewidths=0.8)
             else:
-                axes.set_xlabel("nothing", fontsize=8)
+                axes.text(0.5, 0.04, "flat", color="white", ha="center", fontsize=8, transform=axes.transAxes)
     for axes, name in zip(panels[0], ["image", *(f"block {i}" for i in range(1, n + 1))], strict=True):
         axes.set_title(name, fontsize=9)
     if n > 1:
@@ -333,7 +339,7 @@ def draw_matrix(figure: SubFigure, shared: list[list[float | None]]) -> None:
     axes.set_xlabel(f"block\nchance: {CHANCE:.3f}", fontsize=9)
     axes.set_ylabel("block", fontsize=9)
     axes.set_title(f"IoU of the hottest {HOT:.0%}", fontsize=9)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
 
 
@@ -381,14 +387,14 @@ def run(args: argparse.Namespace) -> None:
         large = enlarge(of_image, size)
         hot[k] = hottest(large).flatten(1)
         thin[k] = ((large > 0).flatten(1).sum(1) < hot[k].sum(1)).numpy()
-    zero = (maps.flatten(2).amax(dim=2) == 0).numpy()
-    overlap = measure_overlap(hot, ~zero)
+    flat = (maps.flatten(2).amax(dim=2) == maps.flatten(2).amin(dim=2)).numpy()
+    overlap = measure_overlap(hot, flat)
     labels = faces.labels[positions]
     drops, head_drops = leave_one_out(network, features, torch.from_numpy(labels))
     with torch.no_grad():
         scores = network.judge(list(features.unbind(dim=1)))["p_y_given_z"].double().softmax(dim=1)[:, 1].tolist()
 
-    result = summarise(overlap, drops, head_drops if heads_trained else None, zero, thin & ~zero)
+    result = summarise(overlap, drops, head_drops if heads_trained else None, flat, thin & ~flat)
     paths = [faces.path(position) for position in positions]
     of_images = zip(paths, labels.tolist(), scores, result.pop("overlap_of_images"), drops.tolist(), strict=True)
     numbers = {
