@@ -111,7 +111,8 @@ def check_folder(run: Run) -> None:
         return
     found = json.loads(file.read_text(encoding="utf-8"))
     for key, value in run.settings.items():
-        if key not in training.NOT_INHERITED and found.get(key) != value:
+        # The same folder may be called by another path.
+        if key not in (*training.NOT_INHERITED, "save_path") and found.get(key) != value:
             raise InputError(
                 f"{run.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path, or "
                 "remove it."
@@ -187,7 +188,7 @@ def describe(numbers: dict[str, Any]) -> str:
     if len(numbers["datasets"]) > 1:
         sentences.append("The AUC is the mean over the datasets' test sets.")
     if failed:
-        sentences.append(f"{len(failed)} runs failed and are left out: {first_ten([run['name'] for run in failed])}.")
+        sentences.append(f"Failed, and left out: {first_ten([run['name'] for run in failed])}.")
     return " ".join(sentences)
 
 

@@ -359,7 +359,7 @@ def run(args: argparse.Namespace) -> None:
     device = select_devices(args.gpu_num)[0]
     network, size, channels = load_model(args.model)
     trained = load_checkpoint(args.model, "--model")["args"]
-    # The authors' checkpoints do not say; their code's default trains all heads.
+    # The authors' checkpoints do not say: both losses are taken to have been on, as in the paper.
     heads_trained = network.num_LIBs > 1 and trained.get("lil_loss", True) and trained.get("gil_loss", True)
     faces = read_test_set(args, size)
     chosen = Subset(faces, spread(len(faces), args.max_images))
