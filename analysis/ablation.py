@@ -1,0 +1,343 @@
+"""Train the paper's ablations, one factor at a time around the default, and put them into tables.
+
+    python -m analysis.ablation --dataset FF++_c23 --save_path output/ablation
+    python -m analysis.ablation --dataset demo --save_path output/ablation --only blocks,losses -- --model mobilenet \\
+        --pretrained False --size 64 --bs 16 --epoch 2
+
+Every argument of training.py after -- is passed on to every run; one that a table varies (--num_LIBs, ...) moves the
+default around which all tables are made. The runs, each with every seed, go one after the other, and each keeps its
+folder under --save_path, checkpoints among it, and its output in a .log file beside. The same command again skips what
+is finished and resumes what was interrupted. Written: study_ablation.json, study_ablation.md and study_ablation.png.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import training
+from analysis.study import BLUE, ORANGE, write_study
+from datasets.labels import read_datasets
+from utils import arguments as parse
+from utils.command import exit_code
+from utils.devices import select_devices
+from utils.errors import InputError, did_you_mean, first_ten
+from utils.files import write_if_changed
+
+SCRIPT = Path(training.__file__)
+# What each table varies; everything else stays at the default.
+TABLES: dict[str, list[dict[str, Any]]] = {
+    # One block has no leave-one-out head, and so no local loss.
+    "blocks": [{"num_LIBs": 1, "lil_loss": False}, *({"num_LIBs": n} for n in range(2, 7))],
+    "losses": [{"lil_loss": lil, "gil_loss": gil} for lil in (False, True) for gil in (False, True)],
+    "divergence": [{"mi_calculator": name} for name in ("kl", "w")],
+    "balance": [{"balance_loss_method": name} for name in ("auto", "hyper")],
+    "mixup": [{"mixup": mixup} for mixup in (False, True)],
+}
+# What this command itself decides.
+OWN = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
+METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+        folder: where it goes.
+        arguments: its command line.
+        settings: what the arguments come to, as args.json holds it.
+    """
+
+    folder: Path
+    arguments: list[str]
+    settings: dict[str, Any]
+
+    @property
+    def log(self) -> Path:
+        """The file of all that it prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+
+# ---------------------------------------------------------------------------------------------------------------- grid
+
+
+def name_of(changes: dict[str, Any]) -> str:
+    """Return the name of a configuration: what is not at its default."""
+    return "-".join(f"{key}_{value}" for key, value in sorted(changes.items())) or "default"
+
+
+def make_grid(tables: list[str], base: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the configurations of each table, by name, as what differs from `base`.
+
+    A configuration that stands in several tables, as the default does in all, has one name.
+    """
+    return {
+        table: {
+            name_of(changes): changes
+            for row in TABLES[table]
+            for changes in [{key: value for key, value in row.items() if getattr(base, key) != value}]
+        }
+        for table in tables
+    }
+
+
+def make_run(args: argparse.Namespace, changes: dict[str, Any], seed: int) -> Run:
+    """Return the training of a configuration with a seed.
+
+    Raises:
+        InputError: training.py would not take its arguments.
+    """
+    name = f"{name_of(changes)}-seed_{seed}"
+    arguments = ["--dataset", ",".join(args.dataset), "--save_path", str(args.save_path), *args.passed_on]
+    arguments += [part for key, value in changes.items() for part in (f"--{key}", str(value))]
+    arguments += ["--name", name, "--seed", str(seed)]
+    settings = parse.plain_arguments(training.parse_arguments(arguments)[0])
+    return Run(args.save_path / name, arguments, settings)
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def check_folder(run: Run) -> None:
+    """Raise InputError where a run's folder holds a run of other arguments."""
+    file = run.folder / "args.json"
+    if not file.is_file() or not any((run.folder / name).is_file() for name in ("results.json", "model_last.pth")):
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for key, value in run.settings.items():
+        # The same folder may be called by another path.
+        if key not in (*training.NOT_INHERITED, "save_path") and found.get(key) != value:
+            raise InputError(
+                f"{run.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path, or "
+                "remove it."
+            )
+
+
+def train(run: Run) -> bool:
+    """Train, or go on with, a run, all output into its log; tell whether it finished."""
+    last = run.folder / "model_last.pth"
+    resume = ["--resume_model", str(last)] if last.is_file() else []
+    with run.log.open("a", encoding="utf-8") as log:
+        command = [sys.executable, str(SCRIPT), *run.arguments, *resume]
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode == 0
+
+
+def is_finished(run: Run) -> bool:
+    """Tell whether a run has been trained and tested."""
+    return (run.folder / "results.json").is_file()
+
+
+def measure(run: Run) -> dict[str, float | None]:
+    """Return the AUC of frames and of videos that a finished run has on its test set, or on average over several."""
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    metrics = results.get("average") or next(iter(results["datasets"].values()))
+    return {name: metrics[name] for name in METRICS}
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def summarise(values: list[float | None]) -> dict[str, Any]:
+    """Return the values, their mean, and their standard deviation (ddof 1; None of fewer than two)."""
+    there = [value for value in values if value is not None]
+    return {
+        "values": there,
+        "mean": float(np.mean(there)) if there else None,
+        "std": float(np.std(there, ddof=1)) if len(there) > 1 else None,
+    }
+
+
+def label(row: dict[str, Any], base: argparse.Namespace) -> str:
+    """Return what a table calls a row: its arguments, and whether it is the default."""
+    default = all(getattr(base, key) == value for key, value in row.items())
+    return ", ".join(f"{key} {value}" for key, value in row.items()) + " (default)" * default
+
+
+def cell(result: dict[str, Any]) -> str:
+    """Return mean and standard deviation as a table shows them."""
+    if result["mean"] is None:
+        return "-"
+    return f"{result['mean']:.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")
+
+
+def make_table(tables: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """Return a row a configuration, below the header."""
+    rows = [
+        [name, row["label"], str(row["finished"]), *(cell(row[metric]) for metric in METRICS)]
+        for name, rows in tables.items()
+        for row in rows
+    ]
+    return [["table", "arguments", "runs", *METRICS.values()], *rows]
+
+
+def describe(numbers: dict[str, Any]) -> str:
+    """Say what was measured, and how."""
+    passed_on, failed = numbers["passed_on"], numbers["failed"]
+    datasets, seeds = " and ".join(numbers["datasets"]), ", ".join(map(str, numbers["seeds"]))
+    sentences = [
+        f"Trainings on {datasets} with one factor at a time changed from the default, each with the seeds {seeds}: the "
+        "mean of the AUC on the test set, of frames and of videos, and its standard deviation over seeds (ddof 1).",
+        f"Given for every run: {passed_on}." if passed_on else "All other arguments are those of training.py.",
+    ]
+    if len(numbers["datasets"]) > 1:
+        sentences.append("The AUC is the mean over the datasets' test sets.")
+    if failed:
+        sentences.append(f"Failed, and left out: {first_ten([run['name'] for run in failed])}.")
+    return " ".join(sentences)
+
+
+def make_markdown(text: str, tables: dict[str, list[dict[str, Any]]]) -> str:
+    """Return text and tables as Markdown."""
+    parts = ["# Ablation", text]
+    for name, rows in tables.items():
+        lines = [["arguments", "runs", *METRICS.values()], ["---"] * (2 + len(METRICS))]
+        lines += [row[1:] for row in make_table({name: rows})[1:]]
+        parts += [f"## {name.capitalize()}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(tables: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Draw a panel a table: the mean AUC of each configuration, its standard deviation, and every seed's as a dot."""
+    heights = [1 + len(rows) for rows in tables.values()]
+    figure = Figure(figsize=(8, 1.4 + 0.42 * sum(heights)), layout="constrained")
+    panels = figure.subplots(len(tables), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    styles = (("auc", -0.15, BLUE, "o"), ("video_auc", 0.15, ORANGE, "s"))
+    for axes, (name, rows) in zip(panels, tables.items(), strict=True):
+        for metric, shift, colour, marker in styles:
+            for y, row in enumerate(rows):
+                result = row[metric]
+                if result["mean"] is None:
+                    continue
+                options = {"color": colour, "markersize": 6, "capsize": 3}
+                axes.errorbar(result["mean"], y + shift, xerr=result["std"] or 0, fmt=marker, **options)
+                axes.plot(result["values"], [y + shift] * len(result["values"]), ".", color=colour, alpha=0.5)
+            axes.plot([], [], marker, color=colour, label=METRICS[metric])  # the legend's, whatever is missing
+        axes.set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[-1].set_xlabel("AUC: mean and standard deviation over seeds; small dots, each seed")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def table_names(text: str) -> list[str]:
+    """Parse a comma list of tables."""
+    found = parse.names(text)
+    if unknown := [name for name in found if name not in TABLES]:
+        raise argparse.ArgumentTypeError(
+            f"unknown table '{unknown[0]}'{did_you_mean(unknown[0], TABLES)} Give some of {','.join(TABLES)}"
+        )
+    return found
+
+
+def seeds(text: str) -> list[int]:
+    """Parse a comma list of different whole numbers."""
+    found = [parse.number(int, 0)(part) for part in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list of different whole numbers")
+    return found
+
+
+def make_parser() -> parse.Parser:
+    """Declare every argument but those that are passed on."""
+    parser, add = parse.Parser("python -m analysis.ablation", __doc__), parse.add
+    add(parser, "--dataset", ["FF++_c23"], parse.names, "what to train and test on, as training.py's")
+    add(parser, "--save_path", None, Path, "the folder of all runs, and of the tables")
+    add(parser, "--seeds", [0, 1, 2], seeds, "a comma list: each configuration is trained with every one")
+    add(parser, "--only", list(TABLES), table_names, "a comma list of tables")
+    return parser
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line; what stands behind -- becomes ``passed_on``.
+
+    Raises:
+        InputError: an argument is wrong, or is this command's to decide.
+    """
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = make_parser().parse_args(argv[:cut])
+    args.passed_on = argv[cut + 1 :]
+    if args.save_path is None:
+        raise InputError("--save_path is missing: give the folder of all runs.")
+    if args.save_path.exists() and not args.save_path.is_dir():
+        raise InputError(f"--save_path {args.save_path} is a file, not a folder.")
+    for part in args.passed_on:
+        if part.split("=")[0] in OWN:
+            raise InputError(f"{part.split('=')[0]} cannot be passed on: every run is given its own.")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the arguments say."""
+    # Everything that can be wrong is looked at before the first of many trainings.
+    base = training.parse_arguments(["--dataset", ",".join(args.dataset), *args.passed_on])[0]
+    select_devices(base.gpu_num)
+    read_datasets(base.dataset, base.dataset_root, base.data_root, base.oversample)
+    grid = make_grid(args.only, base)
+    configurations = {name: changes for rows in grid.values() for name, changes in rows.items()}
+    runs = {name: [make_run(args, changes, seed) for seed in args.seeds] for name, changes in configurations.items()}
+    everything = [run for group in runs.values() for run in group]
+    for one in everything:
+        check_folder(one)
+    to_do = [one for one in everything if not is_finished(one)]
+    print(f"{args.save_path}: {len(everything)} runs, {len(everything) - len(to_do)} of them finished before")
+
+    args.save_path.mkdir(parents=True, exist_ok=True)
+    failed = []
+    with tqdm(to_do, unit=" runs", dynamic_ncols=True) as bar:
+        for one in bar:
+            bar.set_description(one.folder.name)
+            if not (train(one) and is_finished(one)):
+                failed.append(one)
+                bar.write(f"failed: {one.folder.name}, see {one.log}", file=sys.stderr)
+    failures = f"{len(failed)} of {len(everything)} runs failed: " + first_ten([f"see {one.log}" for one in failed])
+    if len(failed) == len(everything):
+        raise InputError(f"{failures}.")
+
+    tables = {}
+    for table, rows in grid.items():
+        tables[table] = []
+        for row, name in zip(TABLES[table], rows, strict=True):
+            measured = [measure(one) for one in runs[name] if one not in failed]
+            metrics = {metric: summarise([result[metric] for result in measured]) for metric in METRICS}
+            folders = [one.folder.name for one in runs[name]]
+            tables[table].append({"label": label(row, base), "runs": folders, "finished": len(measured), **metrics})
+    numbers = {
+        "datasets": args.dataset,
+        "seeds": args.seeds,
+        "passed_on": " ".join(args.passed_on),
+        "failed": [{"name": one.folder.name, "log": str(one.log)} for one in failed],
+        "tables": tables,
+    }
+    text = describe(numbers)
+    title = f"Ablation on {', '.join(args.dataset)}"
+    write_study(args.save_path, "ablation", title, text, make_table(tables), numbers, draw(tables))
+    write_if_changed(args.save_path / "study_ablation.md", make_markdown(text, tables))
+    print(f"tables: {args.save_path / 'study_ablation.md'}")
+    if failed:
+        raise InputError(f"{failures}; the same command tries them again.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input or a failed run, 130 for an interruption."""
+    return exit_code(
+        "analysis.ablation",
+        lambda: run(parse_arguments(sys.argv[1:] if argv is None else argv)),
+        lambda: "; the same command goes on",
+        "smaller arguments",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
