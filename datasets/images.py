@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,8 +38,8 @@ class Batch(NamedTuple):
     bad: list[BadImage]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as H x W x 3, uint8, RGB.
+def read_image(path: Path, turn: bool = False) -> np.ndarray:
+    """Read an image as H x W x 3, uint8, RGB; with `turn`, turned as its camera says.
 
     Pillow reads it, and not OpenCV, because OpenCV fills the rest of a truncated file with grey.
 
@@ -48,6 +48,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image) if turn else image
             if image.mode.startswith("I;16"):  # Pillow itself would cut 16 bits off at 255
                 return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
             if image.mode in ("I", "F"):

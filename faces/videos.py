@@ -50,7 +50,8 @@ class FrameReader:
         self._path = str(path.absolute())
         self._capture = self._open()
         self.told = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or 25.0
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1000 else 25.0  # some headers hold a clock's ticks in its place
         self.read = 0
         self._every, self._count = every, count
 
@@ -62,7 +63,7 @@ class FrameReader:
         return capture
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        wanted = None if self._count is None else set(evenly_spaced(self.told or self._count_frames(), self._count))
+        wanted = None if self._count is None else set(evenly_spaced(self.length(), self._count))
         try:
             while self._capture.grab():
                 position, self.read = self.read, self.read + 1
@@ -75,8 +76,10 @@ class FrameReader:
         if self.read == 0:
             raise VideoError("unreadable: no frame can be decoded")
 
-    def _count_frames(self) -> int:
-        """Decode the whole video once, for a file whose header does not tell its length."""
+    def length(self) -> int:
+        """Return the number of frames, as the header tells; where it does not, decode the whole video once."""
+        if self.told:
+            return self.told
         capture, total = self._open(), 0
         while capture.grab():
             total += 1
