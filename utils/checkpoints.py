@@ -45,7 +45,10 @@ def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int
     """
     state = to_official(plain_state(network), model)
     with whole_file(file) as part:
-        torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, part)
+        try:
+            torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, part)
+        except RuntimeError as error:  # a full disk
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 def _on_cpu(value: Any) -> Any:

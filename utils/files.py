@@ -22,8 +22,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, target)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch.save on a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
     finally:
         part.unlink(missing_ok=True)
