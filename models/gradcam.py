@@ -14,7 +14,7 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
     and summed; what is negative speaks for real and is left out.
 
     Args:
-        network: in evaluation mode, with convolutional backbones of timm.
+        network: in evaluation mode, with backbones of timm.
         images: B x 3 x H x W, normalised.
 
     Returns:
@@ -24,15 +24,19 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
     Raises:
         InputError: a backbone without feature maps, such as a transformer.
     """
+    with torch.no_grad():  # the gradients end at the maps
+        maps = [block.forward_features(images) for block in network.blocks()]
+    if any(x.ndim != 4 for x in maps):
+        raise InputError("heatmaps need backbones whose last features are maps, which this --model has not.")
     with torch.enable_grad():
-        maps = [block.forward_features(images).requires_grad_() for block in network.blocks()]
-        if any(x.ndim != 4 for x in maps):
-            raise InputError("heatmaps need convolutional backbones, whose last features are maps.")
+        maps = [x.requires_grad_() for x in maps]
         features = [block.forward_head(x) for block, x in zip(network.blocks(), maps, strict=True)]
         logits = network.judge(features)["p_y_given_z"]
         gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), maps)
     cams = []
-    for x, gradient in zip(maps, gradients, strict=True):
-        cam = (gradient.mean(dim=(2, 3), keepdim=True) * x).sum(dim=1).relu()
+    for block, x, gradient in zip(network.blocks(), maps, gradients, strict=True):
+        channels_last = getattr(block, "output_fmt", "NCHW") == "NHWC"  # as in Swin
+        channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
+        cam = (gradient.mean(dim=space, keepdim=True) * x).sum(dim=channel).relu()
         cams.append(cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12))
     return torch.stack(cams, dim=1).detach()
