@@ -1,0 +1,81 @@
+"""A trained network as an ONNX file."""
+
+import copy
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from scoring.detector import ForgeryDetector
+from utils.errors import InputError
+from utils.files import whole_file
+
+TOLERANCE = 1e-4  # between PyTorch's scores and ONNX Runtime's
+
+
+class Score(nn.Module):
+    """The network's score alone: B x 3 x size x size, normalised, to B, 0 (real) to 1 (fake)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score a batch of faces."""
+        return self.network(images)["p_y_given_z"].softmax(dim=1)[:, 1]
+
+
+def export(detector: ForgeryDetector, file: Path) -> None:
+    """Write the network as ONNX, with the constants of its preprocessing in the metadata, once it is checked.
+
+    The file maps ``images``, B x 3 x size x size, normalised, to ``score``, B, from 0 (real) to 1 (fake).
+
+    Raises:
+        InputError: ONNX is not installed or cannot hold the network, its scores differ by more than `TOLERANCE`, or
+            the file cannot be written.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  torch.onnx needs it
+    except ImportError as error:
+        raise InputError("--export needs ONNX: pip install --no-deps -r requirements-extra.txt") from error
+    network = Score(copy.deepcopy(detector.network).cpu()).eval()
+    images = torch.randn(3, 3, detector.size, detector.size, generator=torch.Generator().manual_seed(0))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network, (images,), input_names=["images"], output_names=["score"],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, dynamo=True, verbose=False,
+            )  # fmt: skip
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(f"--export: ONNX cannot hold this network: {reason}") from error
+    model = program.model_proto
+    constants = {
+        "size": detector.size, "channels": detector.channels, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
+        "normalisation": "pixels from 0 to 1 in the order of channels, less mean, over std",
+        "threshold": detector.threshold,
+        "faces": {"detector": detector.face_detector, **asdict(detector.recipe)},
+    }  # fmt: skip
+    for key, value in constants.items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    content = model.SerializeToString()
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for batch in (images, images[:1]):
+        (score,) = session.run(None, {"images": batch.numpy()})
+        with torch.inference_mode():
+            worst = float(np.abs(score - network(batch).numpy()).max())
+        if not worst <= TOLERANCE:
+            raise InputError(f"--export: the exported network's scores differ by {worst:.1e} from PyTorch's.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(file) as part:
+        part.write_bytes(content)

@@ -1,0 +1,278 @@
+"""Image and video files, one by one: their faces scored, judged, tabled and drawn."""
+
+import csv
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from datasets.images import read_image
+from datasets.labels import IMAGE_ENDINGS
+from faces.extraction import MIN_TRACK
+from faces.videos import VIDEO_ENDINGS, VideoError
+from scoring.annotate import annotate_video, draw_faces
+from scoring.detector import ForgeryDetector, ScoredFace
+from utils.errors import InputError
+from utils.files import whole_file
+
+ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, and the faces there
+
+
+class NotScored(Exception):
+    """A file gets no score; the message says why, in a few words."""
+
+
+def is_video(file: Path) -> bool:
+    """Tell a video from an image by its name."""
+    return file.name.lower().endswith(VIDEO_ENDINGS)
+
+
+def find_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[Path]:
+    """List the images and videos that are named, or lie in and below named folders, each once.
+
+    Args:
+        paths: files and folders.
+        leave_out: a folder whose content is not taken, where it lies in a named one.
+
+    Raises:
+        InputError: a path that is not there; nothing at all.
+    """
+    files = []
+    for path in paths:
+        if path.is_dir():
+            inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
+            inside = (file for file in inside if leave_out is None or leave_out not in file.parents)
+            files += [file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS))]
+        elif not path.exists():
+            raise InputError(f"there is no {path}; give images, videos or folders of them.")
+        else:
+            files.append(path)
+    if not files:
+        raise InputError(f"no image or video in {', '.join(map(str, paths))}.")
+    return list(dict.fromkeys(files))
+
+
+# --------------------------------------------------------------------------------------------------------- verdicts
+
+
+@dataclass
+class FileScore:
+    """What is known of a file.
+
+    Attributes:
+        score: of its most suspicious face: the mean over a video's frames of that face; None where there is none.
+        verdict: fake or real; empty where there is no score.
+        faces: people in it.
+        frames: frames looked at.
+        cause: why there is no score.
+        tracks: for each person, in how many frames they are, and the sum of their scores.
+    """
+
+    file: Path
+    score: float | None = None
+    verdict: str = ""
+    faces: int = 0
+    frames: int = 0
+    cause: str = ""
+    tracks: dict[int, tuple[int, float]] = field(default_factory=dict, repr=False)
+
+    def add(self, faces: Sequence[ScoredFace]) -> None:
+        """Take the faces of the next frame."""
+        self.frames += 1
+        for face in faces:
+            count, total = self.tracks.get(face.track, (0, 0.0))
+            self.tracks[face.track] = (count + 1, total + face.score)
+
+    def judge(self, threshold: float) -> None:
+        """Find score and verdict.
+
+        A person seen in fewer frames than a tenth of those looked at, or than `MIN_TRACK`, is taken for a mistake of
+        the face detector, where there is another one.
+        """
+        shortest = max(min(MIN_TRACK, self.frames), self.frames / 10)
+        means = {track: total / count for track, (count, total) in self.tracks.items()}
+        kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
+        self.faces = len(kept)
+        self.score = max(means[track] for track in kept)
+        self.verdict = "fake" if self.score > threshold else "real"
+
+    def __str__(self) -> str:
+        name = " ".join(str(self.file).encode("utf-8", "backslashreplace").decode().splitlines())
+        if self.score is None:
+            return f"{name}: not scored: {self.cause}"
+        faces = f"{self.faces} face{'s' * (self.faces != 1)}"
+        frames = f", {self.frames} frame{'s' * (self.frames != 1)}" if is_video(self.file) else ""
+        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames})"
+
+
+def score_file(
+    detector: ForgeryDetector, file: Path, tables: "Tables | None" = None, target: Path | None = None
+) -> FileScore:
+    """Score an image or a video; what cannot be read or has no face gets a cause in place of a score.
+
+    Args:
+        detector: the network.
+        file: the image or video.
+        tables: are told every face.
+        target: where to write the annotated image (.png) or video (.mp4); None for nowhere.
+
+    Raises:
+        InputError: the annotated file cannot be written.
+    """
+    result = FileScore(file)
+
+    def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
+        with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
+            for position, faces in _frames(detector, file):
+                result.add(faces)
+                if tables is not None:
+                    tables.add(position, faces)
+                yield position, faces
+                bar.update()
+        if not result.tracks:
+            raise NotScored(f"no face in {result.frames} frames" if is_video(file) else "no face")
+
+    if tables is not None:
+        tables.begin(file)
+    try:
+        if target is None:
+            deque(frames(), maxlen=0)
+        else:
+            _annotate(file, target, frames(), detector.threshold)
+        result.judge(detector.threshold)
+    except (NotScored, VideoError) as error:
+        result.cause = str(error)
+    if tables is not None:
+        tables.end(result, detector.threshold)
+    return result
+
+
+def _frames(detector: ForgeryDetector, file: Path) -> ScoredFrames:
+    if is_video(file):
+        try:
+            yield from detector.video(file)
+        except cv2.error as error:
+            raise NotScored("unreadable: no video that can be decoded") from error
+    else:
+        yield 0, detector([_read(file)])[0]
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        return read_image(file, turn=True)
+    except InputError as error:
+        raise NotScored(f"unreadable: {str(error).removeprefix(f'{file}: ')}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------- drawings
+
+
+def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common."""
+    # Without ".." and links, by which a file would leave the folder.
+    absolute = {file: Path(os.path.abspath(file)) for file in files}
+    common = os.path.commonpath([file.parent for file in absolute.values()])
+    targets: dict[Path, Path] = {}
+    taken = set()
+    for file, there in absolute.items():
+        below, ending, number = folder / there.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
+        target = below / f"{file.stem}_annotated{ending}"
+        while target in taken:  # a.png beside a.jpg
+            number += 1
+            target = below / f"{file.stem}_annotated_{number}{ending}"
+        taken.add(target)
+        targets[file] = target
+    return targets
+
+
+def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
+    """Write the image or the video with boxes, scores and heatmaps, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as part:
+        if is_video(file):
+            annotate_video(file, part, frames, threshold)
+        else:
+            ((_, faces),) = frames
+            image = draw_faces(_read(file)[..., ::-1], faces, threshold)
+            part.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+
+
+# ------------------------------------------------------------------------------------------------------------- tables
+
+
+class Tables:
+    """Every face of every frame as JSON and as CSV, written as they come: nothing is kept.
+
+    Args:
+        as_json: the open file, or None.
+        as_csv: likewise.
+    """
+
+    COLUMNS = ("frame", "face", "left", "top", "right", "bottom", "found", "score")
+
+    def __init__(self, as_json: TextIO | None, as_csv: TextIO | None) -> None:
+        self._json, self._csv = as_json, as_csv and csv.writer(as_csv)
+        self._file: Path | None = None
+        self._comma = False  # whether the list that is open has an entry
+        if self._csv:
+            self._csv.writerow(["file", *self.COLUMNS])
+        if self._json:
+            self._json.write("[")
+
+    def begin(self, file: Path) -> None:
+        """Begin a file."""
+        if self._json:
+            comma = "" if self._file is None else ","
+            self._json.write(f'{comma}\n {{"file": {json.dumps(str(file))}, "detections": [')
+        self._file, self._comma = file, False
+
+    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
+        """Write the faces of a frame."""
+        for face in faces:
+            box = [round(float(x), 1) for x in face.box]
+            row = [position, face.track, *box, round(face.found, 4), face.score]
+            if self._csv:
+                self._csv.writerow([self._file, *row])
+            if self._json:
+                entry = json.dumps(dict(zip(self.COLUMNS, row, strict=True)))
+                self._json.write(f"{',' if self._comma else ''}\n  {entry}")
+                self._comma = True
+
+    def end(self, result: FileScore, threshold: float) -> None:
+        """Write what became of the file."""
+        if self._json:
+            names = ("score", "verdict", "faces", "frames", "cause")
+            rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
+            self._json.write(f"],\n  {json.dumps(rest)[1:]}")
+
+    def close(self) -> None:
+        """Write what stands at the end."""
+        if self._json:
+            self._json.write("\n]\n")
+
+
+@contextmanager
+def open_tables(as_json: Path | None, as_csv: Path | None) -> Iterator[Tables]:
+    """Open the files of `Tables`, each of which appears whole, when all is done, or not at all."""
+    with _open_table(as_json) as json_file, _open_table(as_csv) as csv_file:
+        tables = Tables(json_file, csv_file)
+        yield tables
+        tables.close()
+
+
+@contextmanager
+def _open_table(target: Path | None) -> Iterator[TextIO | None]:
+    if target is None:
+        yield None
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        yield file
