@@ -1,0 +1,661 @@
+"""inference.py as a user runs it, on small images and videos of drawn faces."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inference
+import preprocessing
+import training
+from datasets.augmentation import normalise, resize
+from faces.tracks import MAX_REACH
+from inference import load_detector
+from models.backbones import build_network
+from models.gradcam import heatmaps
+from scoring import detector as scoring_detector
+from scoring.annotate import FAKE, REAL, STRIP, ScoreStrip, annotate_video, draw_faces
+from scoring.detector import ScoredFace
+from scoring.files import FileScore, annotation_targets
+from tests.conftest import ROOT, TINY
+from tests.test_checkpoints import official
+from tests.test_preprocessing import FACE, HEIGHT, WIDTH, find_the_drawn_face, picture, write_video
+from utils.checkpoints import save_checkpoint
+from utils.errors import InputError
+
+FACES = {"every": 2, "frames": None, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None}
+THRESHOLD = 0.25
+
+
+def checkpoint(file: Path, model: str = "test_resnet", num_LIBs: int = 2, size: int = 32, **entries: Any) -> Path:
+    """Write a checkpoint of an untrained network, as training.py does."""
+    torch.manual_seed(0)
+    network = build_network(model, num_LIBs, size)
+    args = {"model": model, "num_LIBs": num_LIBs, "size": size}
+    entries = {"args": args, "channels": "RGB", "threshold": THRESHOLD, "faces": FACES} | entries
+    save_checkpoint(file, network, model, 1, **entries)
+    return file
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("model") / "model_best.pth")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector that takes no time, for pictures with the face in its place."""
+    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (find_the_drawn_face, {"weights": None}))
+
+
+def score(*arguments: Any) -> int:
+    return inference.main(["--gpu_num", "cpu", *map(str, arguments)])
+
+
+def write_image(file: Path, image: np.ndarray, **options: Any) -> Path:
+    """Write an RGB image by Pillow."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(file, **options)
+    return file
+
+
+def photo(*people: int) -> np.ndarray:
+    return np.ascontiguousarray(picture(0, *people)[..., ::-1])
+
+
+def tree(root: Path) -> list[str]:
+    return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
+
+
+# -------------------------------------------------------------------------------------------------- the scores
+
+
+def test_scores_are_those_of_a_test_on_the_crops_of_preprocessing(tmp_path: Path) -> None:
+    """From videos to label files, a training and its test; and the same scores from the test's video itself."""
+    for split in ("train", "val", "test"):
+        for person, kind in enumerate(("real", "fake")):
+            write_video(tmp_path / f"videos/{split}/{kind}/a.mp4", frames=22, people=(person,))
+    labels, faces = ["--dataset_root", str(tmp_path / "labels")], tmp_path / "faces"
+    more = ["--faces", str(faces), "--every", "2", "--margin", "1.2", "--detector", "mtcnn", "--gpu_num", "cpu"]
+    videos = ["--dataset", "folder", "--videos", str(tmp_path / "videos"), "--num_workers", "0"]
+    assert preprocessing.main([*videos, *labels, *more]) == 0
+    where = ["--dataset", "folder", *labels, "--data_root", str(faces), "--save_path", str(tmp_path / "output")]
+    assert training.main([*TINY.split(), *where, "--epoch", "1", "--name", "run"]) == 0
+    with (tmp_path / "output/run/predictions.csv").open() as file:
+        tested = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+
+    best = tmp_path / "output/run/model_best.pth"
+    assert score("--model", best, tmp_path / "videos/test", "--json", tmp_path / "a.json") == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    again = {
+        f"folder/test/{Path(video['file']).parent.name}/a/{face['frame']:04d}.png": face["score"]
+        for video in found
+        for face in video["detections"]
+    }
+    assert len(tested) > 18 and again.keys() == tested.keys()
+    assert again == pytest.approx(tested, abs=1e-6)
+    stored = torch.load(best, weights_only=True)
+    assert stored["faces"]["detector"] == "mtcnn" and stored["threshold"] is not None
+    assert {video["threshold"] for video in found} == {stored["threshold"]}
+    # The crops by themselves have the same scores.
+    crops = [faces / path for path in tested]
+    assert score("--model", best, "--faces_given", "True", *crops, "--json", tmp_path / "b.json") == 0
+    assert [video["score"] for video in json.loads((tmp_path / "b.json").read_text())] == pytest.approx(
+        list(tested.values()), abs=1e-6
+    )
+
+
+def test_recipe_and_threshold_are_the_checkpoints(model: Path) -> None:
+    detector = load_detector(model, gpu_num="cpu")
+    assert (detector.threshold, detector.size, detector.channels) == (THRESHOLD, 32, "RGB")
+    assert detector.face_detector == "mtcnn"
+    assert (detector.recipe.every, detector.recipe.margin, detector.recipe.crop_size) == (2, 1.4, 80)
+    assert not detector.network.training
+
+
+def test_what_a_checkpoint_does_not_tell_is_the_default(tmp_path: Path) -> None:
+    detector = load_detector(checkpoint(tmp_path / "m.pth", threshold=None, faces=None), gpu_num="cpu")
+    assert detector.threshold == 0.5 and detector.face_detector == "retinaface"
+    assert (detector.recipe.every, detector.recipe.margin, detector.recipe.crop_size) == (5, 1.3, 256)
+
+
+def test_from_python(model: Path) -> None:
+    detector = load_detector(model, gpu_num="cpu")
+    assert detector([]) == []
+    (one, none, two) = detector([photo(0), photo(), photo(0, 1)])
+    assert [len(faces) for faces in (one, none, two)] == [1, 0, 2]
+    left, top, right, bottom = one[0].box
+    assert 20 < left < right < 20 + FACE and 10 < top < bottom < 30 + FACE
+    assert [face.track for face in two] == [0, 1]
+    sizes = [np.prod(face.box[2:] - face.box[:2]) for face in two]
+    assert sizes[0] >= sizes[1]
+    assert all(0 <= face.score <= 1 and face.heat is None for face in (*one, *two))
+
+
+def test_ready_crops_are_scored_as_they_are(model: Path) -> None:
+    detector = load_detector(model, gpu_num="cpu", faces_given=True)
+    crop = np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)
+    ((face,),) = detector([crop])
+    images = normalise(torch.from_numpy(resize(crop, 32)).permute(2, 0, 1)[None])
+    with torch.inference_mode():
+        expected = detector.network(images)["p_y_given_z"].double().softmax(1)[0, 1].item()
+    assert face.score == pytest.approx(expected, abs=1e-7)
+    assert face.box.tolist() == face.seen.tolist() == [0, 0, 40, 50]
+
+
+def test_frames_of_a_video_may_be_ready_crops(model: Path, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "a.mp4", frames=6)
+    frames = list(load_detector(model, gpu_num="cpu", faces_given=True).video(clip))
+    assert [position for position, _ in frames] == [0, 2, 4]
+    assert all(faces[0].box.tolist() == [0, 0, WIDTH, HEIGHT] for _, faces in frames)
+
+
+def test_the_authors_checkpoint_is_fed_bgr(tmp_path: Path) -> None:
+    official(tmp_path / "theirs.pth", "mobilenet-2", "module.")
+    detector = load_detector(tmp_path / "theirs.pth", gpu_num="cpu", faces_given=True)
+    assert (detector.channels, detector.size, detector.threshold) == ("BGR", 224, 0.5)
+    crop = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    images = torch.from_numpy(crop).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        bgr, rgb = (
+            detector.network(normalise(x))["p_y_given_z"].double().softmax(1)[0, 1].item()
+            for x in (images.flip(1), images)
+        )
+    assert detector([crop])[0][0].score == pytest.approx(bgr, rel=1e-6) != pytest.approx(rgb, rel=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------- verdicts
+
+
+def faces(*scores: float) -> list[ScoredFace]:
+    box = np.array([20, 20, 60, 80], np.float32)
+    return [ScoredFace(box, 1.0, score, track, box, None) for track, score in enumerate(scores)]
+
+
+def judged(frames: list[list[ScoredFace]]) -> FileScore:
+    result = FileScore(Path("a.mp4"))
+    for found in frames:
+        result.add(found)
+    result.judge(0.5)
+    return result
+
+
+def test_a_video_is_as_fake_as_its_most_suspicious_face() -> None:
+    result = judged([faces(0.1, 0.9), faces(0.3, 0.5), faces(0.2, 0.7)])
+    assert result.score == pytest.approx(0.7) and result.verdict == "fake"
+    assert (result.faces, result.frames) == (2, 3)
+    assert str(result) == "a.mp4: fake 0.700 (2 faces, 3 frames)"
+
+
+def test_a_face_of_two_frames_among_many_is_a_mistake() -> None:
+    result = judged([*[faces(0.1, 0.9)] * 2, *[faces(0.1)] * 8])
+    assert (result.faces, result.verdict) == (1, "real")
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_video_shorter_than_the_shortest_track_is_judged_by_who_is_always_there(length: int) -> None:
+    assert judged([faces(0.6)] * length).verdict == "fake"
+    assert judged([faces(0.1, 0.9), faces(0.1)]).verdict == "real"
+
+
+def test_a_score_at_the_threshold_is_real() -> None:
+    assert judged([faces(0.5)] * 3).verdict == "real"
+
+
+# --------------------------------------------------------------------------------------------------------- images
+
+
+def test_images_of_every_kind(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = photo(0)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned clockwise
+    a = tmp_path / "images"
+    write_image(a / "plain.png", image)
+    write_image(a / "exif.png", np.rot90(image).copy(), exif=turned)
+    write_image(a / "grey.png", grey)
+    write_image(a / "grey 16 bit.png", grey.astype(np.uint16) * 257)
+    write_image(a / "alpha.png", np.dstack([image, np.full_like(grey, 255)]))
+    write_image(a / "größer 顔.webp", image, lossless=True)
+    assert score("--model", model, a, "--json", tmp_path / "a.json") == 0
+    found = {Path(x["file"]).stem: x for x in json.loads((tmp_path / "a.json").read_text())}
+    assert len(found) == 6 and all(x["faces"] == x["frames"] == 1 for x in found.values())
+    for same in ("exif", "alpha", "größer 顔"):
+        assert found[same]["detections"] == found["plain"]["detections"]
+    assert found["grey 16 bit"]["detections"] == found["grey"]["detections"]
+    printed = capsys.readouterr().out.splitlines()
+    expected = f"{found['plain']['verdict']} {found['plain']['score']:.3f} (1 face)"
+    assert f"{a / 'größer 顔.webp'}: {expected}" in printed and len(printed) == 6
+
+
+def test_what_gets_no_score_says_so_and_the_rest_goes_on(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_image(tmp_path / "in/good.png", photo(0))
+    write_image(tmp_path / "in/wall.png", photo())
+    write_image(tmp_path / "in/dot.png", np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "in/cut.png").write_bytes((tmp_path / "in/good.png").read_bytes()[:3000])
+    (tmp_path / "in/no image.jpg").write_text("text")
+    (tmp_path / "in/empty.png").write_bytes(b"")
+    (tmp_path / "in/broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(2000))
+    write_video(tmp_path / "in/wall.mp4", people=())
+    outputs = ["--annotate", tmp_path / "out", "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
+    assert score("--model", model, tmp_path / "in", *outputs) == 3
+    causes = {Path(x["file"]).name: x["cause"] for x in json.loads((tmp_path / "a.json").read_text())}
+    assert causes.pop("good.png") == ""
+    assert [causes.pop(name) for name in ("wall.png", "dot.png", "wall.mp4")] == ["no face"] * 2 + [
+        "no face in 3 frames"
+    ]
+    assert len(causes) == 4 and all(cause.startswith("unreadable: ") for cause in causes.values()), causes
+    assert tree(tmp_path / "out") == ["good_annotated.png"]
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'in/wall.mp4'}: not scored: no face in 3 frames\n" in printed
+
+
+def test_a_file_is_scored_once(model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
+    file = write_image(tmp_path / "in/a.png", photo(0))
+    write_image(tmp_path / "in/.hidden.png", photo(0))
+    for _ in range(2):  # nor what was drawn by the first call
+        assert score("--model", model, file, tmp_path / "in", "--annotate", tmp_path / "in/drawn") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def test_json_and_csv_hold_the_same(model: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "in/a, b.png", photo(0, 1))
+    write_image(tmp_path / "in/none.png", photo())
+    write_video(tmp_path / "in/c.mp4")
+    assert score("--model", model, tmp_path / "in", "--json", tmp_path / "new/a.json", "--csv", tmp_path / "a.csv") == 3
+    files = json.loads((tmp_path / "new/a.json").read_text())
+    with (tmp_path / "a.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    listed = [{"file": file["file"], **face} for file in files for face in file["detections"]]
+    assert [{key: str(value) for key, value in face.items()} for face in listed] == rows
+    assert [len(file["detections"]) for file in files] == [2, 3, 0]
+    assert [row["frame"] for row in rows] == ["0", "0", "0", "2", "4"]
+    video = files[1]
+    assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
+    assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
+    assert files[2]["score"] is None and files[2]["cause"] == "no face"
+
+
+# ------------------------------------------------------------------------------------------------------ drawings
+
+
+def read_video(file: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
+    av = pytest.importorskip("av")
+    with av.open(f"file:{file}") as container:
+        stream = container.streams.video[0]
+        about = {"codec": stream.codec_context.name, "pix_fmt": stream.pix_fmt, "rate": stream.average_rate}
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)], about
+
+
+def lossless_video(file: Path, frames: int, width: int, height: int, rate: Fraction) -> Path:
+    """A video with a face at the place of `picture`'s, by PyAV, since OpenCV writes even sizes alone."""
+    av = pytest.importorskip("av")
+    with av.open(f"file:{file}", "w") as container:
+        stream = container.add_stream("png", rate=rate, width=width, height=height, pix_fmt="rgb24")
+        for number in range(frames):
+            image = cv2.copyMakeBorder(picture(number, 0), 0, height, 0, width, cv2.BORDER_REPLICATE)[:height, :width]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")))
+        container.mux(stream.encode())
+    return file
+
+
+@pytest.mark.parametrize("width, height, rate", [(200, 140, Fraction(25)), (201, 139, Fraction(30000, 1001))])
+def test_an_annotated_video_is_one_that_browsers_play(
+    model: Path, tmp_path: Path, quick: None, width: int, height: int, rate: Fraction
+) -> None:
+    source = lossless_video(tmp_path / "a: b.avi", 12, width, height, rate)
+    before = source.read_bytes()
+    assert score("--model", model, source, "--annotate", tmp_path / "out") == 0
+    frames, about = read_video(tmp_path / "out/a: b_annotated.mp4")
+    originals, _ = read_video(source)
+    assert about == {"codec": "h264", "pix_fmt": "yuv420p", "rate": rate}
+    assert len(frames) == 12
+    assert frames[0].shape == (-(-(height + STRIP) // 2) * 2, -(-width // 2) * 2, 3)
+    for frame, original in zip(frames, originals, strict=True):
+        change = np.abs(frame[:height, :width].astype(int) - original).max(axis=2)
+        assert (change[60:100, 20] > 40).all() and (change[60:100, 20 + FACE] > 40).all()  # the box's sides
+        assert np.median(change[:, 150:]) < 8
+        assert (frame[height + 2 : height + 10, width // 4 : width // 2].mean() > 200).all()  # the strip
+    assert source.read_bytes() == before and tree(tmp_path / "out") == ["a: b_annotated.mp4"]
+    content = (tmp_path / "out/a: b_annotated.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # plays before it has come whole
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mp4"])
+def test_evidence_is_drawn(model: Path, tmp_path: Path, quick: None, name: str) -> None:
+    file = tmp_path / name
+    write_image(file, photo(0)) if name == "a.png" else write_video(file)
+    drawn = []
+    for evidence in ("False", "True"):
+        assert score("--model", model, file, "--annotate", tmp_path / evidence, "--evidence", evidence) == 0
+        target = tmp_path / evidence / f"a_annotated{file.suffix}"
+        drawn.append(cv2.imread(str(target)) if name == "a.png" else read_video(target)[0][2])
+    inside, outside = np.s_[40:100, 40:100], np.s_[40:100, 160:]
+    change = np.abs(drawn[0].astype(int) - drawn[1])
+    assert change[inside].mean() > 5 and change[outside].mean() < 1
+
+
+def test_the_box_of_an_image_is_where_the_face_is(model: Path, tmp_path: Path, quick: None) -> None:
+    image = photo(0)
+    file = write_image(tmp_path / "a.jpg", np.rot90(image).copy(), exif=_turn(6), quality=95)
+    assert score("--model", model, file, "--annotate", tmp_path) == 0
+    drawn = cv2.imread(str(tmp_path / "a_annotated.png"))
+    assert drawn.shape == image.shape
+    assert any(np.array_equal(drawn[80, 20], colour) for colour in (REAL, FAKE))
+
+
+def _turn(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_files_of_one_name_are_drawn_to_files_of_their_own(tmp_path: Path) -> None:
+    names = ["a/x.mp4", "b/x.mp4", "b/y.png", "b/y.jpg", "b/c/../y.webp"]
+    targets = annotation_targets([tmp_path / name for name in names], Path("out"))
+    assert [str(target) for target in targets.values()] == [
+        "out/a/x_annotated.mp4",
+        "out/b/x_annotated.mp4",
+        "out/b/y_annotated.png",
+        "out/b/y_annotated_2.png",
+        "out/b/y_annotated_3.png",
+    ]
+    assert list(annotation_targets([Path("x.mp4")], Path("out")).values()) == [Path("out/x_annotated.mp4")]
+
+
+def boxes_drawn(tmp_path: Path, scored: list[tuple[int, list[ScoredFace]]], frames: int) -> list[bool]:
+    """Whether a face is drawn in each frame of a plain video."""
+    pytest.importorskip("av")
+    source = write_video(tmp_path / "a.mp4", frames=frames, people=())
+    annotate_video(source, tmp_path / "out.mp4", iter(scored), 0.5)
+    return [bool(np.abs(f[:HEIGHT].astype(int) - 90).max() > 40) for f in read_video(tmp_path / "out.mp4")[0]]
+
+
+def test_a_box_does_not_stand_where_nobody_has_looked(tmp_path: Path) -> None:
+    """With --frames in preprocessing.py the scored frames may be seconds apart."""
+    drawn = boxes_drawn(tmp_path, [(2, faces(0.9)), (29, faces(0.9))], 30)
+    assert [position for position, there in enumerate(drawn) if there] == [*range(2, 3 + MAX_REACH), 29]
+
+
+def test_a_box_moves_between_scored_frames(tmp_path: Path) -> None:
+    (face,) = faces(0.9)
+    moved = face._replace(box=face.box + [80, 0, 80, 0], seen=face.seen + [80, 0, 80, 0])
+    pytest.importorskip("av")
+    source = write_video(tmp_path / "a.mp4", frames=5, people=())
+    annotate_video(source, tmp_path / "out.mp4", iter([(0, [face]), (4, [moved])]), 0.5)
+    for position, frame in enumerate(read_video(tmp_path / "out.mp4")[0]):
+        assert abs(int(frame[60, 20 + 20 * position, 2]) - FAKE[2]) < 60
+
+
+def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader:
+        fps, length = 25.0, lambda _: 4
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __iter__(self) -> Any:
+            return iter((i, np.full((90 + 10 * i, 120 - 10 * i, 3), 90, np.uint8)) for i in range(4))
+
+    pytest.importorskip("av")
+    monkeypatch.setattr("scoring.annotate.FrameReader", Reader)
+    annotate_video(tmp_path, tmp_path / "out.mp4", iter([(0, faces(0.9)), (2, faces(0.1))]), 0.5)
+    frames, _ = read_video(tmp_path / "out.mp4")
+    assert [frame.shape for frame in frames] == [(90 + STRIP, 120, 3)] * 4
+
+
+def test_the_strip_shows_the_scores_so_far() -> None:
+    strip = ScoreStrip(100, 11, threshold=0.5)
+    for position, scores in ((0, [0.9]), (5, [0.9, 0.2]), (6, []), (10, [0.1])):
+        strip.add(position, faces(*scores))
+    picture = strip.at(5)
+    assert picture.shape == (STRIP, 100, 3)
+    assert np.abs(picture[:20, 25].astype(int) - FAKE).sum(axis=1).min() == 0  # high, and red
+    assert (picture[:12, 70:] == 255).all() and np.abs(picture[45:, 99].astype(int) - REAL).sum(axis=1).min() == 0
+    assert (picture[0, :50] == 255).all() and picture[0, 50].tolist() == [120, 120, 120]
+
+
+def test_drawing_holds_out_at_every_place_and_size() -> None:
+    heat = np.ones((3, 3), np.float32)
+    for height, width in ((1, 1), (2, 300), (40, 30)):
+        image = np.zeros((height, width, 3), np.uint8)
+        for box in ([-50, -50, 500, 500], [400, 400, 410, 410], [0, 0, 1, 1], [-9, -9, -8, -8]):
+            place = np.array(box, np.float32)
+            assert draw_faces(image, [ScoredFace(place, 1.0, 1.0, 0, place, heat)], 0.5).shape == image.shape
+
+
+def test_channels_last_maps_give_the_same_heat(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network, images = build_network("test_resnet", 2, 64).eval(), torch.randn(2, 3, 64, 64)
+    expected = heatmaps(network, images)
+    assert expected.shape[:2] == (2, 2) and expected.amax() == 1 and expected.amin() == 0
+    for block in network.blocks():
+        features, head = block.forward_features, block.forward_head
+        monkeypatch.setattr(block, "forward_features", lambda x, f=features: f(x).permute(0, 2, 3, 1))
+        monkeypatch.setattr(block, "forward_head", lambda x, f=head: f(x.permute(0, 3, 1, 2)))
+        block.output_fmt = "NHWC"
+    torch.testing.assert_close(heatmaps(network, images), expected)
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+
+def peak_memory(tmp_path: Path, model: Path, frames: int) -> float:
+    """The most memory, in MB, that a process takes for a video of so many frames."""
+    source = lossless_video(tmp_path / f"{frames}.avi", frames, 320, 240, Fraction(25))
+    code = (
+        "import re, sys\nfrom pathlib import Path\nimport inference\nfrom scoring import detector\n"
+        "from tests.test_preprocessing import find_the_drawn_face\n"
+        "detector.load_face_detector = lambda *_: (find_the_drawn_face, {'weights': None})\n"
+        "assert inference.main(sys.argv[1:]) == 0\n"
+        # And not getrusage, whose peak has that of the process that started this one in it.
+        "print(re.search('VmHWM:[^0-9]*([0-9]+)', Path('/proc/self/status').read_text())[1])\n"
+    )
+    out = tmp_path / f"out{frames}"
+    given = ["--model", model, source, "--json", out / "a.json", "--annotate", out, "--evidence", "True"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--gpu_num", "cpu", *map(str, given)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return int(done.stdout.splitlines()[-1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells a process's peak")
+def test_memory_does_not_grow_with_the_video(tmp_path: Path, model: Path) -> None:
+    pytest.importorskip("av")
+    short, long = peak_memory(tmp_path, model, 80), peak_memory(tmp_path, model, 800)
+    # The frames that the long one has more are 166 MB. The encoder itself keeps some fifty frames.
+    assert long < short + 25, (short, long)
+
+
+# ----------------------------------------------------------------------------------------------------------- ONNX
+
+
+@pytest.fixture(scope="session")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    file = tmp_path_factory.mktemp("onnx") / "new/model.onnx"
+    assert score("--model", model, "--export", file) == 0
+    return file
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_exported_network_agrees(model: Path, exported: Path, batch: int) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    crops = list(np.random.default_rng(batch).integers(0, 255, (batch, 32, 32, 3), dtype=np.uint8))
+    meta = session.get_modelmeta().custom_metadata_map
+    mean, std = (np.array(json.loads(meta[key]), np.float32) for key in ("mean", "std"))
+    images = ((np.stack(crops).astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
+    (scores,) = session.run(["score"], {"images": images})
+    expected, _ = load_detector(model, gpu_num="cpu").score(crops)
+    assert scores.shape == (batch,) and np.abs(scores - expected).max() < 1e-4
+
+
+def test_the_exported_network_tells_its_preprocessing(exported: Path) -> None:
+    import onnxruntime
+
+    meta = onnxruntime.InferenceSession(exported).get_modelmeta().custom_metadata_map
+    assert (meta["channels"], json.loads(meta["size"]), json.loads(meta["threshold"])) == ("RGB", 32, THRESHOLD)
+    assert json.loads(meta["faces"]).items() >= {"detector": "mtcnn", "margin": 1.4, "crop_size": 80}.items()
+    assert tree(exported.parent) == ["model.onnx"]
+
+
+def test_an_export_that_disagrees_is_not_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Wrong:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def run(self, _: None, feed: dict) -> list[np.ndarray]:
+            return [np.full(len(feed["images"]), np.nan, np.float32)]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
+    assert score("--model", model, "--export", tmp_path / "a.onnx") == 2
+    assert "--export: the exported network's scores differ" in capsys.readouterr().err
+    assert tree(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------------------------------ wrong input
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: Any, says: str) -> None:
+    capsys.readouterr()
+    assert score(*arguments) == 2
+    caught = capsys.readouterr()
+    lines = caught.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("inference.py: error: ") and says in lines[0], caught.err
+
+
+def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, quick: None) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+    (tmp_path / "empty").mkdir()
+    here = tree(tmp_path)
+    refused(capsys, image, says="--model is missing")
+    refused(capsys, "--model", model, says="give images, videos or folders")
+    refused(capsys, "--model", model, tmp_path / "no.png", says=f"there is no {tmp_path / 'no.png'}")
+    refused(capsys, "--model", model, tmp_path / "empty", says="no image or video in")
+    refused(capsys, "--model", model, image, "--evidence", "True", says="--annotate FOLDER")
+    refused(capsys, "--model", model, image, "--annotate", image, says="is a file; give a folder")
+    refused(capsys, "--model", model, image, "--json", tmp_path, says="is a folder; give a file")
+    refused(capsys, "--model", model, image, "--csv", image, says="would replace")
+    refused(capsys, "--model", model, image, "--export", model, says="would replace")
+    both = tmp_path / "both"
+    refused(capsys, "--model", model, image, "--json", both, "--csv", both, says="would replace")
+    refused(capsys, "--model", model, image, "--json", image / "a.json", says="a.png")
+    refused(capsys, "--model", model, image, "--gpu_num", "x", says="--gpu_num")
+    refused(capsys, "--model", model, image, "--jsn", "x", says="'--json'")
+    assert tree(tmp_path) == here
+
+
+def test_wrong_checkpoints_name_the_flag(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    whole = torch.load(model, weights_only=True)
+    torch.save({**whole, "state_dict": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
+    torch.save({**whole, "args": {**whole["args"], "model": "resnet18x"}}, tmp_path / "unknown.pth")
+    broken = {key: x * torch.nan if x.is_floating_point() else x for key, x in whole["state_dict"].items()}
+    torch.save({**whole, "state_dict": broken}, tmp_path / "nan.pth")
+    for name in ("no.pth", "text.pth", "other.pth", "unknown.pth", "nan.pth", "."):
+        out = ["--json", tmp_path / "a.json", "--annotate", tmp_path / "out", "--faces_given", "True"]
+        refused(capsys, "--model", tmp_path / name, image, *out, says="--model")
+        assert not (tmp_path / "a.json").exists() and not tree(tmp_path / "out")
+
+
+def test_evidence_of_a_transformer_is_refused_before_anything(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = checkpoint(tmp_path / "vit.pth", "test_vit", 2, 160)
+    image = write_image(tmp_path / "a.png", photo(0))
+    refused(capsys, "--model", file, image, "--annotate", tmp_path / "out", "--evidence", "True", says="last features")
+    assert not (tmp_path / "out").exists()
+    assert score("--model", file, image, "--faces_given", "True") == 0
+
+
+def test_without_pyav_a_video_is_refused_before_it_is_scored(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    clip = write_video(tmp_path / "a.mp4")
+    refused(capsys, "--model", model, clip, "--annotate", tmp_path / "out", says="PyAV")
+
+
+def test_an_interruption_leaves_nothing_half(
+    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "in/a.png", photo(0))
+    clip = write_video(tmp_path / "in/b.mp4", frames=60)
+    real = scoring_detector.ForgeryDetector.score
+    calls = []
+
+    def interrupted(self: Any, crops: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, crops)
+
+    monkeypatch.setattr(scoring_detector.ForgeryDetector, "score", interrupted)
+    outputs = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv", "--annotate", tmp_path / "out"]
+    assert score("--model", model, tmp_path / "in", *outputs) == 130
+    assert tree(tmp_path) == ["in/a.png", "in/b.mp4", "out/a_annotated.png"]
+    assert clip.is_file() and "interrupted" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_of(
+    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    refused(
+        capsys, "--model", model, image, "--json", tmp_path / "a.json", says="a.json could not be written: No space"
+    )
+    assert tree(tmp_path) == ["a.png"]
+
+
+def test_a_bug_is_not_taken_for_a_full_disk(
+    model: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+
+    def bug(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(scoring_detector.ForgeryDetector, "score", bug)
+    with pytest.raises(RuntimeError, match="shapes"):
+        score("--model", model, image, "--json", tmp_path / "a.json")
+
+
+def test_other_weights_of_the_face_detector_are_noted(
+    tmp_path: Path, quick: None, capsys: pytest.CaptureFixture
+) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+    file = checkpoint(tmp_path / "m.pth", faces={**FACES, "detector": "retinaface", "weights": "0" * 64})
+    assert score("--model", file, image) == 0
+    assert "other weights of the face detector" in capsys.readouterr().err
+
+
+def test_refused_weights_of_a_face_detector(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+    refused(capsys, "--model", model, image, "--detector_weights", image, says="--detector_weights belongs to retina")
+    with pytest.raises(InputError):
+        load_detector(model, face_detector="retinaface", detector_weights=image, gpu_num="cpu")([photo(0)])
