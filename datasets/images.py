@@ -1,5 +1,6 @@
 """Face images from disk to batches."""
 
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,8 @@ def read_image(path: Path, turn: bool = False) -> np.ndarray:
             if image.mode in ("I", "F"):
                 raise ValueError(f"its pixels are of Pillow's mode {image.mode}, not 8 or 16 bits")
             return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+    # SyntaxError: a broken PNG; struct.error: broken EXIF
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{path}: {reason}") from error
 
