@@ -12,6 +12,7 @@ is finished and resumes what was interrupted. Written: study_ablation.json, stud
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -316,7 +317,7 @@ def run(args: argparse.Namespace) -> None:
     numbers = {
         "datasets": args.dataset,
         "seeds": args.seeds,
-        "passed_on": " ".join(args.passed_on),
+        "passed_on": shlex.join(args.passed_on),
         "failed": [{"name": one.folder.name, "log": str(one.log)} for one in failed],
         "tables": tables,
     }
