@@ -183,15 +183,18 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
             page = make_page(detector, Path(folder))
         except ImportError as error:
             raise InputError("--serve needs Gradio: pip install --no-deps -r requirements-extra.txt") from error
-        page.launch(
-            server_name=host,
-            server_port=port or None,
-            max_file_size=MEGABYTES * 2**20,
-            share=False,
-            show_error=True,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port or None,
+                max_file_size=MEGABYTES * 2**20,
+                share=False,
+                show_error=True,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            raise InputError(f"--serve: {host} port {port or 'from 7860 on'}: {error}") from error
         print(f"the page is at {page.local_url} (Ctrl-C ends it)", flush=True)
         page.block_thread()
 
