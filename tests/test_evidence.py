@@ -286,7 +286,7 @@ def test_wrong_input_of_evidence(data: Path, tmp_path: Path, capsys: pytest.Capt
     network = build_network("test_vit", 2, 160)
     args = {"model": "test_vit", "num_LIBs": 2, "size": 160}
     save_checkpoint(tmp_path / "vit.pth", network, "test_vit", 1, args=args, channels="RGB")
-    says("convolutional", more=("--model", tmp_path / "vit.pth"))
+    says("features are maps", more=("--model", tmp_path / "vit.pth"))
     assert [file.name for file in model.parent.iterdir()] == ["model.pth"]
 
 

@@ -545,7 +545,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, uninterrupted: Path, how: si
     assert not (cut / "labels").exists()
     if how is signal.SIGINT:
         assert run.returncode == 130 and not list((cut / "faces").rglob(".*"))
-        assert error.splitlines()[-1].endswith("interrupted; the same command goes on where it stopped")
+        said = "preprocessing.py: interrupted; the same command goes on where it stopped"
+        assert any(line.endswith(said) for line in error.splitlines()), error
 
     assert preprocessing.main(arguments(cut)) == 0
     assert tree(cut / "faces") == tree(whole / "faces")
