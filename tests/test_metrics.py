@@ -169,6 +169,13 @@ def test_a_draw_of_one_class_is_left_out() -> None:
     assert interval(np.array([])) is None
 
 
+def test_one_video_of_a_class_has_no_interval() -> None:
+    labels, scores = np.array([0, 0, 1, 1, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9, 0.3, 0.8])
+    one = dataset_metrics(labels, scores, np.array([0, 0, 1, 1, 2, 2]))
+    assert one["auc"] is not None and one["auc_interval"] is None and one["video_auc_interval"] is None
+    assert dataset_metrics(labels, scores, np.array([0, 1, 2, 2, 3, 3]))["auc_interval"] is not None
+
+
 def test_2000_resamples_of_100000_frames_take_seconds() -> None:
     videos = np.repeat(np.arange(1000), 100)
     labels = (videos % 5 > 0).astype(int)

@@ -194,17 +194,18 @@ def dataset_metrics(
 
     Returns:
         ``frames`` and ``videos`` (counts); the frames' metrics, see `binary_metrics`, and the 95 % interval of their
-        AUC by bootstrap over videos, ``auc_interval`` (None where the AUC is); the videos' under the same names
-        with ``video_`` before them.
+        AUC by bootstrap over videos, ``auc_interval`` (None where a class has fewer than two videos); the videos'
+        under the same names with ``video_`` before them.
     """
     _, first, video = np.unique(videos, return_index=True, return_inverse=True)
     of_videos = score_videos(scores, video, video_score)
     result: dict = {"frames": len(labels), "videos": len(first)}
+    # Of a class's only video every draw holds the same frames: an interval would say that nothing is uncertain.
+    enough = min(np.bincount(labels[first], minlength=2)) > 1
     for prefix, y, s, v in (("", labels, scores, video), ("video_", labels[first], of_videos, np.arange(len(first)))):
         measured = binary_metrics(y, s, threshold)
         if resamples:
-            both = measured["auc"] is not None
-            measured["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if both else None
+            measured["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if enough else None
         result |= {prefix + name: value for name, value in measured.items()}
     return result
 

@@ -40,8 +40,8 @@ def write_results(
     options = {"video_score": args.video_score, "threshold": threshold, "group_by": args.group_by}
     results = {dataset: measure(*test, **options) for dataset, test in tested.items()}
     for dataset, metrics in results.items():
-        if undefined := [name for name, value in metrics.items() if value is None]:
-            names = ", ".join(undefined)
+        if metrics["auc"] is None:
+            names = ", ".join(name for name, value in metrics.items() if value is None)
             print(f"warning: the test set of {dataset} holds one class alone: {names} not defined", file=sys.stderr)
     write_predictions(folder / "predictions.csv", tested)
     means = {"average": average(results)} if len(results) > 1 else {}
