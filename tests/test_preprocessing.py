@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -112,7 +113,8 @@ def images(root: Path) -> list[str]:
 
 def test_from_videos_to_a_trained_network(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
-    printed = capsys.readouterr().out
+    printed, bar = capsys.readouterr()
+    assert re.search(r"12/12 \[\d\d:\d\d<\d\d:\d\d, .*videos/s, [\d.]+ frames/s\]", bar)
     following = ["python", "training.py", "--dataset", "folder", "--data_root", str(dataset / "faces")]
     assert f"next: {shlex.join([*following, '--dataset_root', str(dataset / 'labels')])}\n" in printed
     label_file = dataset / "labels/folder/val_fake.txt"
@@ -258,6 +260,20 @@ def test_one_frame_in_five_from_frame_0(tmp_path: Path, total: int, taken: int) 
     assert (reader.read, reader.told) == (total, total)
     for position, frame in frames.items():
         assert abs(float(frame.mean()) - float(frames[0].mean()) - 3 * position) < 1.5
+
+
+def test_only_the_wanted_frames_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = FrameReader(numbered_video(tmp_path / "a.mp4", 12), every=5)
+    capture, calls = reader._capture, []
+
+    class Counted:
+        def __getattr__(self, name: str) -> Callable:
+            calls.append(name)
+            return getattr(capture, name)
+
+    monkeypatch.setattr(reader, "_capture", Counted())
+    assert len(list(reader)) == 3
+    assert calls.count("retrieve") == 3 and calls.count("grab") == 13  # the last one finds the end
 
 
 @pytest.mark.parametrize("total, count, expected", [(61, 4, [0, 20, 40, 60]), (10, 1, [0]), (3, 32, [0, 1, 2])])
