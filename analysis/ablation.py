@@ -28,7 +28,7 @@ from datasets.labels import read_datasets
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import select_devices
-from utils.errors import InputError, did_you_mean, first_ten
+from utils.errors import InputError, first_ten
 from utils.files import write_if_changed
 
 SCRIPT = Path(training.__file__)
@@ -232,16 +232,6 @@ def draw(tables: dict[str, list[dict[str, Any]]]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def table_names(text: str) -> list[str]:
-    """Parse a comma list of tables."""
-    found = parse.names(text)
-    if unknown := [name for name in found if name not in TABLES]:
-        raise argparse.ArgumentTypeError(
-            f"unknown table '{unknown[0]}'{did_you_mean(unknown[0], TABLES)} Give some of {','.join(TABLES)}"
-        )
-    return found
-
-
 def seeds(text: str) -> list[int]:
     """Parse a comma list of different whole numbers."""
     found = [parse.number(int, 0)(part) for part in text.split(",")]
@@ -256,7 +246,7 @@ def make_parser() -> parse.Parser:
     add(parser, "--dataset", ["FF++_c23"], parse.names, "what to train and test on, as training.py's")
     add(parser, "--save_path", None, Path, "the folder of all runs, and of the tables")
     add(parser, "--seeds", [0, 1, 2], seeds, "a comma list: each configuration is trained with every one")
-    add(parser, "--only", list(TABLES), table_names, "a comma list of tables")
+    add(parser, "--only", list(TABLES), parse.some_of("table", TABLES), "a comma list of tables")
     return parser
 
 

@@ -33,7 +33,7 @@ from engine import BadImages, evaluate
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import select_devices, worker_count
-from utils.errors import InputError, did_you_mean
+from utils.errors import InputError
 from utils.metrics import dataset_metrics
 from utils.workers import start_worker
 
@@ -200,21 +200,10 @@ def draw(numbers: dict[str, Any]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def corruption_names(text: str) -> list[str]:
-    """Parse a comma list of corruptions."""
-    found = parse.names(text)
-    if unknown := [name for name in found if name not in CORRUPTIONS]:
-        raise argparse.ArgumentTypeError(
-            f"unknown corruption '{unknown[0]}'{did_you_mean(unknown[0], CORRUPTIONS)} Give some of "
-            f"{','.join(CORRUPTIONS)}"
-        )
-    return found
-
-
 def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
     parser = make_study_parser("robustness", __doc__, 8, "images a batch, each in all of its 36 versions")
-    parse.add(parser, "--corruptions", list(CORRUPTIONS), corruption_names, "a comma list")
+    parse.add(parser, "--corruptions", list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "a comma list")
     parse.add(parser, "--max_images", None, parse.number(int, 1), "take so many, evenly spread (default: all)")
     parse.add(parser, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5")
     return parser

@@ -4,7 +4,7 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -131,6 +131,20 @@ def names(text: str) -> list[str]:
     if "" in found or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"'{text}' is not a comma list of different names")
     return found
+
+
+def some_of(what: str, valid: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a parser of a comma list of different names out of `valid`; `what` says what one of them is."""
+
+    def parse(text: str) -> list[str]:
+        found = names(text)
+        if unknown := [name for name in found if name not in valid]:
+            raise argparse.ArgumentTypeError(
+                f"unknown {what} '{unknown[0]}'{did_you_mean(unknown[0], valid)} Give some of {','.join(valid)}"
+            )
+        return found
+
+    return parse
 
 
 def folder_name(text: str) -> str:
