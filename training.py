@@ -49,9 +49,11 @@ from utils.output import (
     TRAINING_FILES,
     check_output_folder,
     copy_file,
+    format_rows,
     format_table,
     start_output_folder,
 )
+from utils.published import quote, read_published
 from utils.results import write_results
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
@@ -162,9 +164,8 @@ def test(
     test_sets: dict[str, list[Video]],
     args: argparse.Namespace,
     device: torch.device,
-    channels: str,
-    checkpoint: Path | None,
-    threshold: float | None,
+    file: Path | None,
+    checkpoint: dict[str, Any],
 ) -> None:
     """Score every test set, write results.json, predictions.csv and report.html, and print the table."""
     bad_images = BadImages(args.skip_bad_images)
@@ -172,14 +173,16 @@ def test(
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
         loader = make_loader(faces, args.test_bs, args.num_workers, device)
-        tested[dataset] = (
-            faces,
-            *evaluate(network, loader, device, channels=channels, bad_images=bad_images, title=f"test {dataset}"),
-        )
+        options = {"channels": checkpoint["channels"], "bad_images": bad_images, "title": f"test {dataset}"}
+        tested[dataset] = faces, *evaluate(network, loader, device, **options)
     bad_images.report()
     folder = args.save_path / args.name
-    results = write_results(folder, tested, args, checkpoint, threshold)
-    print(f"\n{format_table(results)}\n\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
+    results = write_results(folder, tested, args, file, checkpoint)
+    print(f"\n{format_table(results)}")
+    for table in quote(read_published(), checkpoint["args"].get("dataset"), list(tested)):
+        print(f"\nquoted, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
+        print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
+    print(f"\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
 
 
 def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
@@ -196,7 +199,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     network.to(devices[0])
     if len(devices) > 1:
         network = nn.DataParallel(network, devices)
-    test(network, test_sets, args, devices[0], checkpoint["channels"], args.resume_model, checkpoint.get("threshold"))
+    test(network, test_sets, args, devices[0], args.resume_model, checkpoint)
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -348,7 +351,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         best_checkpoint = load_checkpoint(best_file)
         load_network(bare_network, best_checkpoint)
         saved = best_file if best_file.parent != Path(scratch) else None
-        test(network, test_sets, args, device, channels, saved, best_checkpoint.get("threshold"))
+        test(network, test_sets, args, device, saved, best_checkpoint)
         print(f"curves: tensorboard --logdir {folder}")
 
 

@@ -22,6 +22,7 @@ from datasets.images import read_image
 from utils.errors import InputError
 from utils.files import whole_file
 from utils.metrics import calibration_bins, score_videos
+from utils.published import Quoted, quote, read_published
 
 CURVE_POINTS = 1000  # more are not seen, and would fill the file
 MISTAKES = 20
@@ -129,6 +130,7 @@ def write_report(folder: Path) -> Path:
         settings=json.loads(arguments.read_text(encoding="utf-8")) if arguments.is_file() else {},
         datasets=datasets,
         tables=metric_tables(results),
+        published=published_tables(results),
         meanings=[NAMES[name] for name in NAMES if any(name in metrics for metrics in results["datasets"].values())],
         studies=[read_study(file) for file in sorted(folder.glob("study_*.json"))],
     )
@@ -211,6 +213,16 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [(name, kind, [cell(metrics, column) for column in columns]) for name, kind, metrics in parts]
         tables.append({"title": title, "header": header, "rows": rows})
     return tables
+
+
+def published_tables(results: dict[str, Any]) -> list[Quoted]:
+    """Choose the published numbers that stand beside those of results.json, see `utils.published.quote`."""
+    tested = [
+        name
+        for dataset, metrics in results["datasets"].items()
+        for name in (dataset, *(f"{dataset}/{group}" for group in metrics.get("groups", {})))
+    ]
+    return quote(read_published(), results.get("trained_on"), tested)
 
 
 # -------------------------------------------------------------------------------------------------------- curves

@@ -22,8 +22,8 @@ def write_results(
     folder: Path,
     tested: dict[str, Tested],
     args: argparse.Namespace,
-    checkpoint: Path | None,
-    threshold: float | None,
+    file: Path | None,
+    checkpoint: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Measure, and write results.json, predictions.csv and report.html.
 
@@ -31,12 +31,14 @@ def write_results(
         folder: the run's.
         tested: each dataset's images and scores.
         args: the command's.
-        checkpoint: the file that was tested; None where it was not kept.
-        threshold: the one chosen on the validation set; None where the checkpoint has none.
+        file: the checkpoint that was tested; None where it was not kept.
+        checkpoint: its content. Without a ``threshold`` in it there is no ``acc_at_threshold``; without a dataset among
+            its ``args``, as in the authors', it is not known what it was trained on.
 
     Returns:
         The metrics of each dataset, and, where there are several, their ``average``.
     """
+    threshold = checkpoint.get("threshold")
     options = {"video_score": args.video_score, "threshold": threshold, "group_by": args.group_by}
     results = {dataset: measure(*test, **options) for dataset, test in tested.items()}
     for dataset, metrics in results.items():
@@ -46,8 +48,9 @@ def write_results(
     write_predictions(folder / "predictions.csv", tested)
     means = {"average": average(results)} if len(results) > 1 else {}
     content = {
-        "checkpoint": checkpoint and str(checkpoint),
-        "checkpoint_sha256": checkpoint and sha256(checkpoint),
+        "checkpoint": file and str(file),
+        "checkpoint_sha256": file and sha256(file),
+        "trained_on": checkpoint["args"].get("dataset"),
         "data_root": str(args.data_root.absolute()),
         "data_sha256": {dataset: fingerprint(dataset, args.dataset_root, test[0]) for dataset, test in tested.items()},
         "threshold": threshold,
