@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import Subset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -28,17 +27,15 @@ from analysis.study import (
     check_arguments,
     load_model,
     make_study_parser,
+    read_out,
     read_test_set,
-    spread,
     write_study,
 )
-from datasets.images import FaceImages, make_loader
+from datasets.images import FaceImages
 from datasets.labels import CLASSES
-from engine import BadImages, evaluate
 from models.lib_network import LIBNetwork
 from utils import arguments as parse
 from utils.command import exit_code
-from utils.devices import select_devices, worker_count
 from utils.errors import InputError
 from utils.metrics import FFPP_MANIPULATION
 
@@ -192,22 +189,9 @@ def make_parser() -> parse.Parser:
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     check_arguments(args)
-    device = select_devices(args.gpu_num)[0]
     network, size, channels = load_model(args.model)
     faces = read_test_set(args, size)
-    chosen = Subset(faces, spread(len(faces), args.max_images))
-    bad_images = BadImages(args.skip_bad_images)
-    loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
-    positions, stacked = evaluate(
-        Features(network).to(device),
-        loader,
-        device,
-        channels=channels,
-        bad_images=bad_images,
-        title="features",
-        read=Tensor.float,
-    )
-    bad_images.report()
+    positions, stacked = read_out(Features(network), faces, args, channels, "features")
     labels = faces.labels[positions]
     if len(labels) < 4 or len(set(labels)) < 2:
         raise InputError(

@@ -17,19 +17,16 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
-from torch.utils.data import Subset
 from tqdm import tqdm
 
-from analysis.study import check_arguments, load_model, make_study_parser, read_test_set, spread, write_study
-from datasets.images import FaceImages, make_loader
+from analysis.study import check_arguments, load_model, make_study_parser, read_out, read_test_set, spread, write_study
+from datasets.images import FaceImages
 from datasets.labels import CLASSES
-from engine import BadImages, evaluate
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from utils import arguments as parse
 from utils.checkpoints import load_checkpoint
 from utils.command import exit_code
-from utils.devices import select_devices, worker_count
 
 HOT = 0.2  # share of a map's positions that count as hot
 CHANCE = HOT**2 / (2 * HOT - HOT**2)  # IoU of two independent random sets of that share, of many positions
@@ -356,25 +353,12 @@ def make_parser() -> parse.Parser:
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     check_arguments(args)
-    device = select_devices(args.gpu_num)[0]
     network, size, channels = load_model(args.model)
     trained = load_checkpoint(args.model, "--model")["args"]
     # The authors' checkpoints do not say: both losses are taken to have been on, as in the paper.
     heads_trained = network.num_LIBs > 1 and trained.get("lil_loss", True) and trained.get("gil_loss", True)
     faces = read_test_set(args, size)
-    chosen = Subset(faces, spread(len(faces), args.max_images))
-    bad_images = BadImages(args.skip_bad_images)
-    loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
-    positions, found = evaluate(
-        Evidence(network).to(device),
-        loader,
-        device,
-        channels=channels,
-        bad_images=bad_images,
-        title="heatmaps",
-        read=Tensor.float,
-    )
-    bad_images.report()
+    positions, found = read_out(Evidence(network), faces, args, channels, "heatmaps")
     network.cpu()
     width = network.baseline_linear.in_features // network.num_LIBs
     features, maps = torch.from_numpy(found).split([width, found.shape[2] - width], dim=2)

@@ -4,14 +4,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.data import Subset
 
-from datasets.images import FaceImages
+from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
+from engine import BadImages, evaluate
 from models.backbones import build_network
 from models.lib_network import LIBNetwork
 from utils import arguments as parse
 from utils.checkpoints import load_checkpoint, load_network
+from utils.devices import select_devices, worker_count
 from utils.errors import InputError
 from utils.files import whole_file
 from utils.output import format_rows, write_json
@@ -114,6 +119,34 @@ def read_test_set(args: argparse.Namespace, size: int) -> FaceImages:
     if len(set(faces.labels)) < 2:
         raise InputError(f"--dataset: the test set of {args.dataset} holds one class alone; this needs real and fake.")
     return faces
+
+
+def read_out(
+    module: nn.Module, faces: FaceImages, args: argparse.Namespace, channels: str, title: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put ``--max_images`` images of a test set through a module, and report those that cannot be read.
+
+    Args:
+        module: maps B x 3 x H x W images, normalised, to B x ...; moved to the device of ``--gpu_num``.
+        faces: the test set.
+        args: of `make_study_parser`, and ``--max_images``.
+        channels: RGB or BGR, the order that the network was trained with.
+        title: of the progress bar.
+
+    Returns:
+        N, the positions of the images in the test set; and N x ..., what the module made of them, float32.
+
+    Raises:
+        InputError: the device is not there, or an image cannot be read (without ``--skip_bad_images``).
+    """
+    device = select_devices(args.gpu_num)[0]
+    chosen = Subset(faces, spread(len(faces), args.max_images))
+    loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
+    bad_images = BadImages(args.skip_bad_images)
+    options = {"channels": channels, "bad_images": bad_images, "title": title, "read": Tensor.float}
+    found = evaluate(module.to(device), loader, device, **options)
+    bad_images.report()
+    return found
 
 
 def spread(total: int, most: int | None) -> list[int]:

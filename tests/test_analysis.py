@@ -195,8 +195,11 @@ def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
     assert reported == [(b, "second compared with first")]
     with pytest.raises(InputError, match="holds another run"):
         check_output_folder(b, None, False)
+    (b / "study_embedding").mkdir()
+    (b / "study_embedding" / "tensors.tsv").write_text("1")
+    (b / "study_notes.txt").write_text("the user's")
     start_output_folder(b, TEST_FILES, {})
-    assert [file.name for file in b.iterdir()] == ["args.json"]
+    assert sorted(file.name for file in b.iterdir()) == ["args.json", "study_notes.txt"]
 
 
 def test_a_run_is_like_itself(tmp_path: Path) -> None:

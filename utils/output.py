@@ -13,7 +13,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 
 TRAINING_FILES = ("model_*.pth", "train.log", "events.out.tfevents.*")
-TEST_FILES = ("results.json", "predictions.csv", "report.html", "study_*.json", "study_*.png")
+TEST_FILES = ("results.json", "predictions.csv", "report.html", "study_*.json", "study_*.png", "study_embedding")
 COLUMNS = {  # of the table, and what each is in results.json
     "frames": "frames",
     "videos": "videos",
@@ -53,7 +53,7 @@ def start_output_folder(folder: Path, patterns: tuple[str, ...], args: dict[str,
         folder.mkdir(parents=True, exist_ok=True)
         for pattern in patterns:
             for file in folder.glob(pattern):
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         write_json(folder / "args.json", args)
     except OSError as error:
         raise InputError(f"the output folder {folder} cannot be written: {error.strerror}.") from error
