@@ -62,12 +62,12 @@ def enlarge(maps: Tensor, size: int) -> Tensor:
 
 
 def hottest(maps: Tensor, share: float = HOT) -> Tensor:
-    """Mark the hottest positions of each map.
+    """Mark the hottest positions of each map, fewer than `share` where no more are above zero.
 
-    Of equally hot positions those that come first in reading order are taken, so that always as many are.
+    Of equally hot positions those that come first in reading order are taken.
 
     Args:
-        maps: ... x h x w.
+        maps: ... x h x w, from 0 up.
         share: of the positions, 0 to 1; their number is rounded.
 
     Returns:
@@ -75,7 +75,7 @@ def hottest(maps: Tensor, share: float = HOT) -> Tensor:
     """
     flat = maps.flatten(-2)
     order = flat.argsort(dim=-1, descending=True, stable=True)[..., : round(share * flat.shape[-1])]
-    return torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, order, True).view(maps.shape)
+    return (torch.zeros_like(flat, dtype=torch.bool).scatter_(-1, order, True) & (flat > 0)).view(maps.shape)
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> np.ndarray:
@@ -177,9 +177,7 @@ def summary(values: np.ndarray) -> dict[str, float | int | None]:
     return {"mean": plain(mean), "std": plain(deviation), "images": images}
 
 
-def summarise(
-    overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None, flat: np.ndarray, thin: np.ndarray
-) -> dict[str, Any]:
+def summarise(overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None, flat: np.ndarray) -> dict[str, Any]:
     """Return the overlap over all pairs of blocks and of each, and what is lost without each block.
 
     Args:
@@ -187,7 +185,6 @@ def summarise(
         drops: N x n, see `leave_one_out`.
         head_drops: N x n, likewise; None where the heads are not there or were not trained.
         flat: N x n, whether a map is the same everywhere.
-        thin: N x n, whether fewer than `HOT` of a map's positions, but some, are above zero.
     """
     n = drops.shape[1]
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
@@ -205,7 +202,6 @@ def summarise(
                 "drop": summary(drops[:, i]),
                 "head_drop": None if head_drops is None else summary(head_drops[:, i]),
                 "flat_maps": int(flat[:, i].sum()),
-                "thin_maps": int(thin[:, i].sum()),
             }
             for i in range(n)
         ],
@@ -236,12 +232,12 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
 def describe(dataset: str, numbers: dict[str, Any]) -> str:
     """Say what was measured, how, and what came out."""
     side, size = numbers["map_size"], numbers["size"]
-    flat, thin = (sum(block[name] for block in numbers["blocks"]) for name in ("flat_maps", "thin_maps"))
+    flat = sum(block["flat_maps"] for block in numbers["blocks"])
     sentences = [
         f"What the {numbers['num_LIBs']} blocks go by on {numbers['images']:,} images of the test set of {dataset}.",
         f"A block's map is Grad-CAM's, of what speaks for fake: {side} x {side}, enlarged bilinearly to the network's "
-        f"{size} x {size} pixels. Its hottest {HOT:.0%} of positions are compared with those of the other blocks: IoU, "
-        "the positions that two maps share over those that either has.",
+        f"{size} x {size} pixels. Its hottest {HOT:.0%} of positions, less where fewer are above zero, are compared "
+        "with those of the other blocks: IoU, the positions that two maps share over those that either has.",
     ]
     overlap = numbers["overlap"]
     if overlap is None:
@@ -260,11 +256,6 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
         sentences.append(
             f"{flat:,} flat maps, the same everywhere, most often zero because nothing speaks for fake, are left out "
             "of it."
-        )
-    if thin:
-        sentences.append(
-            f"In {thin:,} maps fewer than {HOT:.0%} are above zero; the rest is filled up in reading order, alike for "
-            "all blocks, which raises the overlap."
         )
     sentences.append(
         "The drop of the fused prediction is the probability that it gives to an image's true class, less that with "
@@ -366,11 +357,8 @@ def run(args: argparse.Namespace) -> None:
     maps = maps.unflatten(2, (side, side))
 
     hot = torch.empty((*maps.shape[:2], size * size), dtype=torch.bool)
-    thin = np.zeros(maps.shape[:2], bool)
     for k, of_image in enumerate(tqdm(maps, "overlap", unit=" images", leave=False)):
-        large = enlarge(of_image, size)
-        hot[k] = hottest(large).flatten(1)
-        thin[k] = ((large > 0).flatten(1).sum(1) < hot[k].sum(1)).numpy()
+        hot[k] = hottest(enlarge(of_image, size)).flatten(1)
     flat = (maps.flatten(2).amax(dim=2) == maps.flatten(2).amin(dim=2)).numpy()
     overlap = measure_overlap(hot, flat)
     labels = faces.labels[positions]
@@ -378,7 +366,7 @@ def run(args: argparse.Namespace) -> None:
     with torch.no_grad():
         scores = network.judge(list(features.unbind(dim=1)))["p_y_given_z"].double().softmax(dim=1)[:, 1].tolist()
 
-    result = summarise(overlap, drops, head_drops if heads_trained else None, flat, thin & ~flat)
+    result = summarise(overlap, drops, head_drops if heads_trained else None, flat)
     paths = [faces.path(position) for position in positions]
     of_images = zip(paths, labels.tolist(), scores, result.pop("overlap_of_images"), drops.tolist(), strict=True)
     numbers = {

@@ -31,11 +31,11 @@ from utils.checkpoints import save_checkpoint
 # ------------------------------------------------------------------------------------------------------------- overlap
 
 
-def test_exactly_a_fifth_is_hot() -> None:
+def test_a_fifth_is_hot() -> None:
     maps = torch.arange(30.0).view(5, 6).flip(0)
     assert evidence.hottest(maps).tolist() == [[True] * 6] + [[False] * 6] * 4
     for side in (5, 7, 64):
-        for values in (torch.zeros(side, side), torch.rand(side, side), torch.rand(side, side).round(decimals=1)):
+        for values in (torch.ones(side, side), torch.rand(side, side), 1 + torch.rand(side, side).round(decimals=1)):
             assert evidence.hottest(values).sum() == round(0.2 * side * side)
     # Of equals the first; and each map by itself.
     assert evidence.hottest(torch.ones(2, 5, 5)).flatten(1).nonzero().tolist() == [
@@ -43,6 +43,8 @@ def test_exactly_a_fifth_is_hot() -> None:
     ]
     tied = torch.tensor([[0.0, 3, 1, 1, 1]])
     assert evidence.hottest(tied, 0.4).tolist() == [[False, True, True, False, False]]
+    # What is zero is not hot.
+    assert evidence.hottest(torch.tensor([[0.0, 0, 0, 1, 0], [0, 0, 0, 0, 0]]), 0.4).sum() == 1
 
 
 def test_equally_hot_places_stay_equal_when_enlarged() -> None:
@@ -133,7 +135,8 @@ def test_heatmaps_of_a_planted_network() -> None:
     assert found[0, :, 0] == pytest.approx(image[0].mean(dim=(1, 2)))
     assert found[0, :, 1:] == pytest.approx(wanted.flatten(1))
     hot = evidence.hottest(maps).flatten(1)
-    assert evidence.measure_overlap(hot[None], np.array([[False, False, True]])).same[0, 0, 1] == pytest.approx(4 / 6)
+    assert evidence.measure_overlap(hot[None], np.array([[False, False, True]])).same[0, 0, 1] == 0
+    assert hot.sum(dim=1).tolist() == [2, 1, 0]
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -269,7 +272,9 @@ def test_maps_that_are_flat_are_left_out_and_counted(
 
     monkeypatch.setattr(evidence, "heatmaps", points)
     assert evidence.main(evidence_arguments(data, model)) == 0
-    assert "In 24 maps fewer than 20% are above zero" in study(tmp_path / "run", "evidence")["text"]
+    numbers = study(tmp_path / "run", "evidence")["numbers"]
+    assert [block["flat_maps"] for block in numbers["blocks"]] == [0, 0]
+    assert numbers["overlap"] == {"mean": 0, "std": 0, "images": 12}  # two points, which nothing else is filled up to
 
 
 def test_wrong_input_of_evidence(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
