@@ -153,12 +153,12 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
 
     def answer(upload: str | None) -> tuple[Any, ...]:
         if upload is None:
-            raise gr.Error("Choose an image or a video first.")
+            raise gr.Error("Choose an image or a video first.", print_exception=False)
         file = Path(upload)
         try:
             shown = judge(detector, file, Path(tempfile.mkdtemp(prefix="shown-", dir=folder)))
         except InputError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
         finally:
             file.unlink(missing_ok=True)
         image, video = (str(shown.drawn) if shown.drawn and is_video(shown.drawn) == kind else None for kind in (0, 1))

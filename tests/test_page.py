@@ -4,7 +4,10 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -33,22 +36,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture(scope="module")
-def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the page, and the folder that it keeps its files in."""
+@contextmanager
+def open_page(model: Path, folder: Path, limits: str = "pass") -> Iterator[tuple[str, Path]]:
+    """The address of the page, and the folder that it keeps its files in; `limits` is run before it opens."""
     if CHROMIUM is None:
         pytest.skip("no chromium (apt-get install chromium)")
-    folder = tmp_path_factory.mktemp("page")
-    command = [sys.executable, str(ROOT / "inference.py"), "--model", str(model), "--serve"]
-    command += ["--detector", "mtcnn", "--gpu_num", "cpu"]
+    code = f"import sys, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
+    command = [sys.executable, "-c", code, "--model", str(model), "--serve", "--detector", "mtcnn", "--gpu_num", "cpu"]
     (folder / "files").mkdir()
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder / "files"), "HOME": str(folder)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
         said = process.stdout.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+/", said)
         assert address, said
-        yield address[0], folder / "files"
-        process.terminate()
+        try:
+            yield address[0], folder / "files"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The page as it is."""
+    with open_page(model, tmp_path_factory.mktemp("page")) as opened:
+        yield opened
 
 
 def upload(page: tuple[str, Path], file: Path) -> tuple[str, list[str], list[str]]:
@@ -127,3 +138,33 @@ def test_a_file_without_a_face(page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((100, 100, 3), 90, np.uint8))
     said, shown, _ = upload(page, tmp_path / "wall.png")
     assert said.startswith("not scored") and "no face" in said and not shown
+
+
+def test_uploads_are_limited_in_size_and_length(model: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    (tmp_path / "large.png").write_bytes(bytes(2**20 + 2**19))
+    video = write_video(tmp_path / "long.mp4", frames=20)  # 0.8 s
+    with (
+        open_page(model, tmp_path, "page.MEGABYTES, page.MINUTES = 1, 0.01") as (address, files),
+        sync_playwright() as playwright,
+    ):
+        tab = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
+        tab.set_default_timeout(90_000)
+        for file, sentence in ((tmp_path / "large.png", "exceed the maximum"), (video, "longer than 0.01 minutes")):
+            tab.goto(address)
+            tab.set_input_files("#upload input[type=file]", file)
+            if file == video:
+                tab.wait_for_selector("#upload a[download='long.mp4']")
+                tab.click("#score")
+            tab.wait_for_selector(f".toast-body :text('{sentence}')")
+            assert not tab.query_selector("#sentence h2")
+        # And by whoever leaves the page aside.
+        content = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        content += (tmp_path / "large.png").read_bytes() + b"\r\n--x--\r\n"
+        request = urllib.request.Request(
+            f"{address}gradio_api/upload", content, {"Content-Type": "multipart/form-data; boundary=x"}
+        )
+        with pytest.raises(urllib.error.HTTPError, match="413"):
+            urllib.request.urlopen(request)
+        assert not [*files.rglob("*.png"), *files.rglob("*.mp4")]
