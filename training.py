@@ -189,7 +189,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     """Test a checkpoint: ``--test True``."""
     devices = select_devices(args.gpu_num)
     folder = args.save_path / args.name
-    same_run = check_output_folder(folder, args.resume_model, args.overwrite)
+    same_run = check_output_folder(folder, args.resume_model, args.overwrite, test=True)
     test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
     network = build_network(args.model, args.num_LIBs, args.size)
     load_network(network, checkpoint)

@@ -58,7 +58,7 @@ def read_predictions(folder: Path) -> Predictions:
         raise InputError(f"there is no {file}; give the folder of a run that was tested.")
     predictions: Predictions = {}
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             reader = csv.DictReader(lines)
             for row in reader:
                 key, label, score = (row["dataset"], row["path"]), int(row["label"]), float(row["score"])

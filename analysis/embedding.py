@@ -37,7 +37,7 @@ from models.lib_network import LIBNetwork
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.errors import InputError
-from utils.metrics import FFPP_MANIPULATION
+from utils.metrics import FFPP_MANIPULATION, group_of
 
 PERPLEXITY = 30.0  # t-SNE's, where there are images enough for it
 # Of the groups of fakes, one after the other: warm colours, where that of real is cold.
@@ -93,10 +93,7 @@ def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
 
 def name_groups(faces: FaceImages, positions: np.ndarray, pattern: str) -> list[str]:
     """Return each image's group: real, or what `pattern` finds in a fake video's path, else fake."""
-    names = []
-    for video in faces.videos:
-        match = re.search(pattern, f"{video.path}/") if video.label else None
-        names.append((match[1] if match.re.groups else match[0]) if match else CLASSES[video.label])
+    names = [(video.label and group_of(video.path, pattern)) or CLASSES[video.label] for video in faces.videos]
     return [names[video] for video in faces.video_of[positions]]
 
 

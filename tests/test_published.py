@@ -73,13 +73,13 @@ def test_every_number_of_the_page_is_an_auc_on_a_known_dataset() -> None:
 
 
 def test_they_stand_in_the_report_apart_from_measured_ones(page: Path, tmp_path: Path) -> None:
-    found = page_of(make_run(tmp_path / "same", ("tiny", "other"), trained_on=["FF++_c23"]))
+    found = page_of(make_run(tmp_path / "same", ("tiny", "other"), trained_with={"dataset": ["FF++_c23"]}))
     contained(found)
     measured, quoted = found.text.split("Published, quoted and not measured here", 1)
     assert "0.6543" in quoted and "0.6543" not in measured and "Someone, https://example.org/a" in quoted
     assert "Three" not in quoted and "Another" not in quoted
-    for trained_on in (None, ["other"]):
-        text = page_of(make_run(tmp_path / f"{trained_on}", ("tiny",), trained_on=trained_on)).text
+    for number, arguments_of in enumerate(({}, {"dataset": ["other"]})):
+        text = page_of(make_run(tmp_path / f"{number}", ("tiny",), trained_with=arguments_of)).text
         assert "Published" not in text and "0.6543" not in text
 
 
@@ -87,7 +87,7 @@ def test_groups_are_quoted_under_their_dataset(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / "published.md"
     file.write_text(PAGE.replace("| tiny |\n|---|---|\n| One", "| tiny/a |\n|---|---|\n| One"))
     monkeypatch.setattr(read_published, "__defaults__", (file,))
-    text = page_of(make_run(tmp_path / "run", groups="/([ab])/", trained_on=["tiny"])).text
+    text = page_of(make_run(tmp_path / "run", groups="/([ab])/", trained_with={"dataset": ["tiny"]})).text
     assert "AUC of videos" in text and "tiny/a" in text and "Another" in text
 
 
@@ -98,7 +98,7 @@ def test_a_test_prints_them_and_tells_what_it_was_trained_on(
     assert training.main(arguments(tmp_path, "--name", "run")) == 0
     said = capsys.readouterr().out
     results = json.loads((tmp_path / "output/run/results.json").read_text())
-    assert results["trained_on"] == ["tiny"] and "0.9" not in results
+    assert results["trained_with"]["dataset"] == ["tiny"] and "0.9" not in results
     assert re.search(
         r"quoted, not measured here: AUC of videos, trained on tiny\. Another\nmethod +tiny\n-+\nOne +0\.9", said
     )

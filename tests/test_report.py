@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils.errors import InputError
 from utils.metrics import dataset_metrics, group_metrics
 from utils.report import CURVE_POINTS, MISTAKES, Scores, summary, thinned, worst_mistakes, write_report
 from utils.results import average
@@ -64,12 +65,12 @@ def make_run(
         "threshold": 0.4,
         "video_score": "mean",
         "group_by": groups or None,
+        "trained_with": {"name": "run", "lr": 1e-6, "fpr": None, "gil_loss": True},
         "datasets": results,
         **({"average": average(results)} if len(names) > 1 else {}),
         **more,
     }
     (folder / "results.json").write_text(json.dumps(content))
-    (folder / "args.json").write_text(json.dumps({"name": "run", "lr": 1e-6, "fpr": None, "gil_loss": True}))
     return folder
 
 
@@ -154,16 +155,15 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
     assert sorted(file.name for file in folder.iterdir()) == [
-        "args.json", "predictions.csv", "report.html", "results.json"
+        "predictions.csv", "report.html", "results.json"
     ]  # fmt: skip
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     names = (f"{HOSTILE}&amp;\"'", "{{ 7 * 7 }}$x^2$")
-    folder = make_run(tmp_path / HOSTILE.replace("/", "_"), names, certain=0.1, groups="(<script)", pictures=False)
-    (folder / "args.json").write_text(
-        json.dumps({HOSTILE: f'"><img src="http://a.test/{HOSTILE}">', "bytes": "\udcff"})
-    )
+    settings = {HOSTILE: f'"><img src="http://a.test/{HOSTILE}">', "bytes": "\udcff"}
+    more = {"certain": 0.1, "groups": "(<script)", "pictures": False, "trained_with": settings}
+    folder = make_run(tmp_path / HOSTILE.replace("/", "_"), names, **more)
     study = {"title": HOSTILE, "text": f"</p>{HOSTILE}", "table": [[HOSTILE], [HOSTILE]], "plots": []}
     (folder / "study_<b>.json").write_text(json.dumps(study))
     (folder / "study_<i>.json").write_text(json.dumps(study | {"plots": [HOSTILE]}))
@@ -203,16 +203,22 @@ def test_the_worst_mistakes_are_the_worst(tmp_path: Path) -> None:
         assert f"{score:.3f}" in page.text
 
 
+def test_broken_results_are_told_of(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    for content in ('{"datasets": ', "[]"):
+        (folder / "results.json").write_text(content)
+        with pytest.raises(InputError, match="results.json cannot be read"):
+            write_report(folder)
+
+
 def test_no_mistakes_and_missing_images(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "right", certain=20))
     assert "None: every image is on the right side of 0.5." in page.text
     folder = make_run(tmp_path / "missing", certain=0.1, pictures=False)
     shutil.rmtree(tmp_path / "faces")
-    (folder / "args.json").unlink()
     page = page_of(folder)
     contained(page)
     assert page.text.count("image not found") > 5 and not [tag for tag, _ in page.elements if tag == "img"]
-    assert "There is no args.json" in page.text
 
 
 def test_just_on_the_boundary(tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_studies(tmp_path: Path) -> None:
         "c_plots": good | {"plots": "plot.png"},
         "c_missing": good | {"plots": ["none.png"]},
         "c_outside": good | {"plots": ["../outside.png"]},
-        "c_no_image": good | {"plots": ["args.json"]},
+        "c_no_image": good | {"plots": ["results.json"]},
         "c_list": [1],
     }
     for name, content in contents.items():
@@ -269,12 +275,18 @@ def test_studies(tmp_path: Path) -> None:
         (0.6, [0.55, 0.65], "told from real ones poorly: "),
         (0.9, [0.5, 1.0], "nothing shows"),
         (0.2, [0.1, 0.3], "worse than by guessing"),
-        (0.93, None, "told from real ones well: the AUC of the 1,234 videos is 0.930."),
+        (
+            1.0,
+            [1.0, 1.0],
+            "from 1.000 to 1.000 (in every draw the same, which says little where there are few videos).",
+        ),
+        (1.0, None, "nothing can be said of other videos: there are too few (the AUC of the 1,234 videos is 1.000)."),
         (None, None, "not defined"),
     ],
 )
 def test_the_verdict_is_in_plain_words(auc: float | None, interval: list[float] | None, words: str) -> None:
-    assert words in summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
+    said = summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
+    assert words in said and ("in every draw" in said) == (interval == [1.0, 1.0])
 
 
 def test_thinned_curves_keep_their_shape() -> None:
@@ -348,7 +360,7 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(browser: Any, report: Pa
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     scrolled = page.eval_on_selector_all(".scroll", "all => all.map(e => e.scrollWidth > e.clientWidth)")
     assert scrolled[-1] and (width > 390 or all(scrolled))
-    page.click("text=Settings")
+    page.click("text=What the network was trained with")
     assert page.locator("text=gil_loss").is_visible()
     page.close()
 

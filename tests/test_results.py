@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import torch
 from sklearn import metrics as sk
 
 import training
+from analysis.compare import pair_runs
 from tests.conftest import arguments, make_dataset
+from utils.output import format_table
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +174,28 @@ def test_fingerprints_tell_data_and_checkpoint(tested: Path) -> None:
         found.append(json.loads((tested / f"output/{name}/results.json").read_text())["data_sha256"]["other"])
     image.write_bytes(content)
     assert found[0] == results["data_sha256"]["other"] != found[1]
+
+
+def test_groups_that_are_not_there_are_told_of(tested: Path, capsys: pytest.CaptureFixture) -> None:
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth")]
+    for number, pattern in enumerate(("nowhere", "(nowhere)?tiny")):
+        assert training.main(arguments(tested, *more, "--name", f"none_{number}", "--group_by", pattern)) == 0
+        assert f"--group_by {pattern} matches no fake video of tiny" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text(tested: Path) -> None:
+    image = tested / "faces/other/test/real/000/0000.png"
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.png"))
+    make_dataset(tested, "average", videos=2, seed=3)  # nor does a name stand in another row's way
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--name", "names"]
+    assert training.main(arguments(tested, *more, "--dataset", "other,average")) == 0
+    folder = tested / "output/names"
+    assert any(b"caf\xe9.png" in line for line in (folder / "predictions.csv").read_bytes().splitlines())
+    assert (folder / "report.html").is_file()
+    assert set(pair_runs(folder, folder)) == {"other", "average"}
+    table = format_table(json.loads((folder / "results.json").read_text()))
+    rows = [line.split()[:3] for line in table.splitlines() if line.startswith("average")]
+    assert rows == [["average", "12", "4"], ["average", "15", "5"]]
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,15 @@ def test_test_of_several_datasets_each_by_itself(tiny: Path, capsys: pytest.Capt
     # It scores as the training's own test did.
     own = json.loads((tiny / "output/run/results.json").read_text())
     assert own["datasets"]["tiny"] == results["datasets"]["tiny"]
-    # In the run's own folder a test replaces the results and nothing else.
+    # In the run's own folder a test replaces the results and nothing else, and not by accident.
     kept = best.read_bytes()
-    assert training.main([*argv[:-1], "run"]) == 0
+    assert training.main([*argv[:-1], "run"]) == 2
+    assert "holds results of model_best.pth already" in capsys.readouterr().err
+    assert own == json.loads((tiny / "output/run/results.json").read_text())
+    (tiny / "output/run/study_x.json").write_text("{}")
+    assert training.main([*argv[:-1], "run", "--overwrite", "True"]) == 0
+    assert (tiny / "output/run/study_x.json").is_file()
+    assert json.loads((tiny / "output/run/args.json").read_text())["test"] is False
     assert set(json.loads((tiny / "output/run/results.json").read_text())["datasets"]) == {"tiny", "other"}
     assert best.read_bytes() == kept
 

@@ -211,7 +211,13 @@ def dataset_metrics(
 
 
 # The folder of a manipulation in FaceForensics++.
-FFPP_MANIPULATION = r"manipulated_sequences/([^/]+)/"
+FFPP_MANIPULATION = r"manipulated_sequences/([^/]+)"
+
+
+def group_of(path: str, pattern: str) -> str | None:
+    """Return what the first group of a regular expression, or all of it, matches in a fake video's path; else None."""
+    match = re.search(pattern, path)
+    return (match[1] if match.re.groups else match[0]) or None if match else None
 
 
 def group_metrics(
@@ -224,14 +230,11 @@ def group_metrics(
         scores: see `dataset_metrics`.
         videos: see above.
         paths: of the videos.
-        pattern: a regular expression; what its first group (or all of it) matches in a fake video's path names the
-            video's group. Fakes that it does not match are in none.
+        pattern: a regular expression that names a fake video's group, see `group_of`. Fakes that it does not match
+            are in none.
         options: of `dataset_metrics`.
     """
-    names: dict[int, str] = {}
-    for video in np.unique(videos[labels == 1]):
-        if match := re.search(pattern, paths[video]):
-            names[int(video)] = match[1] if match.re.groups else match[0]
+    names = {int(video): group_of(paths[video], pattern) for video in np.unique(videos[labels == 1])}
     groups = {}
     for name in sorted({name for name in names.values() if name}):
         members = [video for video, its_name in names.items() if its_name == name]

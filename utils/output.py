@@ -26,16 +26,21 @@ COLUMNS = {  # of the table, and what each is in results.json
 }
 
 
-def check_output_folder(folder: Path, resume_model: Path | None, overwrite: bool) -> bool:
-    """Tell whether `folder` holds the very run that is resumed or tested.
+def check_output_folder(folder: Path, resume_model: Path | None, overwrite: bool, test: bool = False) -> bool:
+    """Tell whether `folder` holds the very run that is resumed or, for a `test`, tested.
 
     A folder holds a run where it holds a checkpoint or results; what a run leaves that failed before its first
     checkpoint stands in nobody's way.
 
     Raises:
-        InputError: it holds another run, and `overwrite` is not given.
+        InputError: it holds another run, or results that a test would replace, and `overwrite` is not given.
     """
     if resume_model is not None and resume_model.resolve().parent == folder.resolve():
+        if test and not overwrite and (folder / "results.json").is_file():
+            raise InputError(
+                f"{folder} holds results of {resume_model.name} already; give another --name, or --overwrite True to "
+                "replace them."
+            )
         return True
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not an output folder; give another --name or --save_path.")
@@ -71,6 +76,21 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file of `write_json`.
+
+    Raises:
+        InputError: it cannot be read, or is not whole.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); remove it, and make it anew.") from error
+    return content
+
+
 def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.ndarray, np.ndarray]]) -> None:
     """Write a line an image, whole or not at all: dataset, path, label, score.
 
@@ -79,7 +99,8 @@ def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.nd
         predictions: for each dataset its images, the positions that were scored, and their scores. The scores
             are written to their last digit, so that every metric can be had again from the file.
     """
-    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8") as lines:
+    # The name of an image may hold bytes that are no text.
+    with whole_file(file) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines:
         writer = csv.writer(lines)
         writer.writerow(["dataset", "path", "label", "score"])
         for dataset, (faces, positions, scores) in predictions.items():
@@ -87,21 +108,28 @@ def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.nd
                 writer.writerow([dataset, faces.path(position), faces.labels[position], repr(float(score))])
 
 
-def format_table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the table of metrics: a row a dataset, and a group of it.
+def format_table(results: dict[str, Any]) -> str:
+    """Return the table of metrics: a row a dataset, a group of it, and the average over datasets.
 
     Shares from 0 to 1, a dash where one is not defined; 95 % intervals behind the AUCs.
+
+    Args:
+        results: the content of results.json.
     """
 
     def cell(metrics: dict[str, Any], name: str) -> str:
         value, interval = metrics[name], metrics.get(f"{name}_interval")
-        text = "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+        if value is None:
+            return "-"
+        text = f"{value:g}" if name in ("frames", "videos") else f"{value:.4f}"  # an average need not be whole
         return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else text
 
-    rows = [["dataset", *COLUMNS]]
-    for dataset, metrics in results.items():
-        parts = {dataset: metrics, **{f"  {name}": group for name, group in metrics.get("groups", {}).items()}}
-        rows += [[name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts.items()]
+    parts = []
+    for dataset, metrics in results["datasets"].items():
+        parts += [(dataset, metrics), *((f"  {name}", group) for name, group in metrics.get("groups", {}).items())]
+    if "average" in results:
+        parts.append(("average", results["average"]))
+    rows = [["dataset", *COLUMNS], *([name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts)]
     return format_rows(rows)
 
 

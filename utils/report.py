@@ -22,6 +22,7 @@ from datasets.images import read_image
 from utils.errors import InputError
 from utils.files import whole_file
 from utils.metrics import calibration_bins, score_videos
+from utils.output import read_json
 from utils.published import Quoted, quote, read_published
 
 CURVE_POINTS = 1000  # more are not seen, and would fill the file
@@ -87,7 +88,7 @@ class Scores(NamedTuple):
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` from results.json, predictions.csv, args.json and any study_*.json of a folder.
+    """Write ``report.html`` from results.json, predictions.csv and any study_*.json of a folder.
 
     The same files give the same bytes. Of the images only those of the worst mistakes are read, from where
     results.json says that they are; a missing one leaves its place empty.
@@ -99,10 +100,9 @@ def write_report(folder: Path) -> Path:
         The file.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: results.json cannot be read, or the report not be written.
     """
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    arguments = folder / "args.json"
+    results = read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
     datasets = []
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
@@ -127,7 +127,6 @@ def write_report(folder: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         title=folder.resolve().name,
         results=results,
-        settings=json.loads(arguments.read_text(encoding="utf-8")) if arguments.is_file() else {},
         datasets=datasets,
         tables=metric_tables(results),
         published=published_tables(results),
@@ -142,7 +141,7 @@ def write_report(folder: Path) -> Path:
 def read_predictions(file: Path) -> dict[str, Scores]:
     """Read predictions.csv, each dataset by itself."""
     rows: dict[str, list[list[str]]] = {}
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         reader = csv.reader(lines)
         next(reader)
         for dataset, *row in reader:
@@ -162,10 +161,13 @@ def plain(value: Any) -> str:
 
 def summary(metrics: dict[str, Any]) -> str:
     """Say in one sentence how well videos are told apart, from the metrics of a dataset."""
-    auc, interval = metrics["video_auc"], metrics.get("video_auc_interval")
+    auc, interval = metrics["video_auc"], metrics["video_auc_interval"]
     if auc is None:
         return "there is one class alone and nothing to tell apart: the AUC is not defined."
-    low, high = interval or (auc, auc)
+    value = f"the AUC of the {metrics['videos']:,} videos is {auc:.3f}"
+    if interval is None:
+        return f"nothing can be said of other videos: there are too few ({value})."
+    low, high = interval
     if high < 0.5:
         verdict = "fake videos score lower than real ones, worse than by guessing"
     elif low <= 0.5:
@@ -173,8 +175,8 @@ def summary(metrics: dict[str, Any]) -> str:
     else:
         word = next(word for lowest, word in VERDICTS if auc >= lowest)
         verdict = f"fake videos are told from real ones {word}"
-    certainty = f", with a 95{NBSP}% interval from {low:.3f} to {high:.3f}" if interval else ""
-    return f"{verdict}: the AUC of the {metrics['videos']:,} videos is {auc:.3f}{certainty}."
+    doubt = " (in every draw the same, which says little where there are few videos)" if low == high else ""
+    return f"{verdict}: {value}, with a 95{NBSP}% interval from {low:.3f} to {high:.3f}{doubt}."
 
 
 def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -222,7 +224,7 @@ def published_tables(results: dict[str, Any]) -> list[Quoted]:
         for dataset, metrics in results["datasets"].items()
         for name in (dataset, *(f"{dataset}/{group}" for group in metrics.get("groups", {})))
     ]
-    return quote(read_published(), results.get("trained_on"), tested)
+    return quote(read_published(), results["trained_with"].get("dataset"), tested)
 
 
 # -------------------------------------------------------------------------------------------------------- curves

@@ -24,7 +24,7 @@ def write_results(
     args: argparse.Namespace,
     file: Path | None,
     checkpoint: dict[str, Any],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Measure, and write results.json, predictions.csv and report.html.
 
     Args:
@@ -32,11 +32,10 @@ def write_results(
         tested: each dataset's images and scores.
         args: the command's.
         file: the checkpoint that was tested; None where it was not kept.
-        checkpoint: its content. Without a ``threshold`` in it there is no ``acc_at_threshold``; without a dataset among
-            its ``args``, as in the authors', it is not known what it was trained on.
+        checkpoint: its content. Without a ``threshold`` in it there is no ``acc_at_threshold``.
 
     Returns:
-        The metrics of each dataset, and, where there are several, their ``average``.
+        The content of results.json.
     """
     threshold = checkpoint.get("threshold")
     options = {"video_score": args.video_score, "threshold": threshold, "group_by": args.group_by}
@@ -45,23 +44,24 @@ def write_results(
         if metrics["auc"] is None:
             names = ", ".join(name for name, value in metrics.items() if value is None)
             print(f"warning: the test set of {dataset} holds one class alone: {names} not defined", file=sys.stderr)
+        if args.group_by and "groups" not in metrics:
+            print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
     write_predictions(folder / "predictions.csv", tested)
-    means = {"average": average(results)} if len(results) > 1 else {}
     content = {
         "checkpoint": file and str(file),
         "checkpoint_sha256": file and sha256(file),
-        "trained_on": checkpoint["args"].get("dataset"),
         "data_root": str(args.data_root.absolute()),
         "data_sha256": {dataset: fingerprint(dataset, args.dataset_root, test[0]) for dataset, test in tested.items()},
         "threshold": threshold,
         "video_score": args.video_score,
         "group_by": args.group_by,
+        "trained_with": checkpoint["args"],
         "datasets": results,
-        **means,
+        **({"average": average(results)} if len(results) > 1 else {}),
     }
     write_json(folder / "results.json", content)
     write_report(folder)
-    return results | means
+    return content
 
 
 def measure(
@@ -90,7 +90,7 @@ def measure(
     """
     labels, videos = faces.labels[positions], faces.video_of[positions]
     options = {"video_score": video_score, "threshold": threshold}
-    paths = [f"{video.path}/" for video in faces.videos]
+    paths = [video.path for video in faces.videos]
     groups = group_metrics(labels, scores, videos, paths, group_by or FFPP_MANIPULATION, **options)
     return dataset_metrics(labels, scores, videos, **options) | ({"groups": groups} if groups else {})
 
