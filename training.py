@@ -179,7 +179,7 @@ def test(
     folder = args.save_path / args.name
     results = write_results(folder, tested, args, file, checkpoint)
     print(f"\n{format_table(results)}")
-    for table in quote(read_published(), checkpoint["args"].get("dataset"), list(tested)):
+    for table in quote(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
         print(f"\nquoted, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
         print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
     print(f"\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")

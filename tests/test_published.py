@@ -19,6 +19,7 @@ Source: Someone, https://example.org/a
 
 | method | Celeb-DF-v2 | tiny |
 |---|---|---|
+| *test videos* | 518 | 4 |
 | One | 0.70 | 0.6543 |
 | Two |  | 0.5 |
 | Three | 0.8 |  |
@@ -29,6 +30,7 @@ Source: Another
 
 | method | tiny |
 |---|---|
+| *test videos* | |
 | One | 0.9 |
 
 ## Others
@@ -46,17 +48,23 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_page_is_read(page: Path) -> None:
     frames, videos = read_published()
     assert frames[:4] == ("frames", "FF++_c23", "Someone, https://example.org/a", ["Celeb-DF-v2", "tiny"])
+    assert frames.videos == [518, 4] and videos.videos == [None]
     assert frames.rows == {"One": ["0.70", "0.6543"], "Two": ["", "0.5"], "Three": ["0.8", ""]}
     assert (videos.unit, videos.trained_on, videos.rows) == ("videos", "tiny", {"One": ["0.9"]})
 
 
 def test_only_the_same_protocol_is_quoted(page: Path) -> None:
     tables = read_published()
-    (table,) = quote(tables, ["FF++_c23"], ["tiny", "other"])
+    both = {"tiny": {"videos": 4}, "Celeb-DF-v2": {"videos": 500}}
+    (table,) = quote(tables, ["FF++_c23"], {"tiny": {"videos": 4}, "other": {"videos": 9}})
     assert table.datasets == ["tiny"] and table.rows == {"One": ["0.6543"], "Two": ["0.5"]}
     for trained_on in (None, ["FF++_c40"], ["FF++_c23", "DFDC"], []):
-        assert quote(tables, trained_on, ["tiny", "Celeb-DF-v2"]) == []
-    assert quote(tables, ["FF++_c23"], ["other"]) == []
+        assert quote(tables, trained_on, both) == []
+    assert quote(tables, ["FF++_c23"], {"other": {"videos": 9}}) == []
+    assert quote(tables, ["FF++_c23"], both)[0].datasets == ["Celeb-DF-v2", "tiny"]
+    # A few videos of a test set are another test set.
+    assert quote(tables, ["FF++_c23"], both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets == ["tiny"]
+    assert quote(tables, ["FF++_c23"], {"Celeb-DF-v2": {"videos": 466}}) == []
 
 
 def test_every_number_of_the_page_is_an_auc_on_a_known_dataset() -> None:
@@ -64,7 +72,7 @@ def test_every_number_of_the_page_is_an_auc_on_a_known_dataset() -> None:
     assert tables
     known = {"FF++_c23", "FF++_c40", "Celeb-DF-v1", "Celeb-DF-v2", "DFDC-Preview", "DFDC"}
     for table in tables:
-        assert "http" in table.source
+        assert "http" in table.source and table.videos[table.datasets.index("Celeb-DF-v2")] == 518
         assert {dataset.split("/")[0] for dataset in table.datasets} <= known
         for cells in table.rows.values():
             assert len(cells) == len(table.datasets)
@@ -85,7 +93,7 @@ def test_they_stand_in_the_report_apart_from_measured_ones(page: Path, tmp_path:
 
 def test_groups_are_quoted_under_their_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "published.md"
-    file.write_text(PAGE.replace("| tiny |\n|---|---|\n| One", "| tiny/a |\n|---|---|\n| One"))
+    file.write_text(PAGE.replace("| tiny |\n|---|---|\n|", "| tiny/a |\n|---|---|\n|"))
     monkeypatch.setattr(read_published, "__defaults__", (file,))
     text = page_of(make_run(tmp_path / "run", groups="/([ab])/", trained_with={"dataset": ["tiny"]})).text
     assert "AUC of videos" in text and "tiny/a" in text and "Another" in text

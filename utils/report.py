@@ -23,7 +23,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 from utils.metrics import calibration_bins, score_videos
 from utils.output import read_json
-from utils.published import Quoted, quote, read_published
+from utils.published import quote, read_published
 
 CURVE_POINTS = 1000  # more are not seen, and would fill the file
 MISTAKES = 20
@@ -129,7 +129,7 @@ def write_report(folder: Path) -> Path:
         results=results,
         datasets=datasets,
         tables=metric_tables(results),
-        published=published_tables(results),
+        published=quote(read_published(), results["trained_with"].get("dataset"), results["datasets"]),
         meanings=[NAMES[name] for name in NAMES if any(name in metrics for metrics in results["datasets"].values())],
         studies=[read_study(file) for file in sorted(folder.glob("study_*.json"))],
     )
@@ -215,16 +215,6 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
         rows = [(name, kind, [cell(metrics, column) for column in columns]) for name, kind, metrics in parts]
         tables.append({"title": title, "header": header, "rows": rows})
     return tables
-
-
-def published_tables(results: dict[str, Any]) -> list[Quoted]:
-    """Choose the published numbers that stand beside those of results.json, see `utils.published.quote`."""
-    tested = [
-        name
-        for dataset, metrics in results["datasets"].items()
-        for name in (dataset, *(f"{dataset}/{group}" for group in metrics.get("groups", {})))
-    ]
-    return quote(read_published(), results["trained_with"].get("dataset"), tested)
 
 
 # -------------------------------------------------------------------------------------------------------- curves
