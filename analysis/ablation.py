@@ -7,11 +7,11 @@
 Every argument of training.py after -- is passed on to every run; one that a table varies (--num_LIBs, ...) moves the
 default around which all tables are made. The runs, each with every seed, go one after the other, and each keeps its
 folder under --save_path, checkpoints among it, and its output in a .log file beside. The same command again skips what
-is finished and resumes what was interrupted. Written: study_ablation.json, study_ablation.md and study_ablation.png.
+is finished and resumes what was interrupted. Written: study_ablation_<dataset>.json, .md
+and .png.
 """
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import training
-from analysis.study import BLUE, ORANGE, write_study
+from analysis.study import BLUE, ORANGE, make_folder, study_name, write_study
 from datasets.labels import read_datasets
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import select_devices
 from utils.errors import InputError, first_ten
 from utils.files import write_if_changed
+from utils.output import read_json
 
 SCRIPT = Path(training.__file__)
 # What each table varies; everything else stays at the default.
@@ -110,7 +111,7 @@ def check_folder(run: Run) -> None:
     file = run.folder / "args.json"
     if not file.is_file() or not any((run.folder / name).is_file() for name in ("results.json", "model_last.pth")):
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
     for key, value in run.settings.items():
         # The same folder may be called by another path.
         if key not in (*training.NOT_INHERITED, "save_path") and found.get(key) != value:
@@ -136,7 +137,7 @@ def is_finished(run: Run) -> bool:
 
 def measure(run: Run) -> dict[str, float | None]:
     """Return the AUC of frames and of videos that a finished run has on its test set, or on average over several."""
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(run.folder / "results.json")
     metrics = results.get("average") or next(iter(results["datasets"].values()))
     return {name: metrics[name] for name in METRICS}
 
@@ -181,8 +182,9 @@ def describe(numbers: dict[str, Any]) -> str:
     """Say what was measured, and how."""
     passed_on, failed = numbers["passed_on"], numbers["failed"]
     datasets, seeds = " and ".join(numbers["datasets"]), ", ".join(map(str, numbers["seeds"]))
+    each = f"each with the seed{'s' * (len(numbers['seeds']) > 1)} {seeds}"
     sentences = [
-        f"Trainings on {datasets} with one factor at a time changed from the default, each with the seeds {seeds}: the "
+        f"Trainings on {datasets} with one factor at a time changed from the default, {each}: the "
         "mean of the AUC on the test set, of frames and of videos, and its standard deviation over seeds (ddof 1).",
         f"Given for every run: {passed_on}." if passed_on else "All other arguments are those of training.py.",
     ]
@@ -284,7 +286,7 @@ def run(args: argparse.Namespace) -> None:
     to_do = [one for one in everything if not is_finished(one)]
     print(f"{args.save_path}: {len(everything)} runs, {len(everything) - len(to_do)} of them finished before")
 
-    args.save_path.mkdir(parents=True, exist_ok=True)
+    make_folder(args.save_path)
     failed = []
     with tqdm(to_do, unit=" runs", dynamic_ncols=True) as bar:
         for one in bar:
@@ -313,9 +315,12 @@ def run(args: argparse.Namespace) -> None:
     }
     text = describe(numbers)
     title = f"Ablation on {', '.join(args.dataset)}"
-    write_study(args.save_path, "ablation", title, text, make_table(tables), numbers, draw(tables))
-    write_if_changed(args.save_path / "study_ablation.md", make_markdown(text, tables))
-    print(f"tables: {args.save_path / 'study_ablation.md'}")
+    # Some of the tables alone do not replace all of them.
+    subject = "_".join([*args.dataset, *(args.only if args.only != list(TABLES) else [])])
+    write_study(args.save_path, "ablation", subject, title, text, make_table(tables), numbers, draw(tables))
+    markdown = args.save_path / f"{study_name('ablation', subject)}.md"
+    write_if_changed(markdown, make_markdown(text, tables))
+    print(f"tables: {markdown}")
     if failed:
         raise InputError(f"{failures}; the same command tries them again.")
 

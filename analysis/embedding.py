@@ -1,10 +1,10 @@
 """Look at what a checkpoint makes of faces: the fused feature G and each block's own, in two dimensions.
 
     python -m analysis.embedding --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
-    tensorboard --logdir output/ff/study_embedding
+    tensorboard --logdir output/ff/study_embedding_FF++_c23
 
-The images are those of the test set. Written: study_embedding.json and study_embedding.png, and the features
-themselves for TensorBoard's projector under study_embedding/.
+The images are those of the test set. Written: study_embedding_<dataset>.json and .png, and the features themselves
+for TensorBoard's projector in the folder study_embedding_<dataset>.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from analysis.study import (
     make_study_parser,
     read_out,
     read_test_set,
+    study_name,
     write_study,
 )
 from datasets.images import FaceImages
@@ -201,10 +202,10 @@ def run(args: argparse.Namespace) -> None:
     scores = {name: silhouette(values, labels) for name, values in features.items()}
     groups = name_groups(faces, positions, args.group_by or FFPP_MANIPULATION)
 
-    args.save_path.mkdir(parents=True, exist_ok=True)
     paths = [faces.path(position) for position in positions]
     metadata = [[CLASSES[label], *rest] for label, *rest in zip(labels, groups, paths, strict=True)]
-    write_projector(args.save_path / "study_embedding", features, metadata)
+    projector = args.save_path / study_name("embedding", args.dataset)
+    write_projector(projector, features, metadata)
     numbers = {
         "checkpoint": str(args.model),
         "dataset": args.dataset,
@@ -220,8 +221,8 @@ def run(args: argparse.Namespace) -> None:
     title, text = f"Features on {args.dataset}", describe(args.dataset, numbers)
     titles = [f"{name} (silhouette {score:.3f})" for name, score in scores.items()]
     figure = draw(list(planes.values()), titles, labels, groups, args.method)
-    write_study(args.save_path, "embedding", title, text, table, numbers, figure)
-    print(f"projector: tensorboard --logdir {args.save_path / 'study_embedding'}")
+    write_study(args.save_path, "embedding", args.dataset, title, text, table, numbers, figure)
+    print(f"projector: tensorboard --logdir {projector}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,8 +3,8 @@
     python -m analysis.evidence --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
 
 Of some images of the test set a Grad-CAM heatmap for each Local Information Block; how much the hottest fifths of the
-blocks' maps overlap; and what the prediction loses without each block. Written: study_evidence.json and
-study_evidence.png.
+blocks' maps overlap; and what the prediction loses without each block. Written: study_evidence_<dataset>.json
+and .png.
 """
 
 import argparse
@@ -392,9 +392,8 @@ def run(args: argparse.Namespace) -> None:
         [enlarge(maps[k], size) for k in some],
         shared,
     )
-    args.save_path.mkdir(parents=True, exist_ok=True)
     title, text = f"Evidence on {args.dataset}", describe(args.dataset, numbers)
-    write_study(args.save_path, "evidence", title, text, make_table(numbers), numbers, figure)
+    write_study(args.save_path, "evidence", args.dataset, title, text, make_table(numbers), numbers, figure)
 
 
 def picture(faces: FaceImages, position: int) -> np.ndarray:

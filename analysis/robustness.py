@@ -3,7 +3,8 @@
     python -m analysis.robustness --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
 
 The test set goes through the network as it is, and in five strengths each of JPEG, H.264, down- and upsampling, blur,
-noise, brightness and contrast, made at the network's size. Written: study_robustness.json and study_robustness.png.
+noise, brightness and contrast, made at the network's size. Written:
+study_robustness_<dataset>.json and .png.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from analysis.study import (
     ORANGE,
     check_arguments,
     load_model,
+    make_folder,
     make_study_parser,
     read_test_set,
     spread,
@@ -144,7 +146,8 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
     return (
         f"{frames:,} images of {videos:,} videos of the test set of {dataset} were scored as they are, and again with "
         f"each corruption in five strengths, made from the decoded image at the network's size, {size} x {size} "
-        f"pixels. A video's score is the {numbers['video_score']} of its frames'. Clean, the AUC is "
+        f"pixels. A video's score is the {numbers['video_score']} of its frames'"
+        f"{', here of one alone: both AUCs are the same' if frames == videos else ''}. Clean, the AUC is "
         f"{clean['auc']:.4f} of frames and {clean['video_auc']:.4f} of videos. Of the corruptions at their worst, "
         f"{hardest['title']} leaves the lowest AUC of frames ({hardest['auc']:.4f}, at {hardest['strength']:g}) and "
         f"{mildest['title']} the highest ({mildest['auc']:.4f}, at {mildest['strength']:g})."
@@ -218,6 +221,7 @@ def run(args: argparse.Namespace) -> None:
     test_set = read_test_set(args, size)
     chosen = spread(len(test_set), args.max_images)
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
+    make_folder(args.save_path)
     network.to(devices[0])
     bad_images = BadImages(args.skip_bad_images)
     positions, scores = score_versions(
@@ -248,10 +252,9 @@ def run(args: argparse.Namespace) -> None:
         "clean": measured[0],
         "corruptions": corruptions,
     }
-    args.save_path.mkdir(parents=True, exist_ok=True)
     title = f"Robustness on {args.dataset}"
     text = describe(args.dataset, numbers)
-    write_study(args.save_path, "robustness", title, text, make_table(numbers), numbers, draw(numbers))
+    write_study(args.save_path, "robustness", args.dataset, title, text, make_table(numbers), numbers, draw(numbers))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """What every study leaves in a run's folder, and how those that need a network load it."""
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from utils import arguments as parse
 from utils.checkpoints import load_checkpoint, load_network
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
-from utils.files import whole_file
+from utils.files import sha256, whole_file
 from utils.output import format_rows, write_json
 from utils.report import write_report
 
@@ -28,30 +29,37 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 
 def write_study(
     folder: Path,
-    name: str,
+    study: str,
+    subject: str,
     title: str,
     text: str,
     table: list[list[str]],
     numbers: dict[str, Any],
     figure: Figure,
 ) -> None:
-    """Write ``study_<name>.json`` and ``study_<name>.png``, each whole or not at all, and print text and table.
+    """Write ``study_<study>_<subject>.json`` and ``.png``, each whole or not at all, and print text and table.
 
     Where the folder holds a test's results, its report.html is made anew, with the study in it.
 
     Args:
         folder: a run's.
-        name: the study's.
+        study: its name.
+        subject: what it is of, such as the dataset: a study of another subject does not replace it.
         title: of its section in the report.
         text: plain sentences: what was measured, how, and what came out.
         table: rows of cells, the first the header.
-        numbers: what stands in the table, and more, as numbers.
+        numbers: what stands in the table, and more, as numbers; a ``checkpoint`` among them is told in the text.
         figure: the plot.
 
     Raises:
         InputError: they cannot be written.
     """
-    plot, file = folder / f"study_{name}.png", folder / f"study_{name}.json"
+    if "checkpoint" in numbers:
+        digest = sha256(Path(numbers["checkpoint"]))
+        numbers = {"checkpoint_sha256": digest, **numbers}
+        text += f" The checkpoint is {numbers['checkpoint']}, of SHA-256 {digest[:16]}..."
+    file = folder / f"{study_name(study, subject)}.json"
+    plot = file.with_name(f"{study_name(study, subject)}.png")
     with whole_file(plot) as part:
         figure.savefig(part, format="png", dpi=150)
     content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
@@ -59,6 +67,25 @@ def write_study(
     if (folder / "results.json").is_file():
         write_report(folder)
     print(f"\n{format_rows(table)}\n\n{text}\n\nstudy: {file}, plot: {plot}")
+
+
+def study_name(study: str, subject: str) -> str:
+    """Return what the files of a study are called, without their ending."""
+    return f"study_{study}_{subject.replace('/', '-')}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a study's folder, and try whether files can be written there, before the hours that a study may take.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--save_path {folder} cannot be written: {error.strerror}; give another.") from error
 
 
 def make_study_parser(name: str, description: str | None, batch_size: int, what_a_batch_is: str) -> parse.Parser:
@@ -137,8 +164,10 @@ def read_out(
         N, the positions of the images in the test set; and N x ..., what the module made of them, float32.
 
     Raises:
-        InputError: the device is not there, or an image cannot be read (without ``--skip_bad_images``).
+        InputError: the device is not there, ``--save_path`` cannot be written, or an image cannot be read (without
+            ``--skip_bad_images``).
     """
+    make_folder(args.save_path)
     device = select_devices(args.gpu_num)[0]
     chosen = Subset(faces, spread(len(faces), args.max_images))
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)

@@ -1,6 +1,7 @@
 """Studies of runs: their numbers against plain loops and values known by hand, and the whole commands."""
 
 import csv
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 import training
 from analysis import compare, embedding, robustness
+from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
 from analysis.delong import auc_covariance, delong_test
 from analysis.study import load_model, spread
@@ -46,12 +48,13 @@ def scores_of_two_runs(seed: int = 0, videos: int = 12, digits: int = 1) -> comp
 
 def study(folder: Path, name: str) -> dict:
     """A study's JSON, once it and its plot are what every study's are."""
-    content = json.loads((folder / f"study_{name}.json").read_text())
+    (file,) = folder.glob(f"study_{name}_*.json")
+    content = json.loads(file.read_text())
     assert list(content) == ["title", "text", "table", "plots", "numbers"]
-    assert content["plots"] == [f"study_{name}.png"] and content["text"].endswith(".")
+    assert content["plots"] == [f"{file.stem}.png"] and content["text"].endswith(".")
     assert {len(row) for row in content["table"]} == {len(content["table"][0])}
     assert all(isinstance(cell, str) for row in content["table"] for cell in row)
-    assert min(imread(folder / f"study_{name}.png").shape[:2]) > 200
+    assert min(imread(file.with_suffix(".png")).shape[:2]) > 200
     assert not list(folder.glob("*.part"))
     return content
 
@@ -159,7 +162,7 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     # The order of the lines means nothing.
     b = write_predictions(tmp_path / "b", rows_of(two, "second", "other") + rows_of(one, "second")[::-1])
     assert compare.main([str(a), str(b), "--video_score", "max"]) == 0
-    assert not (a / "study_compare.json").exists()
+    assert not list(a.glob("study_*"))
     content = study(b, "compare")
     for name, pair in (("set", one), ("other", two)):
         found = content["numbers"]["datasets"][name]["frames"]
@@ -195,8 +198,8 @@ def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
     assert reported == [(b, "second compared with first")]
     with pytest.raises(InputError, match="holds another run"):
         check_output_folder(b, None, False)
-    (b / "study_embedding").mkdir()
-    (b / "study_embedding" / "tensors.tsv").write_text("1")
+    (b / "study_embedding_tiny").mkdir()
+    (b / "study_embedding_tiny" / "tensors.tsv").write_text("1")
     (b / "study_notes.txt").write_text("the user's")
     start_output_folder(b, TEST_FILES, {})
     assert sorted(file.name for file in b.iterdir()) == ["args.json", "study_notes.txt"]
@@ -502,9 +505,9 @@ def test_embedding_command(trained: Path, method: str) -> None:
 
     # The projector's files hold the features, of every image under its own name.
     network, size, channels = load_model(folder / "model_best.pth")
-    config = (folder / "study_embedding/projector_config.pbtxt").read_text()
+    config = (folder / "study_embedding_tiny/projector_config.pbtxt").read_text()
     for i, name in enumerate(("G", "z_1", "z_2")):
-        part = folder / f"study_embedding/00000/{name}"
+        part = folder / f"study_embedding_tiny/00000/{name}"
         assert f"00000/{name}/tensors.tsv" in config and f"00000/{name}/metadata.tsv" in config
         lines = [line.split("\t") for line in (part / "metadata.tsv").read_text().splitlines()]
         assert lines[0] == ["label", "group", "path"]
@@ -527,7 +530,7 @@ def test_the_authors_networks_see_bgr(trained: Path, tmp_path: Path) -> None:
     x = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None]
     with torch.no_grad():
         wanted = embedding.Features(network.eval())(normalise(x))[0, 1]
-    found = np.loadtxt(tmp_path / "study_embedding/00000/z_1/tensors.tsv")[0]
+    found = np.loadtxt(tmp_path / "study_embedding_tiny/00000/z_1/tensors.tsv")[0]
     assert found == pytest.approx(wanted.numpy(), rel=1e-3, abs=1e-4)
 
 
@@ -538,3 +541,32 @@ def test_help(module: ModuleType, capsys: pytest.CaptureFixture) -> None:
     assert ended.value.code == 0
     name = module.__name__
     assert capsys.readouterr().out.startswith(f"usage: python -m {name} ")
+
+
+def test_studies_of_other_datasets_stand_beside_each_other(trained: Path, tmp_path: Path) -> None:
+    make_dataset(trained, "other", seed=4)
+    for dataset in ("tiny", "other"):
+        more = ["--save_path", str(tmp_path), "--corruptions", "blur", "--dataset", dataset]
+        assert robustness.main(study_arguments(trained, *more)) == 0
+    files = sorted(tmp_path.glob("study_robustness_*.json"))
+    assert [file.stem for file in files] == ["study_robustness_other", "study_robustness_tiny"]
+    digest = hashlib.sha256((trained / "output/run/model_best.pth").read_bytes()).hexdigest()
+    for file in files:
+        content = json.loads(file.read_text())
+        assert content["numbers"]["checkpoint_sha256"] == digest
+        assert f"of SHA-256 {digest[:16]}" in content["text"] and "model_best.pth" in content["text"]
+
+
+@pytest.mark.parametrize("main", [robustness.main, embedding.main])
+def test_a_folder_that_cannot_be_written_is_told_of_before_the_work(
+    main: Callable[[list[str]], int], trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (robustness, study_module):
+        monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("it began to work"))
+    refused(main, study_arguments(trained, "--save_path", "/proc/here"), capsys, "--save_path /proc/here")
+
+
+def test_a_group_that_does_not_match(trained: Path, tmp_path: Path) -> None:
+    more = ["--save_path", str(tmp_path), "--group_by", "(nowhere)?fake", "--method", "pca"]
+    assert embedding.main(study_arguments(trained, *more)) == 0
+    assert set(study(tmp_path, "embedding")["numbers"]["groups"]) == {"real", "fake"}

@@ -353,7 +353,7 @@ def test_grid() -> None:
     assert list(grid["blocks"])[:3] == ["lil_loss_False-num_LIBs_1", "default", "num_LIBs_3"]
 
 
-def test_ablation_command(tiny: Path, started: Started) -> None:
+def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFixture) -> None:
     command = ablation_arguments(tiny, "--only", "mixup,balance", "--seeds", "0,5")
     assert ablation.main(command) == 0
     # Two and two configurations, of which the default is shared.
@@ -377,7 +377,7 @@ def test_ablation_command(tiny: Path, started: Started) -> None:
     content = study(tiny / "ablation", "ablation")
     tables = content["numbers"]["tables"]
     assert [len(tables[name]) for name in ("mixup", "balance")] == [2, 2]
-    markdown = (tiny / "ablation/study_ablation.md").read_text()
+    markdown = (tiny / "ablation/study_ablation_tiny_mixup_balance.md").read_text()
     for name, rows in tables.items():
         assert f"## {name.capitalize()}" in markdown
         for row in rows:
@@ -400,6 +400,14 @@ def test_ablation_command(tiny: Path, started: Started) -> None:
     # One seed more, of one table.
     assert ablation.main(ablation_arguments(tiny, "--only", "mixup", "--seeds", "0,5,6")) == 0
     assert [run[run.index("--name") + 1] for run in started] == ["mixup_False-seed_6", "default-seed_6"]
+    assert {file.name for file in (tiny / "ablation").glob("study_*.md")} == {
+        "study_ablation_tiny_mixup.md",
+        "study_ablation_tiny_mixup_balance.md",
+    }
+    assert (tiny / "ablation/study_ablation_tiny_mixup_balance.md").read_text() == markdown
+    # A file that is not whole is told of.
+    file.write_text(file.read_text()[:40])
+    refused(ablation.main, command, capsys, f"{file} cannot be read")
 
 
 def test_a_killed_ablation_goes_on(tiny: Path, started: Started, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 
 TRAINING_FILES = ("model_*.pth", "train.log", "events.out.tfevents.*")
-TEST_FILES = ("results.json", "predictions.csv", "report.html", "study_*.json", "study_*.png", "study_embedding")
+TEST_FILES = ("results.json", "predictions.csv", "report.html", "study_*.json", "study_*.png", "study_embedding_*")
 COLUMNS = {  # of the table, and what each is in results.json
     "frames": "frames",
     "videos": "videos",
