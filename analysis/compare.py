@@ -8,7 +8,6 @@ study_compare_<name of RUN_A>.json and .png.
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +22,9 @@ from utils import arguments as parse
 from utils.command import exit_code
 from utils.errors import InputError, first_ten
 from utils.metrics import RESAMPLES, draw_videos, interval, score_videos, weighted_auc
+from utils.output import read_predictions
 
 UNITS = ("frames", "videos")
-Predictions = dict[tuple[str, str], tuple[int, float]]  # of each dataset and image path, its label and score
 
 
 class Pair(NamedTuple):
@@ -47,36 +46,6 @@ class Pair(NamedTuple):
 # --------------------------------------------------------------------------------------------------------- predictions
 
 
-def read_predictions(folder: Path) -> Predictions:
-    """Read a run's predictions.csv.
-
-    Raises:
-        InputError: there is none, it is none, or an image stands in it twice.
-    """
-    file = folder / "predictions.csv"
-    if not file.is_file():
-        raise InputError(f"there is no {file}; give the folder of a run that was tested.")
-    predictions: Predictions = {}
-    try:
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            reader = csv.DictReader(lines)
-            for row in reader:
-                key, label, score = (row["dataset"], row["path"]), int(row["label"]), float(row["score"])
-                if label not in (0, 1) or not 0 <= score <= 1:
-                    raise ValueError(f"label {label}, score {score}")
-                if key in predictions:
-                    raise InputError(f"{file}: line {reader.line_num}: the image {key[1]} stands there twice.")
-                predictions[key] = label, score
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise InputError(
-            f"{file}: line {reader.line_num} is not a test's: it needs dataset, path, label (0 or 1) and score (0 to "
-            f"1); found {error}."
-        ) from error
-    if not predictions:
-        raise InputError(f"{file} holds no image.")
-    return predictions
-
-
 def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
     """Read two runs, and set the scores of each image side by side.
 
@@ -86,23 +55,27 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
     Raises:
         InputError: a run cannot be read, the two differ in an image or a label, or a dataset has one class alone.
     """
-    one, other = read_predictions(first), read_predictions(second)
-    for run, extra in ((first, one.keys() - other.keys()), (second, other.keys() - one.keys())):
+    one, other = (read_predictions(folder / "predictions.csv") for folder in (first, second))
+    images = [{(name, path) for name, scored in run.items() for path in scored.paths} for run in (one, other)]
+    for run, extra in ((first, images[0] - images[1]), (second, images[1] - images[0])):
         if extra:
             names = first_ten([f"{dataset} {path}" for dataset, path in sorted(extra)])
             raise InputError(f"the runs did not test the same images: {len(extra)} are in {run} alone: {names}.")
-    if changed := [f"{key[0]} {key[1]}" for key in one if one[key][0] != other[key][0]]:
+    pairs, changed = {}, []
+    for dataset, scored in one.items():
+        line = {path: i for i, path in enumerate(other[dataset].paths)}
+        order = [line[path] for path in scored.paths]
+        differ = np.flatnonzero(scored.labels != other[dataset].labels[order])
+        changed += [f"{dataset} {scored.paths[i]}" for i in differ]
+        videos = np.unique([path.rpartition("/")[0] for path in scored.paths], return_inverse=True)[1]
+        pairs[dataset] = Pair(scored.labels, videos, scored.scores, other[dataset].scores[order])
+    if changed:
         raise InputError(
             f"the runs do not agree on what is real: the labels of {len(changed)} images differ: {first_ten(changed)}."
         )
-    pairs = {}
-    for dataset in dict.fromkeys(name for name, _ in one):
-        keys = [key for key in one if key[0] == dataset]
-        labels, scores = (np.array([one[key][i] for key in keys]) for i in (0, 1))
-        if not 0 < labels.sum() < len(labels):
+    for dataset, pair in pairs.items():
+        if not 0 < pair.labels.sum() < len(pair.labels):
             raise InputError(f"the test set of {dataset} holds one class alone, of which no AUC is defined.")
-        videos = np.unique([path.rpartition("/")[0] for _, path in keys], return_inverse=True)[1]
-        pairs[dataset] = Pair(labels, videos, scores, np.array([other[key][1] for key in keys]))
     return pairs
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from utils.errors import InputError
 from utils.metrics import dataset_metrics, group_metrics
-from utils.report import CURVE_POINTS, MISTAKES, Scores, summary, thinned, worst_mistakes, write_report
+from utils.output import Scores
+from utils.report import CURVE_POINTS, MISTAKES, summary, thinned, worst_mistakes, write_report
 from utils.results import average
 
 HOSTILE = "<script>alert(1)</script>"

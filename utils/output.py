@@ -4,7 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,6 +89,53 @@ def read_json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); remove it, and make it anew.") from error
     return content
+
+
+class Scores(NamedTuple):
+    """A line of predictions.csv in each place.
+
+    Attributes:
+        paths: N, of the images.
+        labels: N, 0 real and 1 fake.
+        scores: N, from 0 to 1.
+    """
+
+    paths: list[str]
+    labels: np.ndarray
+    scores: np.ndarray
+
+
+def read_predictions(file: Path) -> dict[str, Scores]:
+    """Read a predictions.csv, each dataset by itself.
+
+    Raises:
+        InputError: there is none, it is none, or an image stands in it twice.
+    """
+    if not file.is_file():
+        raise InputError(f"there is no {file}; give the folder of a run that was tested.")
+    images: dict[str, dict[str, tuple[int, float]]] = {}
+    try:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+            reader = csv.DictReader(lines)
+            for row in reader:
+                label, score = int(row["label"]), float(row["score"])
+                if label not in (0, 1) or not 0 <= score <= 1:
+                    raise ValueError(f"label {label}, score {score}")
+                of_dataset = images.setdefault(row["dataset"], {})
+                if row["path"] in of_dataset:
+                    raise InputError(f"{file}: line {reader.line_num}: the image {row['path']} stands there twice.")
+                of_dataset[row["path"]] = label, score
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"{file}: line {reader.line_num} is not a test's: it needs dataset, path, label (0 or 1) and score (0 to "
+            f"1); found {error}."
+        ) from error
+    if not images:
+        raise InputError(f"{file} holds no image.")
+    return {
+        dataset: Scores(list(found), *(np.array(column) for column in zip(*found.values(), strict=True)))
+        for dataset, found in images.items()
+    }
 
 
 def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.ndarray, np.ndarray]]) -> None:

@@ -1,12 +1,11 @@
 """report.html: what a test left, on one page that needs no network and no JavaScript."""
 
 import base64
-import csv
 import io
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +21,7 @@ from datasets.images import read_image
 from utils.errors import InputError
 from utils.files import whole_file
 from utils.metrics import calibration_bins, score_videos
-from utils.output import read_json
+from utils.output import Scores, read_json, read_predictions
 from utils.published import quote, read_published
 
 CURVE_POINTS = 1000  # more are not seen, and would fill the file
@@ -71,20 +70,6 @@ STYLE = {
 }
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}{NBSP}%")
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
-
-
-class Scores(NamedTuple):
-    """A line of predictions.csv in each place.
-
-    Attributes:
-        paths: N, of the images.
-        labels: N, 0 real and 1 fake.
-        scores: N, from 0 to 1.
-    """
-
-    paths: list[str]
-    labels: np.ndarray
-    scores: np.ndarray
 
 
 def write_report(folder: Path) -> Path:
@@ -136,20 +121,6 @@ def write_report(folder: Path) -> Path:
     with whole_file(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
     return folder / "report.html"
-
-
-def read_predictions(file: Path) -> dict[str, Scores]:
-    """Read predictions.csv, each dataset by itself."""
-    rows: dict[str, list[list[str]]] = {}
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-        reader = csv.reader(lines)
-        next(reader)
-        for dataset, *row in reader:
-            rows.setdefault(dataset, []).append(row)
-    return {
-        dataset: Scores(list(paths), np.array(labels, int), np.array(scores, np.float64))
-        for dataset, (paths, labels, scores) in ((name, zip(*its_rows, strict=True)) for name, its_rows in rows.items())
-    }
 
 
 def plain(value: Any) -> str:
