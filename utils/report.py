@@ -87,7 +87,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: results.json cannot be read, or the report not be written.
     """
-    results = read_json(folder / "results.json")
+    results = {"trained_with": {}} | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
     datasets = []
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
