@@ -60,6 +60,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise InputError("--model is missing: give the checkpoint to score with.")
     if not args.paths and args.export is None and not args.serve:
         raise InputError("give images, videos or folders of them (or --serve, or --export).")
+    for flag in ("json", "csv", "annotate"):
+        if not args.paths and getattr(args, flag) is not None:
+            raise InputError(f"--{flag} is for images and videos, and none is given; add their paths, or leave it out.")
     if args.evidence and args.annotate is None:
         raise InputError("--evidence True draws into what --annotate writes; give --annotate FOLDER.")
     args.files = find_files(args.paths, args.annotate) if args.paths else []

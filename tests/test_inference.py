@@ -551,6 +551,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     here = tree(tmp_path)
     refused(capsys, image, says="--model is missing")
     refused(capsys, "--model", model, says="give images, videos or folders")
+    for flag in ("--json", "--csv", "--annotate"):
+        refused(capsys, "--model", model, "--export", tmp_path / "x", flag, "y", says=f"{flag} is for images")
     refused(capsys, "--model", model, tmp_path / "no.png", says=f"there is no {tmp_path / 'no.png'}")
     refused(capsys, "--model", model, tmp_path / "empty", says="no image or video in")
     refused(capsys, "--model", model, image, "--evidence", "True", says="--annotate FOLDER")
