@@ -14,6 +14,7 @@ from utils.errors import InputError
 
 REAL, FAKE = (177, 114, 0), (0, 94, 213)  # BGR: blue and vermilion, which colour-blind eyes tell apart
 STRIP = 64  # pixels below a video, for its scores over time
+DRAWN = "faces scored by inference.py"  # in the metadata of what is drawn here, which is never taken for an input
 
 
 def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float) -> np.ndarray:
@@ -85,6 +86,7 @@ def annotate_video(
     try:
         # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
         with av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            container.metadata["comment"] = DRAWN
             for position, frame in reader:
                 if stream is None:
                     height, width = frame.shape[:2]

@@ -12,13 +12,15 @@ from typing import TextIO
 
 import cv2
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
 from faces.extraction import MIN_TRACK
 from faces.videos import VIDEO_ENDINGS, VideoError
-from scoring.annotate import annotate_video, draw_faces
+from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from utils.errors import InputError
 from utils.files import whole_file
@@ -35,12 +37,10 @@ def is_video(file: Path) -> bool:
     return file.name.lower().endswith(VIDEO_ENDINGS)
 
 
-def find_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[Path]:
+def find_files(paths: Sequence[Path]) -> list[Path]:
     """List the images and videos that are named, or lie in and below named folders, each once.
 
-    Args:
-        paths: files and folders.
-        leave_out: a folder whose content is not taken, where it lies in a named one.
+    Of a folder's files those that are hidden, or that annotating has drawn, are left out.
 
     Raises:
         InputError: a path that is not there; nothing at all.
@@ -49,15 +49,18 @@ def find_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[Pat
     for path in paths:
         if path.is_dir():
             inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
-            inside = (file for file in inside if leave_out is None or leave_out not in file.parents)
-            files += [file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS))]
+            inside = (file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)))
+            files += [file for file in inside if not is_drawing(file)]
         elif not path.exists():
             raise InputError(f"there is no {path}; give images, videos or folders of them.")
         else:
             files.append(path)
     if not files:
         raise InputError(f"no image or video in {', '.join(map(str, paths))}.")
-    return list(dict.fromkeys(files))
+    once: dict[Path, Path] = {}
+    for file in files:
+        once.setdefault(file.resolve(), file)  # a file may be named in more ways than one
+    return list(once.values())
 
 
 # --------------------------------------------------------------------------------------------------------- verdicts
@@ -176,21 +179,33 @@ def _read(file: Path) -> np.ndarray:
 
 
 def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common."""
+    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common.
+
+    Nothing but an earlier drawing is ever replaced.
+    """
     # Without ".." and links, by which a file would leave the folder.
     absolute = {file: Path(os.path.abspath(file)) for file in files}
     common = os.path.commonpath([file.parent for file in absolute.values()])
     targets: dict[Path, Path] = {}
-    taken = set()
+    taken = {file.resolve() for file in files}
     for file, there in absolute.items():
         below, ending, number = folder / there.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
         target = below / f"{file.stem}_annotated{ending}"
-        while target in taken:  # a.png beside a.jpg
+        while target.resolve() in taken or (target.exists() and not is_drawing(target)):  # a.png beside a.jpg
             number += 1
             target = below / f"{file.stem}_annotated_{number}{ending}"
-        taken.add(target)
+        taken.add(target.resolve())
         targets[file] = target
     return targets
+
+
+def is_drawing(file: Path) -> bool:
+    """Tell whether annotating has drawn a file: its name and its metadata, which are at its beginning, say so."""
+    try:
+        with file.open("rb") as content:
+            return "_annotated" in file.name and DRAWN.encode() in content.read(2**24)
+    except OSError:
+        return False
 
 
 def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
@@ -202,7 +217,9 @@ def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) 
         else:
             ((_, faces),) = frames
             image = draw_faces(_read(file)[..., ::-1], faces, threshold)
-            part.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+            about = PngInfo()
+            about.add_text("Comment", DRAWN)
+            Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=about)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

@@ -265,9 +265,36 @@ def test_what_gets_no_score_says_so_and_the_rest_goes_on(
 def test_a_file_is_scored_once(model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
     file = write_image(tmp_path / "in/a.png", photo(0))
     write_image(tmp_path / "in/.hidden.png", photo(0))
-    for _ in range(2):  # nor what was drawn by the first call
-        assert score("--model", model, file, tmp_path / "in", "--annotate", tmp_path / "in/drawn") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert score("--model", model, file, tmp_path / "in", tmp_path / "in/../in/a.png") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("folder", ["in", "in/drawn", "."])
+def test_drawings_are_not_scored_again_and_replace_nothing_else(
+    model: Path,
+    tmp_path: Path,
+    quick: None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+) -> None:
+    """Wherever they lie, and however their folder is written."""
+    pytest.importorskip("av")
+    write_image(tmp_path / "in/a.png", photo(0))
+    write_video(tmp_path / "in/b.mp4")
+    mine = [write_image(tmp_path / folder / "a_annotated.png", photo(1)), tmp_path / folder / "b_annotated.mp4"]
+    write_video(mine[1], people=(1,))
+    before = [file.read_bytes() for file in mine]
+    monkeypatch.chdir(tmp_path)
+    for spelling in (tmp_path / folder, folder):
+        assert score("--model", model, "in", "--annotate", spelling) == 0
+        lines, first = capsys.readouterr().out.splitlines(), tree(tmp_path)
+        assert len(lines) == (2 if folder == "." else 4)
+        assert len(first) == 4 + len(lines) and "a_annotated_2.png" in lines[0]
+    assert tree(tmp_path) == first and [file.read_bytes() for file in mine] == before
+    # Whoever names a drawing wants it.
+    assert score("--model", model, Path(folder) / "a_annotated_2.png", "--annotate", folder) == 0
+    assert "a_annotated_2_annotated.png" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -562,6 +589,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, image, "--export", model, says="would replace")
     both = tmp_path / "both"
     refused(capsys, "--model", model, image, "--json", both, "--csv", both, says="would replace")
+    drawn = tmp_path / "out/a_annotated.png"
+    refused(capsys, "--model", model, image, "--annotate", tmp_path / "out", "--json", drawn, says="would replace")
     refused(capsys, "--model", model, image, "--json", image / "a.json", says="a.png")
     refused(capsys, "--model", model, image, "--gpu_num", "x", says="--gpu_num")
     refused(capsys, "--model", model, image, "--jsn", "x", says="'--json'")
