@@ -201,9 +201,11 @@ def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
 
 def is_drawing(file: Path) -> bool:
     """Tell whether annotating has drawn a file: its name and its metadata, which are at its beginning, say so."""
+    if "_annotated" not in file.name or not file.is_file():
+        return False
     try:
         with file.open("rb") as content:
-            return "_annotated" in file.name and DRAWN.encode() in content.read(2**24)
+            return DRAWN.encode() in content.read(2**24)
     except OSError:
         return False
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,21 @@ def test_json_and_csv_hold_the_same(model: Path, tmp_path: Path) -> None:
     assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
     assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
     assert files[2]["score"] is None and files[2]["cause"] == "no face"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_is_written_into_and_a_link_followed(model: Path, tmp_path: Path, quick: None) -> None:
+    """As are /dev/null and /dev/stdout, which are no tests' business to write to."""
+    image, pipe, read = write_image(tmp_path / "a.png", photo(0)), tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    link = tmp_path / "link.csv"
+    link.symlink_to("real.csv")
+    assert score("--model", model, image, "--json", pipe, "--csv", link) == 0
+    reader.join(30)
+    assert pipe.is_fifo() and [Path(found["file"]) for found in json.loads(read[0])] == [image]
+    assert link.is_symlink() and tree(tmp_path) == ["a.png", "link.csv", "real.csv"]
 
 
 # ------------------------------------------------------------------------------------------------------ drawings
