@@ -62,6 +62,7 @@ class ForgeryDetector:
         size: side of the images that the network takes, in pixels.
         channels: RGB or BGR, the order that it was trained with.
         recipe: which frames of a video are looked at, and how faces are cropped.
+        training_faces: how the faces of the training data were made, as the checkpoint tells; None where it does not.
 
     Raises:
         InputError: the checkpoint or the GPU is not there or wrong; `evidence` of backbones without feature maps.
@@ -86,7 +87,8 @@ class ForgeryDetector:
         self.size, self.channels = settings["size"], content["channels"]
         threshold = content.get("threshold")
         self.threshold = 0.5 if threshold is None else threshold
-        made = content.get("faces") or {}
+        self.training_faces = content.get("faces")
+        made = self.training_faces or {}
         self.recipe = Recipe(**{name: made[name] for name in RECIPE_FIELDS if name in made})
         self.faces_given, self.evidence = faces_given, evidence
         self.face_detector = face_detector or made.get("detector", "retinaface")

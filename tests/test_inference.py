@@ -1,5 +1,6 @@
 """inference.py as a user runs it, on small images and videos of drawn faces."""
 
+import copy
 import csv
 import json
 import os
@@ -560,21 +561,35 @@ def test_the_exported_network_tells_its_preprocessing(exported: Path) -> None:
     assert tree(exported.parent) == ["model.onnx"]
 
 
+def test_an_exported_network_claims_nothing_of_faces_that_its_checkpoint_does_not_tell(tmp_path: Path) -> None:
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    assert score("--model", checkpoint(tmp_path / "m.pth", faces=None), "--export", tmp_path / "m.onnx") == 0
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["faces"]) is None
+    assert [output.name for output in session.get_outputs()] == ["score"]
+
+
 def test_an_export_that_disagrees_is_not_written(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    """Even where every score is 1, so that no score tells."""
+    pytest.importorskip("onnxruntime")
+    network, file = build_network("test_resnet", 2, 32), tmp_path / "sure.pth"
+    network.linear[-1].bias.data = torch.tensor([-50.0, 50.0])
+    args = {"model": "test_resnet", "num_LIBs": 2, "size": 32}
+    save_checkpoint(file, network, "test_resnet", 1, args=args, channels="RGB")
+    export = torch.onnx.export
 
-    class Wrong:
-        def __init__(self, *_: object, **__: object) -> None: ...
+    def wrong(network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        network = copy.deepcopy(network)
+        for weight in network.parameters():
+            weight.data *= 1.01
+        return export(network, *args, **kwargs)
 
-        def run(self, _: None, feed: dict) -> list[np.ndarray]:
-            return [np.full(len(feed["images"]), np.nan, np.float32)]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
-    assert score("--model", model, "--export", tmp_path / "a.onnx") == 2
-    assert "--export: the exported network's scores differ" in capsys.readouterr().err
-    assert tree(tmp_path) == []
+    monkeypatch.setattr(torch.onnx, "export", wrong)
+    assert score("--model", file, "--export", tmp_path / "a.onnx") == 2
+    assert "--export: the exported network's logits differ" in capsys.readouterr().err
+    assert tree(tmp_path) == ["sure.pth"]
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input
