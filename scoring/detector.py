@@ -156,8 +156,11 @@ class ForgeryDetector:
             found += [scored for _, scored in self._score_frames([FrameFaces(0, frame, faces)])]
         return found
 
-    def video(self, file: Path) -> Iterator[tuple[int, list[ScoredFace]]]:
+    def video(self, video: Path | str | FrameReader) -> Iterator[tuple[int, list[ScoredFace]]]:
         """Score a video frame by frame, in memory that does not grow with its length.
+
+        Args:
+            video: the file; or its reader, which then tells more of it.
 
         Yields:
             The position of each frame that was looked at, in order, and its faces.
@@ -165,8 +168,10 @@ class ForgeryDetector:
         Raises:
             VideoError: it cannot be read.
         """
+        if not isinstance(video, FrameReader):
+            video = FrameReader(Path(video), self.recipe.every, self.recipe.frames)
         tracker, waiting = FaceTracker(), []
-        for position, frame in FrameReader(file, self.recipe.every, self.recipe.frames):
+        for position, frame in video:
             if waiting and (len(waiting) == FRAMES or frame.shape != waiting[0][1].shape):
                 yield from self._score_frames(self._follow(tracker, waiting))
                 waiting = []

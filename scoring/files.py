@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
-from faces.extraction import MIN_TRACK
-from faces.videos import VIDEO_ENDINGS, VideoError
+from faces.extraction import ENDS_EARLY, MIN_TRACK
+from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from utils.errors import InputError
@@ -76,6 +76,7 @@ class FileScore:
         faces: people in it.
         frames: frames looked at.
         cause: why there is no score.
+        note: that a video breaks off, or empty.
         tracks: for each person, in how many frames they are, and the sum of their scores.
     """
 
@@ -85,6 +86,7 @@ class FileScore:
     faces: int = 0
     frames: int = 0
     cause: str = ""
+    note: str = ""
     tracks: dict[int, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     def add(self, faces: Sequence[ScoredFace]) -> None:
@@ -109,11 +111,12 @@ class FileScore:
 
     def __str__(self) -> str:
         name = " ".join(str(self.file).encode("utf-8", "backslashreplace").decode().splitlines())
+        note = f"; {self.note}" if self.note else ""
         if self.score is None:
-            return f"{name}: not scored: {self.cause}"
+            return f"{name}: not scored: {self.cause}{note}"
         faces = f"{self.faces} face{'s' * (self.faces != 1)}"
         frames = f", {self.frames} frame{'s' * (self.frames != 1)}" if is_video(self.file) else ""
-        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames})"
+        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
 
 
 def score_file(
@@ -134,7 +137,7 @@ def score_file(
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
-            for position, faces in _frames(detector, file):
+            for position, faces in _frames(detector, file, result):
                 result.add(faces)
                 if tables is not None:
                     tables.add(position, faces)
@@ -158,14 +161,18 @@ def score_file(
     return result
 
 
-def _frames(detector: ForgeryDetector, file: Path) -> ScoredFrames:
-    if is_video(file):
-        try:
-            yield from detector.video(file)
-        except cv2.error as error:
-            raise NotScored("unreadable: no video that can be decoded") from error
-    else:
+def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> ScoredFrames:
+    if not is_video(file):
         yield 0, detector([_read(file)])[0]
+        return
+    reader = FrameReader(file, detector.recipe.every, detector.recipe.frames)
+    try:
+        yield from detector.video(reader)
+    except cv2.error as error:
+        raise NotScored("unreadable: no video that can be decoded") from error
+    # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
+    if max(reader.read, reader.times[-1] * reader.fps) < ENDS_EARLY * reader.told:
+        result.note = f"the video breaks off after {reader.read} of {reader.told} frames"
 
 
 def _read(file: Path) -> np.ndarray:
@@ -268,7 +275,7 @@ class Tables:
     def end(self, result: FileScore, threshold: float) -> None:
         """Write what became of the file."""
         if self._json:
-            names = ("score", "verdict", "faces", "frames", "cause")
+            names = ("score", "verdict", "faces", "frames", "cause", "note")
             rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
             self._json.write(f"],\n  {json.dumps(rest)[1:]}")
 

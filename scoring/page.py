@@ -90,7 +90,7 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
     result = score_file(detector, file, record, drawn)
     if result.score is None:
-        return Shown(f"## not scored\n\n{result.cause}", None, None, [])
+        return Shown(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}", None, None, [])
     people = "one face" if result.faces == 1 else f"{result.faces} faces"
     sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
     sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
@@ -98,6 +98,7 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     if is_video(file):
         low, high = np.percentile(record.scores, [10, 90])
         sentence += f", {result.frames} frames looked at; four of five score from {low:.2f} to {high:.2f}."
+        sentence += f" {result.note.capitalize()}." if result.note else ""
         curve = _curve(np.array(record.positions) * seconds_a_frame, np.array(record.scores), detector.threshold)
     else:
         around = detector.score(ten_crops(worst))[0]

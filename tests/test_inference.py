@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import preprocessing
 import training
 from datasets.augmentation import normalise, resize
 from faces.tracks import MAX_REACH
+from faces.videos import FrameReader
 from inference import load_detector
 from models.backbones import build_network
 from models.gradcam import heatmaps
@@ -297,6 +299,63 @@ def test_drawings_are_not_scored_again_and_replace_nothing_else(
     # Whoever names a drawing wants it.
     assert score("--model", model, Path(folder) / "a_annotated_2.png", "--annotate", folder) == 0
     assert "a_annotated_2_annotated.png" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------- videos
+
+
+def timed_video(file: Path, seconds: list[float], people: tuple[int, ...] = (0,)) -> Path:
+    """A video each of whose frames has its own time, whatever the rate of 25 frames a second in its header."""
+    av = pytest.importorskip("av")
+    with av.open(f"file:{file}", "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(picture(number, *people), format="bgr24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file
+
+
+VARYING = [0.04 * i for i in range(30)] + [1.2 + 0.387 * i for i in range(30)]
+
+
+def test_a_video_that_breaks_off_is_said_to(
+    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture
+) -> None:
+    whole = timed_video(tmp_path / "whole.mkv", [0.04 * i for i in range(200)])
+    timed_video(tmp_path / "varying.mkv", VARYING)  # its header tells of 312 frames, but the last comes when it should
+    content = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    assert score("--model", model, tmp_path, "--json", tmp_path / "a.json") == 0
+    cut, varying, all_there = json.loads((tmp_path / "a.json").read_text())
+    assert varying["note"] == all_there["note"] == "" and varying["frames"] == 30
+    length = int(re.fullmatch(r"the video breaks off after (\d+) of 200 frames", cut["note"])[1])
+    assert cut["frames"] == -(-length // 2) and 20 < length < 180
+    assert f"(1 face, {cut['frames']} frames; {cut['note']})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_frames_have_their_own_times(tmp_path: Path, ending: str) -> None:
+    reader = FrameReader(timed_video(tmp_path / f"a.{ending}", VARYING))
+    assert len(list(reader)) == 12
+    assert list(reader.times) == pytest.approx(VARYING, abs=1e-3)
+
+
+@pytest.mark.parametrize("ending", ["avi", "mpg", "mkv", "mp4"])
+def test_frames_of_a_constant_rate_come_evenly(tmp_path: Path, ending: str) -> None:
+    """Though an AVI has no timestamps for its last frames, and Matroska rounds them all."""
+    av = pytest.importorskip("av")
+    with av.open(f"file:{tmp_path}/a.{ending}", "w") as container:
+        codec = "mpeg2video" if ending == "mpg" else "libx264"
+        stream = container.add_stream(codec, rate=Fraction(30000, 1001), width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        for number in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 0), format="bgr24")))
+        container.mux(stream.encode())
+    reader = FrameReader(tmp_path / f"a.{ending}")
+    assert len(list(reader)) == 8
+    assert list(reader.times) == pytest.approx([i * 1001 / 30000 for i in range(40)], abs=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------- tables
