@@ -146,6 +146,35 @@ def test_from_python(model: Path) -> None:
     assert all(0 <= face.score <= 1 and face.heat is None for face in (*one, *two))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        [photo(0) / np.float32(255)],
+        photo(0),
+        [photo(0)[:, :, 0]],
+        [np.dstack([photo(0), photo(0)[:, :, :1]])],
+        ["a.png"],
+        "a.png",
+        [photo(0)[:0]],
+    ],
+    ids=["float", "not in a list", "grey", "alpha", "name", "bare name", "empty"],
+)
+def test_images_must_be_rgb_of_8_bits(model: Path, images: Any) -> None:
+    detector = load_detector(model, gpu_num="cpu", faces_given=True)
+    with pytest.raises(
+        ValueError, match="image 0 is a .* of .* shape .*; give a list of H x W x 3 arrays of uint8, RGB"
+    ):
+        detector(images)
+
+
+def test_options_from_python(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--gpu_num 0: PyTorch sees no GPU"):
+        load_detector(model, gpu_num=0)
+    with pytest.raises(InputError, match="no face detector 'foo'; give one of retinaface, .*, mtcnn"):
+        load_detector(model, gpu_num="cpu", face_detector="foo")
+
+
 def test_ready_crops_are_scored_as_they_are(model: Path) -> None:
     detector = load_detector(model, gpu_num="cpu", faces_given=True)
     crop = np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)
