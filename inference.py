@@ -41,7 +41,7 @@ def make_parser() -> parse.Parser:
     add(parser, "--evidence", False, parse.boolean, "with --annotate: and heatmaps of what speaks for fake")
     parser.add_argument("--serve", action="store_true", help="open a local page to drop images and videos on")
     add(parser, "--host", "127.0.0.1", str, "for --serve: 0.0.0.0 lets other machines in")
-    add(parser, "--port", 0, parse.number(int, 0), "for --serve: 0 takes the first free one from 7860 on")
+    add(parser, "--port", 0, parse.number(int, 0, high=65535), "for --serve: 0 takes the first free one from 7860 on")
     add(parser, "--export", None, Path, "write the network as an ONNX file")
     add(parser, "--detector", None, parse.one_of(*DETECTORS), "the face detector (default: that of the training data)")
     add(parser, "--detector_weights", None, Path, "a RetinaFace checkpoint (default: the published one, fetched once)")
@@ -69,8 +69,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     if args.annotate is not None:
         if args.annotate.exists() and not args.annotate.is_dir():
             raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
-        if any(is_video(file) for file in args.files):
-            import_av()
+    if args.serve or (args.annotate is not None and any(is_video(file) for file in args.files)):
+        import_av()
     args.targets = annotation_targets(args.files, args.annotate) if args.annotate is not None else {}
     taken = {file.resolve() for file in (args.model, *args.files, *args.targets.values())}
     for flag in ("json", "csv", "export"):

@@ -57,7 +57,9 @@ def import_av() -> None:
     try:
         import av  # noqa: F401
     except ImportError as error:
-        raise InputError("--annotate needs PyAV for videos: pip install --no-deps -r requirements-extra.txt") from error
+        raise InputError(
+            "--annotate and --serve need PyAV for videos: pip install --no-deps -r requirements-extra.txt"
+        ) from error
 
 
 def annotate_video(

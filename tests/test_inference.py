@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -714,6 +715,22 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, image, "--gpu_num", "x", says="--gpu_num")
     refused(capsys, "--model", model, image, "--jsn", "x", says="'--json'")
     assert tree(tmp_path) == here
+
+
+def test_a_page_that_cannot_be_opened_is_refused_at_once(
+    model: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = "--model", model, "--serve"
+    refused(capsys, *serve, "--port", "70000", says="'70000' is not a whole number from 0 (and up to 65535)")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(capsys, *serve, "--port", port, says=f"port {port} of 127.0.0.1: Address already in use")
+    refused(capsys, *serve, "--host", "nowhere.invalid", says="of nowhere.invalid: ")
+    refused(capsys, *serve, "--host", "192.0.2.1", says="give another --host or --port")
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused(capsys, *serve, says="PyAV")
 
 
 def test_wrong_checkpoints_name_the_flag(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
