@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,8 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         else:
             files.append(path)
     if not files:
-        raise InputError(f"no image or video in {', '.join(map(str, paths))}.")
+        kinds = f"image ({', '.join(IMAGE_ENDINGS)}) or video ({', '.join(VIDEO_ENDINGS)})"
+        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}.")
     once: dict[Path, Path] = {}
     for file in files:
         once.setdefault(file.resolve(), file)  # a file may be named in more ways than one
@@ -73,6 +75,7 @@ class FileScore:
     Attributes:
         score: of its most suspicious face: the mean over a video's frames of that face; None where there is none.
         verdict: fake or real; empty where there is no score.
+        face: the track of that face; None where there is none.
         faces: people in it.
         frames: frames looked at.
         cause: why there is no score.
@@ -83,6 +86,7 @@ class FileScore:
     file: Path
     score: float | None = None
     verdict: str = ""
+    face: int | None = None
     faces: int = 0
     frames: int = 0
     cause: str = ""
@@ -106,7 +110,8 @@ class FileScore:
         means = {track: total / count for track, (count, total) in self.tracks.items()}
         kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
         self.faces = len(kept)
-        self.score = max(means[track] for track in kept)
+        self.face = max(kept, key=means.__getitem__)
+        self.score = means[self.face]
         self.verdict = "fake" if self.score > threshold else "real"
 
     def __str__(self) -> str:
@@ -114,7 +119,7 @@ class FileScore:
         note = f"; {self.note}" if self.note else ""
         if self.score is None:
             return f"{name}: not scored: {self.cause}{note}"
-        faces = f"{self.faces} face{'s' * (self.faces != 1)}"
+        faces = "1 face" if self.faces == 1 else f"{self.faces} faces, judged by face {self.face}"
         frames = f", {self.frames} frame{'s' * (self.frames != 1)}" if is_video(self.file) else ""
         return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
 
@@ -163,7 +168,7 @@ def score_file(
 
 def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> ScoredFrames:
     if not is_video(file):
-        yield 0, detector([_read(file)])[0]
+        yield 0, detector([load_image(file)])[0]
         return
     reader = FrameReader(file, detector.recipe.every, detector.recipe.frames)
     try:
@@ -175,9 +180,17 @@ def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> ScoredF
         result.note = f"the video breaks off after {reader.read} of {reader.told} frames"
 
 
-def _read(file: Path) -> np.ndarray:
+def load_image(file: Path) -> np.ndarray:
+    """Read an image as H x W x 3, uint8, RGB, turned as its camera says.
+
+    Raises:
+        NotScored: it cannot be read.
+    """
     try:
-        return read_image(file, turn=True)
+        with warnings.catch_warnings():
+            # Twice as large an image is an error; up to there a photograph may well be large.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return read_image(file, turn=True)
     except InputError as error:
         raise NotScored(f"unreadable: {str(error).removeprefix(f'{file}: ')}") from error
 
@@ -225,7 +238,7 @@ def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) 
             annotate_video(file, part, frames, threshold)
         else:
             ((_, faces),) = frames
-            image = draw_faces(_read(file)[..., ::-1], faces, threshold)
+            image = draw_faces(load_image(file)[..., ::-1], faces, threshold)
             about = PngInfo()
             about.add_text("Comment", DRAWN)
             Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=about)
@@ -275,7 +288,7 @@ class Tables:
     def end(self, result: FileScore, threshold: float) -> None:
         """Write what became of the file."""
         if self._json:
-            names = ("score", "verdict", "faces", "frames", "cause", "note")
+            names = ("score", "verdict", "face", "faces", "frames", "cause", "note")
             rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
             self._json.write(f"],\n  {json.dumps(rest)[1:]}")
 

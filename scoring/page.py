@@ -16,13 +16,12 @@ import torch
 from matplotlib.figure import Figure
 
 from datasets.augmentation import normalise, resize
-from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
 from scoring.detector import ForgeryDetector, ScoredFace
-from scoring.files import FileScore, is_video, score_file
+from scoring.files import FileScore, is_video, load_image, score_file
 from utils.errors import InputError
 
 MEGABYTES = 500  # of an upload
@@ -130,7 +129,7 @@ def _crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace
     if is_video(file):
         frame = next(frame for at, frame in FrameReader(file, every=1) if at == position)[..., ::-1].copy()
     else:
-        frame = read_image(file, turn=True).copy()  # which PyTorch wants to be writable
+        frame = load_image(file).copy()  # which PyTorch wants to be writable
     # What was seen is a square already: a margin of 1.
     return frame if detector.faces_given else crop_face(frame, face.seen, 1, detector.recipe.crop_size)[0]
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,8 @@ def judged(frames: list[list[ScoredFace]]) -> FileScore:
 def test_a_video_is_as_fake_as_its_most_suspicious_face() -> None:
     result = judged([faces(0.1, 0.9), faces(0.3, 0.5), faces(0.2, 0.7)])
     assert result.score == pytest.approx(0.7) and result.verdict == "fake"
-    assert (result.faces, result.frames) == (2, 3)
-    assert str(result) == "a.mp4: fake 0.700 (2 faces, 3 frames)"
+    assert (result.face, result.faces, result.frames) == (1, 2, 3)
+    assert str(result) == "a.mp4: fake 0.700 (2 faces, judged by face 1, 3 frames)"
 
 
 def test_a_face_of_two_frames_among_many_is_a_mistake() -> None:
@@ -270,6 +271,16 @@ def test_images_of_every_kind(model: Path, tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out.splitlines()
     expected = f"{found['plain']['verdict']} {found['plain']['score']:.3f} (1 face)"
     assert f"{a / 'größer 顔.webp'}: {expected}" in printed and len(printed) == 6
+
+
+def test_a_large_image_is_scored_without_a_warning(
+    model: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_image(tmp_path / "a.png", photo(0))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        assert score("--model", model, file, "--annotate", tmp_path / "out") == 0
 
 
 def test_what_gets_no_score_says_so_and_the_rest_goes_on(
@@ -406,7 +417,10 @@ def test_json_and_csv_hold_the_same(model: Path, tmp_path: Path) -> None:
     video = files[1]
     assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
     assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
-    assert files[2]["score"] is None and files[2]["cause"] == "no face"
+    assert files[2]["score"] is None and files[2]["cause"] == "no face" and files[2]["face"] is None
+    pair = files[0]
+    assert pair["score"] == max(face["score"] for face in pair["detections"])
+    assert pair["score"] == pair["detections"][pair["face"]]["score"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
@@ -701,7 +715,7 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     for flag in ("--json", "--csv", "--annotate"):
         refused(capsys, "--model", model, "--export", tmp_path / "x", flag, "y", says=f"{flag} is for images")
     refused(capsys, "--model", model, tmp_path / "no.png", says=f"there is no {tmp_path / 'no.png'}")
-    refused(capsys, "--model", model, tmp_path / "empty", says="no image or video in")
+    refused(capsys, "--model", model, tmp_path / "empty", says=".webp) or video (.mp4, ")
     refused(capsys, "--model", model, image, "--evidence", "True", says="--annotate FOLDER")
     refused(capsys, "--model", model, image, "--annotate", image, says="is a file; give a folder")
     refused(capsys, "--model", model, image, "--json", tmp_path, says="is a folder; give a file")
