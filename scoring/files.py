@@ -142,10 +142,10 @@ def score_file(
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
-            for position, faces in _frames(detector, file, result):
+            for position, time, faces in _frames(detector, file, result):
                 result.add(faces)
                 if tables is not None:
-                    tables.add(position, faces)
+                    tables.add(position, time, faces)
                 yield position, faces
                 bar.update()
         if not result.tracks:
@@ -166,13 +166,15 @@ def score_file(
     return result
 
 
-def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> ScoredFrames:
+def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> Iterator[tuple[int, float, list[ScoredFace]]]:
+    """Give the position of each frame, its time in seconds, and its faces."""
     if not is_video(file):
-        yield 0, detector([load_image(file)])[0]
+        yield 0, 0.0, detector([load_image(file)])[0]
         return
     reader = FrameReader(file, detector.recipe.every, detector.recipe.frames)
     try:
-        yield from detector.video(reader)
+        for position, faces in detector.video(reader):
+            yield position, reader.times[position], faces
     except cv2.error as error:
         raise NotScored("unreadable: no video that can be decoded") from error
     # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
@@ -255,7 +257,7 @@ class Tables:
         as_csv: likewise.
     """
 
-    COLUMNS = ("frame", "face", "left", "top", "right", "bottom", "found", "score")
+    COLUMNS = ("frame", "time", "face", "left", "top", "right", "bottom", "found", "score")
 
     def __init__(self, as_json: TextIO | None, as_csv: TextIO | None) -> None:
         self._json, self._csv = as_json, as_csv and csv.writer(as_csv)
@@ -273,11 +275,11 @@ class Tables:
             self._json.write(f'{comma}\n {{"file": {json.dumps(str(file))}, "detections": [')
         self._file, self._comma = file, False
 
-    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
-        """Write the faces of a frame."""
+    def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
+        """Write the faces of a frame, which is shown at a time in seconds."""
         for face in faces:
             box = [round(float(x), 1) for x in face.box]
-            row = [position, face.track, *box, round(face.found, 4), face.score]
+            row = [position, round(time, 3), face.track, *box, round(face.found, 4), face.score]
             if self._csv:
                 self._csv.writerow([self._file, *row])
             if self._json:

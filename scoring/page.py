@@ -48,21 +48,21 @@ class Shown(NamedTuple):
 
 
 class _Record:
-    """Takes what `score_file` tells its tables: each frame's highest score, and the most suspicious face of all."""
+    """Takes what `score_file` tells its tables: each frame's time and highest score, and the most suspicious face."""
 
     def __init__(self) -> None:
-        self.positions: list[int] = []
+        self.times: list[float] = []
         self.scores: list[float] = []
         self.worst: tuple[int, ScoredFace] | None = None
 
     def begin(self, file: Path) -> None:
         """Begin a file."""
 
-    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
+    def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
         """Take the faces of a frame."""
         if faces:
             face = max(faces, key=lambda face: face.score)
-            self.positions.append(position)
+            self.times.append(time)
             self.scores.append(face.score)
             if self.worst is None or face.score > self.worst[1].score:
                 self.worst = position, face
@@ -82,14 +82,12 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     Raises:
         InputError: a video of more than `MINUTES`.
     """
-    seconds_a_frame = 0.0
     if is_video(file):
         try:
             reader = FrameReader(file)
         except VideoError as error:
             return Shown(f"## not scored\n\n{error}", None, None, [])
-        seconds_a_frame = 1 / reader.fps
-        if reader.length() * seconds_a_frame > 60 * MINUTES:
+        if reader.length() / reader.fps > 60 * MINUTES:
             raise InputError(f"the video is longer than {MINUTES} minutes; cut it, or use the command line.")
     record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
     result = score_file(detector, file, record, drawn)
@@ -106,7 +104,7 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
             sentence += f"; four of five score from {low:.2f} to {high:.2f}"
         sentence += "."
         sentence += f" {result.note.capitalize()}." if result.note else ""
-        curve = _curve(np.array(record.positions) * seconds_a_frame, np.array(record.scores), detector.threshold)
+        curve = _curve(np.array(record.times), np.array(record.scores), detector.threshold)
     else:
         around = detector.score(ten_crops(worst))[0]
         sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, it scores from {min(around):.2f} to "

@@ -414,6 +414,7 @@ def test_json_and_csv_hold_the_same(model: Path, tmp_path: Path) -> None:
     assert [{key: str(value) for key, value in face.items()} for face in listed] == rows
     assert [len(file["detections"]) for file in files] == [2, 3, 0]
     assert [row["frame"] for row in rows] == ["0", "0", "0", "2", "4"]
+    assert [row["time"] for row in rows] == ["0.0", "0.0", "0.0", "0.08", "0.16"]
     video = files[1]
     assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
     assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
@@ -446,7 +447,9 @@ def read_video(file: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     with av.open(f"file:{file}") as container:
         stream = container.streams.video[0]
         about = {"codec": stream.codec_context.name, "pix_fmt": stream.pix_fmt, "rate": stream.average_rate}
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)], about
+        frames = list(container.decode(stream))
+        about |= {"times": [frame.time for frame in frames], "length": container.duration / av.time_base}
+        return [frame.to_ndarray(format="bgr24") for frame in frames], about
 
 
 def lossless_video(file: Path, frames: int, width: int, height: int, rate: Fraction) -> Path:
@@ -470,7 +473,9 @@ def test_an_annotated_video_is_one_that_browsers_play(
     assert score("--model", model, source, "--annotate", tmp_path / "out") == 0
     frames, about = read_video(tmp_path / "out/a: b_annotated.mp4")
     originals, _ = read_video(source)
-    assert about == {"codec": "h264", "pix_fmt": "yuv420p", "rate": rate}
+    assert about["times"] == pytest.approx([float(i / rate) for i in range(12)], abs=1e-9)
+    assert about.items() >= {"codec": "h264", "pix_fmt": "yuv420p", "rate": rate}.items()
+    assert about["length"] == pytest.approx(12 / rate, abs=1e-6)
     assert len(frames) == 12
     assert frames[0].shape == (-(-(height + STRIP) // 2) * 2, -(-width // 2) * 2, 3)
     for frame, original in zip(frames, originals, strict=True):
@@ -481,6 +486,17 @@ def test_an_annotated_video_is_one_that_browsers_play(
     assert source.read_bytes() == before and tree(tmp_path / "out") == ["a: b_annotated.mp4"]
     content = (tmp_path / "out/a: b_annotated.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # plays before it has come whole
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_an_annotated_video_is_as_uneven_as_its_source(model: Path, tmp_path: Path, quick: None, ending: str) -> None:
+    source = timed_video(tmp_path / f"a.{ending}", VARYING)
+    assert score("--model", model, source, "--annotate", tmp_path, "--json", tmp_path / "a.json") == 0
+    _, about = read_video(tmp_path / "a_annotated.mp4")
+    assert about["times"] == pytest.approx(VARYING, abs=1e-3)
+    assert about["length"] == pytest.approx(VARYING[-1] + 0.3, abs=0.3)
+    ((found),) = json.loads((tmp_path / "a.json").read_text())
+    assert [face["time"] for face in found["detections"]] == pytest.approx(VARYING[::2], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.mp4"])
@@ -551,7 +567,7 @@ def test_a_box_moves_between_scored_frames(tmp_path: Path) -> None:
 
 def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Reader:
-        fps, length = 25.0, lambda _: 4
+        fps, length, times = 25.0, lambda _: 4, [0, 0.04, 0.08, 0.12]
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -566,10 +582,10 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path, monkeyp
 
 
 def test_the_strip_shows_the_scores_so_far() -> None:
-    strip = ScoreStrip(100, 11, threshold=0.5)
-    for position, scores in ((0, [0.9]), (5, [0.9, 0.2]), (6, []), (10, [0.1])):
-        strip.add(position, faces(*scores))
-    picture = strip.at(5)
+    strip = ScoreStrip(100, 0.4, threshold=0.5)
+    for time, scores in ((0, [0.9]), (0.2, [0.9, 0.2]), (0.24, []), (0.4, [0.1])):
+        strip.add(time, faces(*scores))
+    picture = strip.at(0.2)
     assert picture.shape == (STRIP, 100, 3)
     assert np.abs(picture[:20, 25].astype(int) - FAKE).sum(axis=1).min() == 0  # high, and red
     assert (picture[:12, 70:] == 255).all() and np.abs(picture[45:, 99].astype(int) - REAL).sum(axis=1).min() == 0

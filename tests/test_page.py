@@ -21,6 +21,7 @@ from scoring.detector import load_detector
 from scoring.files import score_file
 from scoring.page import _crop, _Record, judge, ten_crops
 from tests.conftest import ROOT
+from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
 from utils.checkpoints import save_checkpoint
 
@@ -135,6 +136,12 @@ def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("scoring.files.ENDS_EARLY", 2)
     said = judge(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path).sentence
     assert " looked at. The video breaks off after 10 of 10 frames. The network's" in said
+
+
+def test_the_curve_goes_by_the_frames_own_times(model: Path, tmp_path: Path) -> None:
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    curve = judge(detector, timed_video(tmp_path / "a.mkv", VARYING), tmp_path).curve
+    assert curve.axes[0].lines[1].get_xdata() == pytest.approx(VARYING[::5], abs=2e-3)
 
 
 def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
