@@ -95,8 +95,9 @@ def annotate_video(
                     strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, threshold)
                     rate = Fraction(reader.fps).limit_denominator(1001)
                     stream = container.add_stream("libx264", rate=rate)
-                    # Fine enough for frames that come unevenly, and a whole share of an even rate.
-                    tick = stream.codec_context.time_base = 1 / (1000 * Fraction(rate.numerator))
+                    # A millisecond or less, for frames that come unevenly; and a whole share of an even one.
+                    tick = Fraction(1, rate.numerator * -(-1000 // rate.numerator))
+                    stream.codec_context.time_base = tick
                     stream.height, stream.width = _even(height + STRIP), _even(width)
                     stream.pix_fmt = "yuv420p"  # which browsers play, and which has even sides
                     stream.options = {"crf": "20", "bf": "0"}  # with B-frames MP4 tells a wrong length of uneven ones
