@@ -41,7 +41,7 @@ def make_parser() -> parse.Parser:
     add(parser, "--evidence", False, parse.boolean, "with --annotate: and heatmaps of what speaks for fake")
     parser.add_argument("--serve", action="store_true", help="open a local page to drop images and videos on")
     add(parser, "--host", "127.0.0.1", str, "for --serve: 0.0.0.0 lets other machines in")
-    add(parser, "--port", 0, parse.number(int, 0), "for --serve: 0 takes the first free one from 7860 on")
+    add(parser, "--port", 0, parse.number(int, 0, high=65535), "for --serve: 0 takes the first free one from 7860 on")
     add(parser, "--export", None, Path, "write the network as an ONNX file")
     add(parser, "--detector", None, parse.one_of(*DETECTORS), "the face detector (default: that of the training data)")
     add(parser, "--detector_weights", None, Path, "a RetinaFace checkpoint (default: the published one, fetched once)")
@@ -50,7 +50,7 @@ def make_parser() -> parse.Parser:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line; ``files`` are those that the paths name.
+    """Parse the command line; ``files`` are those that the paths name, ``targets`` where each of them is drawn.
 
     Raises:
         InputError: an argument that is wrong, missing, or contradicts another.
@@ -60,15 +60,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         raise InputError("--model is missing: give the checkpoint to score with.")
     if not args.paths and args.export is None and not args.serve:
         raise InputError("give images, videos or folders of them (or --serve, or --export).")
+    for flag in ("json", "csv", "annotate"):
+        if not args.paths and getattr(args, flag) is not None:
+            raise InputError(f"--{flag} is for images and videos, and none is given; add their paths, or leave it out.")
     if args.evidence and args.annotate is None:
         raise InputError("--evidence True draws into what --annotate writes; give --annotate FOLDER.")
-    args.files = find_files(args.paths, args.annotate) if args.paths else []
+    args.files = find_files(args.paths) if args.paths else []
     if args.annotate is not None:
         if args.annotate.exists() and not args.annotate.is_dir():
             raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
-        if any(is_video(file) for file in args.files):
-            import_av()
-    taken = {file.resolve() for file in (args.model, *args.files)}
+    if args.serve or (args.annotate is not None and any(is_video(file) for file in args.files)):
+        import_av()
+    args.targets = annotation_targets(args.files, args.annotate) if args.annotate is not None else {}
+    taken = {file.resolve() for file in (args.model, *args.files, *args.targets.values())}
     for flag in ("json", "csv", "export"):
         if (target := getattr(args, flag)) is not None:
             if target.is_dir():
@@ -98,12 +102,11 @@ def run(args: argparse.Namespace) -> int:
         serve(detector, args.host, args.port)
     if not args.files:
         return 0
-    targets = {} if args.annotate is None else annotation_targets(args.files, args.annotate)
     code = 0
     with open_tables(args.json, args.csv) as tables:
         for file in tqdm(args.files, unit=" files", disable=len(args.files) < 2, leave=False):
-            result = score_file(detector, file, tables, targets.get(file))
-            drawn = f" -> {targets[file]}" if targets and result.score is not None else ""
+            result = score_file(detector, file, tables, args.targets.get(file))
+            drawn = f" -> {args.targets[file]}" if args.targets and result.score is not None else ""
             with tqdm.external_write_mode():
                 print(f"{result}{drawn}", flush=True)
             if result.score is None:

@@ -1,6 +1,7 @@
 """Frames of a video file, read from its beginning to its end."""
 
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class FrameReader:
         fps: frames per second, as the header tells; 25 where it tells nothing.
         told: the number of frames that the file's header tells of; 0 where it tells nothing.
         read: the number of frames read so far; after the iteration, what the file really holds.
+        times: when each of them is shown, in seconds after the first.
 
     Raises:
         VideoError: the file is missing, empty, or no video that OpenCV can read.
@@ -53,6 +55,7 @@ class FrameReader:
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else 25.0  # some headers hold a clock's ticks in its place
         self.read = 0
+        self.times = array("d")
         self._every, self._count = every, count
 
     def _open(self) -> cv2.VideoCapture:
@@ -67,6 +70,7 @@ class FrameReader:
         try:
             while self._capture.grab():
                 position, self.read = self.read, self.read + 1
+                self.times.append(self._time(position))
                 if position % self._every == 0 if wanted is None else position in wanted:
                     good, frame = self._capture.retrieve()
                     if good:
@@ -75,6 +79,17 @@ class FrameReader:
             self._capture.release()
         if self.read == 0:
             raise VideoError("unreadable: no frame can be decoded")
+
+    def _time(self, position: int) -> float:
+        """Return when the frame that was just read is shown: by its own timestamp, where that makes sense."""
+        stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if position == 0:
+            self._first = stamp
+            return 0.0
+        steady, time = position / self.fps, stamp - self._first
+        if abs(time - steady) < 0.002:  # a constant rate, whose timestamps Matroska rounds
+            time = steady
+        return time if time > self.times[-1] else self.times[-1] + 1 / self.fps  # some frames have no timestamp
 
     def length(self) -> int:
         """Return the number of frames, as the header tells; where it does not, decode the whole video once."""

@@ -14,6 +14,7 @@ from utils.errors import InputError
 
 REAL, FAKE = (177, 114, 0), (0, 94, 213)  # BGR: blue and vermilion, which colour-blind eyes tell apart
 STRIP = 64  # pixels below a video, for its scores over time
+DRAWN = "faces scored by inference.py"  # in the metadata of what is drawn here, which is never taken for an input
 
 
 def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float) -> np.ndarray:
@@ -56,7 +57,9 @@ def import_av() -> None:
     try:
         import av  # noqa: F401
     except ImportError as error:
-        raise InputError("--annotate needs PyAV for videos: pip install --no-deps -r requirements-extra.txt") from error
+        raise InputError(
+            "--annotate and --serve need PyAV for videos: pip install --no-deps -r requirements-extra.txt"
+        ) from error
 
 
 def annotate_video(
@@ -85,24 +88,31 @@ def annotate_video(
     try:
         # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
         with av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            container.metadata["comment"] = DRAWN
             for position, frame in reader:
                 if stream is None:
                     height, width = frame.shape[:2]
-                    strip = ScoreStrip(width, reader.length(), threshold)
-                    stream = container.add_stream("libx264", rate=Fraction(reader.fps).limit_denominator(1001))
+                    strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, threshold)
+                    rate = Fraction(reader.fps).limit_denominator(1001)
+                    stream = container.add_stream("libx264", rate=rate)
+                    # A millisecond or less, for frames that come unevenly; and a whole share of an even one.
+                    tick = Fraction(1, rate.numerator * -(-1000 // rate.numerator))
+                    stream.codec_context.time_base = tick
                     stream.height, stream.width = _even(height + STRIP), _even(width)
                     stream.pix_fmt = "yuv420p"  # which browsers play, and which has even sides
-                    stream.options = {"crf": "20"}
+                    stream.options = {"crf": "20", "bf": "0"}  # with B-frames MP4 tells a wrong length of uneven ones
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
-                    strip.add(*before)
+                    strip.add(reader.times[before[0]], before[1])
                 image = draw_faces(frame, _between(before, after, position), threshold)
                 if image.shape[:2] != (height, width):  # which may change within a video
                     image = cv2.resize(image, (width, height))
-                image = np.concatenate([image, strip.at(position)])
+                image = np.concatenate([image, strip.at(reader.times[position])])
                 below, beside = stream.height - height - STRIP, stream.width - width
                 image = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="bgr24")))
+                drawn = av.VideoFrame.from_ndarray(image, format="bgr24")
+                drawn.pts, drawn.time_base = round(reader.times[position] / tick), tick
+                container.mux(stream.encode(drawn))
             if stream is not None:
                 container.mux(stream.encode())
     except av.FFmpegError as error:
@@ -145,35 +155,35 @@ class ScoreStrip:
 
     Args:
         width: in pixels, for the whole video.
-        length: of the video in frames.
+        length: when the video's last frame is shown, in seconds; later ones are drawn at the right edge.
         threshold: a grey line; what is above it is drawn as fake.
     """
 
-    def __init__(self, width: int, length: int, threshold: float) -> None:
-        self._last, self._threshold = max(1, length - 1), threshold
+    def __init__(self, width: int, length: float, threshold: float) -> None:
+        self._last, self._threshold = max(1e-9, length), threshold
         self._picture = np.full((STRIP, width, 3), 255, np.uint8)
         self._point: tuple[int, int] | None = None
         cv2.line(self._picture, (0, self._y(threshold)), (width, self._y(threshold)), (200, 200, 200), 1)
 
-    def _x(self, position: int) -> int:
-        return round(min(1.0, position / self._last) * (self._picture.shape[1] - 1))
+    def _x(self, time: float) -> int:
+        return round(min(1.0, time / self._last) * (self._picture.shape[1] - 1))
 
     def _y(self, score: float) -> int:
         return round((1 - score) * (STRIP - 9)) + 4
 
-    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
-        """Draw a scored frame; one without faces interrupts the line."""
+    def add(self, time: float, faces: Sequence[ScoredFace]) -> None:
+        """Draw the frame that was scored at a time in seconds; one without faces interrupts the line."""
         if not faces:
             self._point = None
             return
         highest = max(face.score for face in faces)
-        point = self._x(position), self._y(highest)
+        point = self._x(time), self._y(highest)
         colour = FAKE if highest > self._threshold else REAL
         cv2.line(self._picture, self._point or point, point, colour, 2, cv2.LINE_AA)
         self._point = point
 
-    def at(self, position: int) -> np.ndarray:
-        """Return the strip at a frame, STRIP x width x 3, BGR, with a line where the video is."""
-        picture, x = self._picture.copy(), self._x(position)
+    def at(self, time: float) -> np.ndarray:
+        """Return the strip at a time, STRIP x width x 3, BGR, with a line where the video is."""
+        picture, x = self._picture.copy(), self._x(time)
         cv2.line(picture, (x, 0), (x, STRIP), (120, 120, 120), 1)
         return picture

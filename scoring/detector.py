@@ -11,7 +11,7 @@ import torch
 from datasets.augmentation import normalise, resize
 from engine import fake_probability
 from faces.crops import crop_face, crop_square
-from faces.detectors import Detections, Detector, load_face_detector, shrink
+from faces.detectors import DETECTORS, Detections, Detector, load_face_detector, shrink
 from faces.extraction import Recipe
 from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
@@ -62,15 +62,17 @@ class ForgeryDetector:
         size: side of the images that the network takes, in pixels.
         channels: RGB or BGR, the order that it was trained with.
         recipe: which frames of a video are looked at, and how faces are cropped.
+        training_faces: how the faces of the training data were made, as the checkpoint tells; None where it does not.
 
     Raises:
-        InputError: the checkpoint or the GPU is not there or wrong; `evidence` of backbones without feature maps.
+        InputError: the checkpoint or the GPU is not there or wrong; an unknown face detector; `evidence` of backbones
+            without feature maps.
     """
 
     def __init__(
         self,
         checkpoint: Path | str,
-        gpu_num: str | None = None,
+        gpu_num: int | str | None = None,
         faces_given: bool = False,
         face_detector: str | None = None,
         detector_weights: Path | None = None,
@@ -79,17 +81,20 @@ class ForgeryDetector:
         content = load_checkpoint(Path(checkpoint), "--model")
         # Of the authors' networks the two others are told by their tensors, and all were trained at 224 pixels.
         settings = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | content["args"]
-        self.device = select_devices(gpu_num)[0]
+        self.device = select_devices(None if gpu_num is None else str(gpu_num))[0]
         self.network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
         load_network(self.network, content, "--model")
         self.network.to(self.device).eval()
         self.size, self.channels = settings["size"], content["channels"]
         threshold = content.get("threshold")
         self.threshold = 0.5 if threshold is None else threshold
-        made = content.get("faces") or {}
+        self.training_faces = content.get("faces")
+        made = self.training_faces or {}
         self.recipe = Recipe(**{name: made[name] for name in RECIPE_FIELDS if name in made})
         self.faces_given, self.evidence = faces_given, evidence
         self.face_detector = face_detector or made.get("detector", "retinaface")
+        if self.face_detector not in DETECTORS:
+            raise InputError(f"there is no face detector '{self.face_detector}'; give one of {', '.join(DETECTORS)}.")
         self._weights = detector_weights
         self._trained_with = made.get("weights") if self.face_detector == made.get("detector") else None
         self._find: Detector | None = None
@@ -144,18 +149,28 @@ class ForgeryDetector:
 
         Returns:
             The faces of each image, the largest first; none where no face was found.
+
+        Raises:
+            ValueError: an image is something else.
         """
         found = []
-        for image in images:
-            frame = np.ascontiguousarray(np.asarray(image)[..., ::-1])
+        for number, image in enumerate(images):
+            pixels = np.asarray(image)
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
+                what = f"a {type(image).__name__} of {pixels.dtype} and shape {pixels.shape}"
+                raise ValueError(f"image {number} is {what}; give a list of H x W x 3 arrays of uint8, RGB.")
+            frame = np.ascontiguousarray(pixels[..., ::-1])
             ((boxes, scores),) = self.find_faces(frame[None])
             largest = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
             faces = [Face(track, boxes[i], boxes[i], float(scores[i])) for track, i in enumerate(largest)]
             found += [scored for _, scored in self._score_frames([FrameFaces(0, frame, faces)])]
         return found
 
-    def video(self, file: Path) -> Iterator[tuple[int, list[ScoredFace]]]:
+    def video(self, video: Path | str | FrameReader) -> Iterator[tuple[int, list[ScoredFace]]]:
         """Score a video frame by frame, in memory that does not grow with its length.
+
+        Args:
+            video: the file; or its reader, which then tells more of it.
 
         Yields:
             The position of each frame that was looked at, in order, and its faces.
@@ -163,8 +178,10 @@ class ForgeryDetector:
         Raises:
             VideoError: it cannot be read.
         """
+        if not isinstance(video, FrameReader):
+            video = FrameReader(Path(video), self.recipe.every, self.recipe.frames)
         tracker, waiting = FaceTracker(), []
-        for position, frame in FrameReader(file, self.recipe.every, self.recipe.frames):
+        for position, frame in video:
             if waiting and (len(waiting) == FRAMES or frame.shape != waiting[0][1].shape):
                 yield from self._score_frames(self._follow(tracker, waiting))
                 waiting = []

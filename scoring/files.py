@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +13,15 @@ from typing import TextIO
 
 import cv2
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
-from faces.extraction import MIN_TRACK
-from faces.videos import VIDEO_ENDINGS, VideoError
-from scoring.annotate import annotate_video, draw_faces
+from faces.extraction import ENDS_EARLY, MIN_TRACK
+from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
+from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from utils.errors import InputError
 from utils.files import whole_file
@@ -35,12 +38,10 @@ def is_video(file: Path) -> bool:
     return file.name.lower().endswith(VIDEO_ENDINGS)
 
 
-def find_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[Path]:
+def find_files(paths: Sequence[Path]) -> list[Path]:
     """List the images and videos that are named, or lie in and below named folders, each once.
 
-    Args:
-        paths: files and folders.
-        leave_out: a folder whose content is not taken, where it lies in a named one.
+    Of a folder's files those that are hidden, or that annotating has drawn, are left out.
 
     Raises:
         InputError: a path that is not there; nothing at all.
@@ -49,15 +50,19 @@ def find_files(paths: Sequence[Path], leave_out: Path | None = None) -> list[Pat
     for path in paths:
         if path.is_dir():
             inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
-            inside = (file for file in inside if leave_out is None or leave_out not in file.parents)
-            files += [file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS))]
+            inside = (file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)))
+            files += [file for file in inside if not is_drawing(file)]
         elif not path.exists():
             raise InputError(f"there is no {path}; give images, videos or folders of them.")
         else:
             files.append(path)
     if not files:
-        raise InputError(f"no image or video in {', '.join(map(str, paths))}.")
-    return list(dict.fromkeys(files))
+        kinds = f"image ({', '.join(IMAGE_ENDINGS)}) or video ({', '.join(VIDEO_ENDINGS)})"
+        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}.")
+    once: dict[Path, Path] = {}
+    for file in files:
+        once.setdefault(file.resolve(), file)  # a file may be named in more ways than one
+    return list(once.values())
 
 
 # --------------------------------------------------------------------------------------------------------- verdicts
@@ -70,18 +75,22 @@ class FileScore:
     Attributes:
         score: of its most suspicious face: the mean over a video's frames of that face; None where there is none.
         verdict: fake or real; empty where there is no score.
+        face: the track of that face; None where there is none.
         faces: people in it.
         frames: frames looked at.
         cause: why there is no score.
+        note: that a video breaks off, or empty.
         tracks: for each person, in how many frames they are, and the sum of their scores.
     """
 
     file: Path
     score: float | None = None
     verdict: str = ""
+    face: int | None = None
     faces: int = 0
     frames: int = 0
     cause: str = ""
+    note: str = ""
     tracks: dict[int, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     def add(self, faces: Sequence[ScoredFace]) -> None:
@@ -101,16 +110,18 @@ class FileScore:
         means = {track: total / count for track, (count, total) in self.tracks.items()}
         kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
         self.faces = len(kept)
-        self.score = max(means[track] for track in kept)
+        self.face = max(kept, key=means.__getitem__)
+        self.score = means[self.face]
         self.verdict = "fake" if self.score > threshold else "real"
 
     def __str__(self) -> str:
         name = " ".join(str(self.file).encode("utf-8", "backslashreplace").decode().splitlines())
+        note = f"; {self.note}" if self.note else ""
         if self.score is None:
-            return f"{name}: not scored: {self.cause}"
-        faces = f"{self.faces} face{'s' * (self.faces != 1)}"
+            return f"{name}: not scored: {self.cause}{note}"
+        faces = "1 face" if self.faces == 1 else f"{self.faces} faces, judged by face {self.face}"
         frames = f", {self.frames} frame{'s' * (self.frames != 1)}" if is_video(self.file) else ""
-        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames})"
+        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
 
 
 def score_file(
@@ -131,10 +142,10 @@ def score_file(
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
-            for position, faces in _frames(detector, file):
+            for position, time, faces in _frames(detector, file, result):
                 result.add(faces)
                 if tables is not None:
-                    tables.add(position, faces)
+                    tables.add(position, time, faces)
                 yield position, faces
                 bar.update()
         if not result.tracks:
@@ -155,19 +166,33 @@ def score_file(
     return result
 
 
-def _frames(detector: ForgeryDetector, file: Path) -> ScoredFrames:
-    if is_video(file):
-        try:
-            yield from detector.video(file)
-        except cv2.error as error:
-            raise NotScored("unreadable: no video that can be decoded") from error
-    else:
-        yield 0, detector([_read(file)])[0]
-
-
-def _read(file: Path) -> np.ndarray:
+def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> Iterator[tuple[int, float, list[ScoredFace]]]:
+    """Give the position of each frame, its time in seconds, and its faces."""
+    if not is_video(file):
+        yield 0, 0.0, detector([load_image(file)])[0]
+        return
+    reader = FrameReader(file, detector.recipe.every, detector.recipe.frames)
     try:
-        return read_image(file, turn=True)
+        for position, faces in detector.video(reader):
+            yield position, reader.times[position], faces
+    except cv2.error as error:
+        raise NotScored("unreadable: no video that can be decoded") from error
+    # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
+    if max(reader.read, reader.times[-1] * reader.fps) < ENDS_EARLY * reader.told:
+        result.note = f"the video breaks off after {reader.read} of {reader.told} frames"
+
+
+def load_image(file: Path) -> np.ndarray:
+    """Read an image as H x W x 3, uint8, RGB, turned as its camera says.
+
+    Raises:
+        NotScored: it cannot be read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Twice as large an image is an error; up to there a photograph may well be large.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return read_image(file, turn=True)
     except InputError as error:
         raise NotScored(f"unreadable: {str(error).removeprefix(f'{file}: ')}") from error
 
@@ -176,21 +201,35 @@ def _read(file: Path) -> np.ndarray:
 
 
 def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common."""
+    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common.
+
+    Nothing but an earlier drawing is ever replaced.
+    """
     # Without ".." and links, by which a file would leave the folder.
     absolute = {file: Path(os.path.abspath(file)) for file in files}
     common = os.path.commonpath([file.parent for file in absolute.values()])
     targets: dict[Path, Path] = {}
-    taken = set()
+    taken = {file.resolve() for file in files}
     for file, there in absolute.items():
         below, ending, number = folder / there.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
         target = below / f"{file.stem}_annotated{ending}"
-        while target in taken:  # a.png beside a.jpg
+        while target.resolve() in taken or (target.exists() and not is_drawing(target)):  # a.png beside a.jpg
             number += 1
             target = below / f"{file.stem}_annotated_{number}{ending}"
-        taken.add(target)
+        taken.add(target.resolve())
         targets[file] = target
     return targets
+
+
+def is_drawing(file: Path) -> bool:
+    """Tell whether annotating has drawn a file: its name and its metadata, which are at its beginning, say so."""
+    if "_annotated" not in file.name or not file.is_file():
+        return False
+    try:
+        with file.open("rb") as content:
+            return DRAWN.encode() in content.read(2**24)
+    except OSError:
+        return False
 
 
 def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
@@ -201,8 +240,10 @@ def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) 
             annotate_video(file, part, frames, threshold)
         else:
             ((_, faces),) = frames
-            image = draw_faces(_read(file)[..., ::-1], faces, threshold)
-            part.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+            image = draw_faces(load_image(file)[..., ::-1], faces, threshold)
+            about = PngInfo()
+            about.add_text("Comment", DRAWN)
+            Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=about)
 
 
 # ------------------------------------------------------------------------------------------------------------- tables
@@ -216,7 +257,7 @@ class Tables:
         as_csv: likewise.
     """
 
-    COLUMNS = ("frame", "face", "left", "top", "right", "bottom", "found", "score")
+    COLUMNS = ("frame", "time", "face", "left", "top", "right", "bottom", "found", "score")
 
     def __init__(self, as_json: TextIO | None, as_csv: TextIO | None) -> None:
         self._json, self._csv = as_json, as_csv and csv.writer(as_csv)
@@ -234,11 +275,11 @@ class Tables:
             self._json.write(f'{comma}\n {{"file": {json.dumps(str(file))}, "detections": [')
         self._file, self._comma = file, False
 
-    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
-        """Write the faces of a frame."""
+    def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
+        """Write the faces of a frame, which is shown at a time in seconds."""
         for face in faces:
             box = [round(float(x), 1) for x in face.box]
-            row = [position, face.track, *box, round(face.found, 4), face.score]
+            row = [position, round(time, 3), face.track, *box, round(face.found, 4), face.score]
             if self._csv:
                 self._csv.writerow([self._file, *row])
             if self._json:
@@ -249,7 +290,7 @@ class Tables:
     def end(self, result: FileScore, threshold: float) -> None:
         """Write what became of the file."""
         if self._json:
-            names = ("score", "verdict", "faces", "frames", "cause")
+            names = ("score", "verdict", "face", "faces", "frames", "cause", "note")
             rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
             self._json.write(f"],\n  {json.dumps(rest)[1:]}")
 

@@ -1,9 +1,13 @@
 """A local page: drop an image or a video, see the verdict and what speaks for it."""
 
 import os
+import shutil
+import signal
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Timer
 from typing import Any, NamedTuple
 
 import cv2
@@ -12,17 +16,17 @@ import torch
 from matplotlib.figure import Figure
 
 from datasets.augmentation import normalise, resize
-from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
 from scoring.detector import ForgeryDetector, ScoredFace
-from scoring.files import FileScore, is_video, score_file
+from scoring.files import FileScore, is_video, load_image, score_file
 from utils.errors import InputError
 
 MEGABYTES = 500  # of an upload
 MINUTES = 10  # of a video
+KEPT = 600  # seconds for which what is drawn can be looked at
 TIGHTER = 0.06  # share of a face's sides that is cut off to see how much its score varies
 BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the drawn boxes
 
@@ -44,21 +48,21 @@ class Shown(NamedTuple):
 
 
 class _Record:
-    """Takes what `score_file` tells its tables: each frame's highest score, and the most suspicious face of all."""
+    """Takes what `score_file` tells its tables: each frame's time and highest score, and the most suspicious face."""
 
     def __init__(self) -> None:
-        self.positions: list[int] = []
+        self.times: list[float] = []
         self.scores: list[float] = []
         self.worst: tuple[int, ScoredFace] | None = None
 
     def begin(self, file: Path) -> None:
         """Begin a file."""
 
-    def add(self, position: int, faces: Sequence[ScoredFace]) -> None:
+    def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
         """Take the faces of a frame."""
         if faces:
             face = max(faces, key=lambda face: face.score)
-            self.positions.append(position)
+            self.times.append(time)
             self.scores.append(face.score)
             if self.worst is None or face.score > self.worst[1].score:
                 self.worst = position, face
@@ -78,27 +82,29 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     Raises:
         InputError: a video of more than `MINUTES`.
     """
-    seconds_a_frame = 0.0
     if is_video(file):
         try:
             reader = FrameReader(file)
         except VideoError as error:
             return Shown(f"## not scored\n\n{error}", None, None, [])
-        seconds_a_frame = 1 / reader.fps
-        if reader.length() * seconds_a_frame > 60 * MINUTES:
+        if reader.length() / reader.fps > 60 * MINUTES:
             raise InputError(f"the video is longer than {MINUTES} minutes; cut it, or use the command line.")
     record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
     result = score_file(detector, file, record, drawn)
     if result.score is None:
-        return Shown(f"## not scored\n\n{result.cause}", None, None, [])
+        return Shown(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}", None, None, [])
     people = "one face" if result.faces == 1 else f"{result.faces} faces"
     sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
     sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
     curve, worst = None, _crop(detector, file, *record.worst)
     if is_video(file):
-        low, high = np.percentile(record.scores, [10, 90])
-        sentence += f", {result.frames} frames looked at; four of five score from {low:.2f} to {high:.2f}."
-        curve = _curve(np.array(record.positions) * seconds_a_frame, np.array(record.scores), detector.threshold)
+        sentence += f", {result.frames} frame{'s' * (result.frames != 1)} looked at"
+        if len(record.scores) >= 5:
+            low, high = np.percentile(record.scores, [10, 90])
+            sentence += f"; four of five score from {low:.2f} to {high:.2f}"
+        sentence += "."
+        sentence += f" {result.note.capitalize()}." if result.note else ""
+        curve = _curve(np.array(record.times), np.array(record.scores), detector.threshold)
     else:
         around = detector.score(ten_crops(worst))[0]
         sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, it scores from {min(around):.2f} to "
@@ -121,7 +127,7 @@ def _crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace
     if is_video(file):
         frame = next(frame for at, frame in FrameReader(file, every=1) if at == position)[..., ::-1].copy()
     else:
-        frame = read_image(file, turn=True).copy()  # which PyTorch wants to be writable
+        frame = load_image(file).copy()  # which PyTorch wants to be writable
     # What was seen is a square already: a margin of 1.
     return frame if detector.faces_given else crop_face(frame, face.seen, 1, detector.recipe.crop_size)[0]
 
@@ -135,7 +141,9 @@ def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tu
         maps = heatmaps(detector.network, images)[0].cpu().numpy()
     except InputError:  # a transformer has none
         return pictures
-    return pictures + [(_overlay(face, heat), f"block {number}") for number, heat in enumerate(maps, start=1)]
+    for number, heat in enumerate(maps, start=1):
+        pictures.append((_overlay(face, heat), f"block {number}{'' if heat.any() else ': nothing speaks for fake'}"))
+    return pictures
 
 
 def _overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -154,19 +162,25 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     def answer(upload: str | None) -> tuple[Any, ...]:
         if upload is None:
             raise gr.Error("Choose an image or a video first.", print_exception=False)
-        file = Path(upload)
+        file, drawings = Path(upload), tempfile.mkdtemp(prefix="shown-", dir=folder)
         try:
-            shown = judge(detector, file, Path(tempfile.mkdtemp(prefix="shown-", dir=folder)))
+            shown = judge(detector, file, Path(drawings))
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
         finally:
             file.unlink(missing_ok=True)
+            timer = Timer(KEPT, shutil.rmtree, (drawings, True))  # as Gradio removes its copies of them
+            timer.daemon = True
+            timer.start()
         image, video = (str(shown.drawn) if shown.drawn and is_video(shown.drawn) == kind else None for kind in (0, 1))
         values = (image, video, shown.curve, shown.faces)
         return shown.sentence, *(gr.update(value=value or None, visible=bool(value)) for value in values)
 
-    with gr.Blocks(title="Real or fake?", delete_cache=(60, 600), analytics_enabled=False) as page:
-        gr.Markdown("# Real or fake?\nDrop an image or a video. It stays on this machine and is deleted after scoring.")
+    with gr.Blocks(title="Real or fake?", delete_cache=(60, KEPT), analytics_enabled=False) as page:
+        gr.Markdown(
+            "# Real or fake?\nDrop an image or a video. It goes to the machine that serves this page and nowhere else, "
+            f"and is deleted there once it is scored; what is drawn of it, after about {KEPT // 60} minutes."
+        )
         with gr.Row():
             with gr.Column(scale=1):
                 endings = [*IMAGE_ENDINGS, *VIDEO_ENDINGS]
@@ -176,14 +190,16 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
             with gr.Column(scale=2):
                 image = gr.Image(label="faces found", visible=False, elem_id="image")
                 video = gr.Video(label="faces found", visible=False, elem_id="video")
-                curve = gr.Plot(label="score over time", visible=False, elem_id="curve")
+                curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
                 faces = gr.Gallery(label="what each block looks at", visible=False, columns=5, elem_id="faces")
         button.click(answer, upload, [sentence, image, video, curve, faces], concurrency_limit=1)
     return page
 
 
 def serve(detector: ForgeryDetector, host: str, port: int) -> None:
-    """Open the page until it is interrupted; uploads go when they are scored, and everything else with the page.
+    """Open the page until it is interrupted or terminated.
+
+    Uploads go when they are scored, what is drawn of them `KEPT` seconds later, and everything else with the page.
 
     Args:
         detector: the network.
@@ -191,8 +207,19 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
         port: 0 for the first free one from 7860 on.
 
     Raises:
-        InputError: Gradio is not installed, or the port is taken.
+        InputError: Gradio is not installed, the host is not this machine, or the port is taken.
     """
+    try:  # once: Gradio would try for minutes
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--serve cannot open port {port} of {host}: {reason}; give another --host or --port."
+        ) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as folder:
         # Read when Gradio is imported. Nothing is sent anywhere.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}

@@ -1,10 +1,15 @@
 """inference.py as a user runs it, on small images and videos of drawn faces."""
 
+import copy
 import csv
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+import threading
+import warnings
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ import preprocessing
 import training
 from datasets.augmentation import normalise, resize
 from faces.tracks import MAX_REACH
+from faces.videos import FrameReader
 from inference import load_detector
 from models.backbones import build_network
 from models.gradcam import heatmaps
@@ -142,6 +148,35 @@ def test_from_python(model: Path) -> None:
     assert all(0 <= face.score <= 1 and face.heat is None for face in (*one, *two))
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        [photo(0) / np.float32(255)],
+        photo(0),
+        [photo(0)[:, :, 0]],
+        [np.dstack([photo(0), photo(0)[:, :, :1]])],
+        ["a.png"],
+        "a.png",
+        [photo(0)[:0]],
+    ],
+    ids=["float", "not in a list", "grey", "alpha", "name", "bare name", "empty"],
+)
+def test_images_must_be_rgb_of_8_bits(model: Path, images: Any) -> None:
+    detector = load_detector(model, gpu_num="cpu", faces_given=True)
+    with pytest.raises(
+        ValueError, match="image 0 is a .* of .* shape .*; give a list of H x W x 3 arrays of uint8, RGB"
+    ):
+        detector(images)
+
+
+def test_options_from_python(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--gpu_num 0: PyTorch sees no GPU"):
+        load_detector(model, gpu_num=0)
+    with pytest.raises(InputError, match="no face detector 'foo'; give one of retinaface, .*, mtcnn"):
+        load_detector(model, gpu_num="cpu", face_detector="foo")
+
+
 def test_ready_crops_are_scored_as_they_are(model: Path) -> None:
     detector = load_detector(model, gpu_num="cpu", faces_given=True)
     crop = np.random.default_rng(0).integers(0, 255, (50, 40, 3), dtype=np.uint8)
@@ -193,8 +228,8 @@ def judged(frames: list[list[ScoredFace]]) -> FileScore:
 def test_a_video_is_as_fake_as_its_most_suspicious_face() -> None:
     result = judged([faces(0.1, 0.9), faces(0.3, 0.5), faces(0.2, 0.7)])
     assert result.score == pytest.approx(0.7) and result.verdict == "fake"
-    assert (result.faces, result.frames) == (2, 3)
-    assert str(result) == "a.mp4: fake 0.700 (2 faces, 3 frames)"
+    assert (result.face, result.faces, result.frames) == (1, 2, 3)
+    assert str(result) == "a.mp4: fake 0.700 (2 faces, judged by face 1, 3 frames)"
 
 
 def test_a_face_of_two_frames_among_many_is_a_mistake() -> None:
@@ -238,6 +273,16 @@ def test_images_of_every_kind(model: Path, tmp_path: Path, capsys: pytest.Captur
     assert f"{a / 'größer 顔.webp'}: {expected}" in printed and len(printed) == 6
 
 
+def test_a_large_image_is_scored_without_a_warning(
+    model: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_image(tmp_path / "a.png", photo(0))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        assert score("--model", model, file, "--annotate", tmp_path / "out") == 0
+
+
 def test_what_gets_no_score_says_so_and_the_rest_goes_on(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -265,9 +310,93 @@ def test_what_gets_no_score_says_so_and_the_rest_goes_on(
 def test_a_file_is_scored_once(model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
     file = write_image(tmp_path / "in/a.png", photo(0))
     write_image(tmp_path / "in/.hidden.png", photo(0))
-    for _ in range(2):  # nor what was drawn by the first call
-        assert score("--model", model, file, tmp_path / "in", "--annotate", tmp_path / "in/drawn") == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert score("--model", model, file, tmp_path / "in", tmp_path / "in/../in/a.png") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("folder", ["in", "in/drawn", "."])
+def test_drawings_are_not_scored_again_and_replace_nothing_else(
+    model: Path,
+    tmp_path: Path,
+    quick: None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+) -> None:
+    """Wherever they lie, and however their folder is written."""
+    pytest.importorskip("av")
+    write_image(tmp_path / "in/a.png", photo(0))
+    write_video(tmp_path / "in/b.mp4")
+    mine = [write_image(tmp_path / folder / "a_annotated.png", photo(1)), tmp_path / folder / "b_annotated.mp4"]
+    write_video(mine[1], people=(1,))
+    before = [file.read_bytes() for file in mine]
+    monkeypatch.chdir(tmp_path)
+    for spelling in (tmp_path / folder, folder):
+        assert score("--model", model, "in", "--annotate", spelling) == 0
+        lines, first = capsys.readouterr().out.splitlines(), tree(tmp_path)
+        assert len(lines) == (2 if folder == "." else 4)
+        assert len(first) == 4 + len(lines) and "a_annotated_2.png" in lines[0]
+    assert tree(tmp_path) == first and [file.read_bytes() for file in mine] == before
+    # Whoever names a drawing wants it.
+    assert score("--model", model, Path(folder) / "a_annotated_2.png", "--annotate", folder) == 0
+    assert "a_annotated_2_annotated.png" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------------- videos
+
+
+def timed_video(file: Path, seconds: list[float], people: tuple[int, ...] = (0,)) -> Path:
+    """A video each of whose frames has its own time, whatever the rate of 25 frames a second in its header."""
+    av = pytest.importorskip("av")
+    with av.open(f"file:{file}", "w") as container:
+        stream = container.add_stream("libx264", rate=25, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(seconds):
+            frame = av.VideoFrame.from_ndarray(picture(number, *people), format="bgr24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file
+
+
+VARYING = [0.04 * i for i in range(30)] + [1.2 + 0.387 * i for i in range(30)]
+
+
+def test_a_video_that_breaks_off_is_said_to(
+    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture
+) -> None:
+    whole = timed_video(tmp_path / "whole.mkv", [0.04 * i for i in range(200)])
+    timed_video(tmp_path / "varying.mkv", VARYING)  # its header tells of 312 frames, but the last comes when it should
+    content = whole.read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    assert score("--model", model, tmp_path, "--json", tmp_path / "a.json") == 0
+    cut, varying, all_there = json.loads((tmp_path / "a.json").read_text())
+    assert varying["note"] == all_there["note"] == "" and varying["frames"] == 30
+    length = int(re.fullmatch(r"the video breaks off after (\d+) of 200 frames", cut["note"])[1])
+    assert cut["frames"] == -(-length // 2) and 20 < length < 180
+    assert f"(1 face, {cut['frames']} frames; {cut['note']})" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_frames_have_their_own_times(tmp_path: Path, ending: str) -> None:
+    reader = FrameReader(timed_video(tmp_path / f"a.{ending}", VARYING))
+    assert len(list(reader)) == 12
+    assert list(reader.times) == pytest.approx(VARYING, abs=1e-3)
+
+
+@pytest.mark.parametrize("ending", ["avi", "mpg", "mkv", "mp4"])
+def test_frames_of_a_constant_rate_come_evenly(tmp_path: Path, ending: str) -> None:
+    """Though an AVI has no timestamps for its last frames, and Matroska rounds them all."""
+    av = pytest.importorskip("av")
+    with av.open(f"file:{tmp_path}/a.{ending}", "w") as container:
+        codec = "mpeg2video" if ending == "mpg" else "libx264"
+        stream = container.add_stream(codec, rate=Fraction(30000, 1001), width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        for number in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 0), format="bgr24")))
+        container.mux(stream.encode())
+    reader = FrameReader(tmp_path / f"a.{ending}")
+    assert len(list(reader)) == 8
+    assert list(reader.times) == pytest.approx([i * 1001 / 30000 for i in range(40)], abs=1e-9)
 
 
 # --------------------------------------------------------------------------------------------------------- tables
@@ -285,10 +414,29 @@ def test_json_and_csv_hold_the_same(model: Path, tmp_path: Path) -> None:
     assert [{key: str(value) for key, value in face.items()} for face in listed] == rows
     assert [len(file["detections"]) for file in files] == [2, 3, 0]
     assert [row["frame"] for row in rows] == ["0", "0", "0", "2", "4"]
+    assert [row["time"] for row in rows] == ["0.0", "0.0", "0.0", "0.08", "0.16"]
     video = files[1]
     assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
     assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
-    assert files[2]["score"] is None and files[2]["cause"] == "no face"
+    assert files[2]["score"] is None and files[2]["cause"] == "no face" and files[2]["face"] is None
+    pair = files[0]
+    assert pair["score"] == max(face["score"] for face in pair["detections"])
+    assert pair["score"] == pair["detections"][pair["face"]]["score"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_a_pipe_is_written_into_and_a_link_followed(model: Path, tmp_path: Path, quick: None) -> None:
+    """As are /dev/null and /dev/stdout, which are no tests' business to write to."""
+    image, pipe, read = write_image(tmp_path / "a.png", photo(0)), tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    link = tmp_path / "link.csv"
+    link.symlink_to("real.csv")
+    assert score("--model", model, image, "--json", pipe, "--csv", link) == 0
+    reader.join(30)
+    assert pipe.is_fifo() and [Path(found["file"]) for found in json.loads(read[0])] == [image]
+    assert link.is_symlink() and tree(tmp_path) == ["a.png", "link.csv", "real.csv"]
 
 
 # ------------------------------------------------------------------------------------------------------ drawings
@@ -299,7 +447,9 @@ def read_video(file: Path) -> tuple[list[np.ndarray], dict[str, Any]]:
     with av.open(f"file:{file}") as container:
         stream = container.streams.video[0]
         about = {"codec": stream.codec_context.name, "pix_fmt": stream.pix_fmt, "rate": stream.average_rate}
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(stream)], about
+        frames = list(container.decode(stream))
+        about |= {"times": [frame.time for frame in frames], "length": container.duration / av.time_base}
+        return [frame.to_ndarray(format="bgr24") for frame in frames], about
 
 
 def lossless_video(file: Path, frames: int, width: int, height: int, rate: Fraction) -> Path:
@@ -323,7 +473,9 @@ def test_an_annotated_video_is_one_that_browsers_play(
     assert score("--model", model, source, "--annotate", tmp_path / "out") == 0
     frames, about = read_video(tmp_path / "out/a: b_annotated.mp4")
     originals, _ = read_video(source)
-    assert about == {"codec": "h264", "pix_fmt": "yuv420p", "rate": rate}
+    assert about["times"] == pytest.approx([float(i / rate) for i in range(12)], abs=1e-9)
+    assert about.items() >= {"codec": "h264", "pix_fmt": "yuv420p", "rate": rate}.items()
+    assert about["length"] == pytest.approx(12 / rate, abs=1e-6)
     assert len(frames) == 12
     assert frames[0].shape == (-(-(height + STRIP) // 2) * 2, -(-width // 2) * 2, 3)
     for frame, original in zip(frames, originals, strict=True):
@@ -334,6 +486,17 @@ def test_an_annotated_video_is_one_that_browsers_play(
     assert source.read_bytes() == before and tree(tmp_path / "out") == ["a: b_annotated.mp4"]
     content = (tmp_path / "out/a: b_annotated.mp4").read_bytes()
     assert content.index(b"moov") < content.index(b"mdat")  # plays before it has come whole
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_an_annotated_video_is_as_uneven_as_its_source(model: Path, tmp_path: Path, quick: None, ending: str) -> None:
+    source = timed_video(tmp_path / f"a.{ending}", VARYING)
+    assert score("--model", model, source, "--annotate", tmp_path, "--json", tmp_path / "a.json") == 0
+    _, about = read_video(tmp_path / "a_annotated.mp4")
+    assert about["times"] == pytest.approx(VARYING, abs=1e-3)
+    assert about["length"] == pytest.approx(VARYING[-1] + 0.3, abs=0.3)
+    ((found),) = json.loads((tmp_path / "a.json").read_text())
+    assert [face["time"] for face in found["detections"]] == pytest.approx(VARYING[::2], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.mp4"])
@@ -404,7 +567,7 @@ def test_a_box_moves_between_scored_frames(tmp_path: Path) -> None:
 
 def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Reader:
-        fps, length = 25.0, lambda _: 4
+        fps, length, times = 25.0, lambda _: 4, [0, 0.04, 0.08, 0.12]
 
         def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -419,10 +582,10 @@ def test_frames_of_another_size_are_brought_to_the_first(tmp_path: Path, monkeyp
 
 
 def test_the_strip_shows_the_scores_so_far() -> None:
-    strip = ScoreStrip(100, 11, threshold=0.5)
-    for position, scores in ((0, [0.9]), (5, [0.9, 0.2]), (6, []), (10, [0.1])):
-        strip.add(position, faces(*scores))
-    picture = strip.at(5)
+    strip = ScoreStrip(100, 0.4, threshold=0.5)
+    for time, scores in ((0, [0.9]), (0.2, [0.9, 0.2]), (0.24, []), (0.4, [0.1])):
+        strip.add(time, faces(*scores))
+    picture = strip.at(0.2)
     assert picture.shape == (STRIP, 100, 3)
     assert np.abs(picture[:20, 25].astype(int) - FAKE).sum(axis=1).min() == 0  # high, and red
     assert (picture[:12, 70:] == 255).all() and np.abs(picture[45:, 99].astype(int) - REAL).sum(axis=1).min() == 0
@@ -517,21 +680,35 @@ def test_the_exported_network_tells_its_preprocessing(exported: Path) -> None:
     assert tree(exported.parent) == ["model.onnx"]
 
 
+def test_an_exported_network_claims_nothing_of_faces_that_its_checkpoint_does_not_tell(tmp_path: Path) -> None:
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    assert score("--model", checkpoint(tmp_path / "m.pth", faces=None), "--export", tmp_path / "m.onnx") == 0
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert json.loads(session.get_modelmeta().custom_metadata_map["faces"]) is None
+    assert [output.name for output in session.get_outputs()] == ["score"]
+
+
 def test_an_export_that_disagrees_is_not_written(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
+    """Even where every score is 1, so that no score tells."""
+    pytest.importorskip("onnxruntime")
+    network, file = build_network("test_resnet", 2, 32), tmp_path / "sure.pth"
+    network.linear[-1].bias.data = torch.tensor([-50.0, 50.0])
+    args = {"model": "test_resnet", "num_LIBs": 2, "size": 32}
+    save_checkpoint(file, network, "test_resnet", 1, args=args, channels="RGB")
+    export = torch.onnx.export
 
-    class Wrong:
-        def __init__(self, *_: object, **__: object) -> None: ...
+    def wrong(network: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        network = copy.deepcopy(network)
+        for weight in network.parameters():
+            weight.data *= 1.01
+        return export(network, *args, **kwargs)
 
-        def run(self, _: None, feed: dict) -> list[np.ndarray]:
-            return [np.full(len(feed["images"]), np.nan, np.float32)]
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Wrong)
-    assert score("--model", model, "--export", tmp_path / "a.onnx") == 2
-    assert "--export: the exported network's scores differ" in capsys.readouterr().err
-    assert tree(tmp_path) == []
+    monkeypatch.setattr(torch.onnx, "export", wrong)
+    assert score("--model", file, "--export", tmp_path / "a.onnx") == 2
+    assert "--export: the exported network's logits differ" in capsys.readouterr().err
+    assert tree(tmp_path) == ["sure.pth"]
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input
@@ -551,8 +728,10 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     here = tree(tmp_path)
     refused(capsys, image, says="--model is missing")
     refused(capsys, "--model", model, says="give images, videos or folders")
+    for flag in ("--json", "--csv", "--annotate"):
+        refused(capsys, "--model", model, "--export", tmp_path / "x", flag, "y", says=f"{flag} is for images")
     refused(capsys, "--model", model, tmp_path / "no.png", says=f"there is no {tmp_path / 'no.png'}")
-    refused(capsys, "--model", model, tmp_path / "empty", says="no image or video in")
+    refused(capsys, "--model", model, tmp_path / "empty", says=".webp) or video (.mp4, ")
     refused(capsys, "--model", model, image, "--evidence", "True", says="--annotate FOLDER")
     refused(capsys, "--model", model, image, "--annotate", image, says="is a file; give a folder")
     refused(capsys, "--model", model, image, "--json", tmp_path, says="is a folder; give a file")
@@ -560,10 +739,28 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, image, "--export", model, says="would replace")
     both = tmp_path / "both"
     refused(capsys, "--model", model, image, "--json", both, "--csv", both, says="would replace")
+    drawn = tmp_path / "out/a_annotated.png"
+    refused(capsys, "--model", model, image, "--annotate", tmp_path / "out", "--json", drawn, says="would replace")
     refused(capsys, "--model", model, image, "--json", image / "a.json", says="a.png")
     refused(capsys, "--model", model, image, "--gpu_num", "x", says="--gpu_num")
     refused(capsys, "--model", model, image, "--jsn", "x", says="'--json'")
     assert tree(tmp_path) == here
+
+
+def test_a_page_that_cannot_be_opened_is_refused_at_once(
+    model: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = "--model", model, "--serve"
+    refused(capsys, *serve, "--port", "70000", says="'70000' is not a whole number from 0 (and up to 65535)")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(capsys, *serve, "--port", port, says=f"port {port} of 127.0.0.1: Address already in use")
+    refused(capsys, *serve, "--host", "nowhere.invalid", says="of nowhere.invalid: ")
+    refused(capsys, *serve, "--host", "192.0.2.1", says="give another --host or --port")
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused(capsys, *serve, says="PyAV")
 
 
 def test_wrong_checkpoints_name_the_flag(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ import torch
 from models.backbones import build_network
 from scoring.detector import load_detector
 from scoring.files import score_file
-from scoring.page import _crop, _Record, ten_crops
+from scoring.page import _crop, _Record, judge, ten_crops
 from tests.conftest import ROOT
+from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
 from utils.checkpoints import save_checkpoint
 
@@ -83,6 +85,7 @@ def upload(page: tuple[str, Path], file: Path) -> tuple[str, list[str], list[str
             "#image img, #video video, #curve img, #faces img",
             "all => all.filter(x => (x.naturalWidth || x.videoWidth) > 0).map(x => x.closest('[id]').id)",
         )
+        assert not tab.is_visible("#curve [data-testid=block-label]")  # which would hide the curve's highest tick
         said = tab.inner_text("#sentence")
         browser.close()
     return said, shown, [url for url in requests if not url.startswith((address, "data:", "blob:"))]
@@ -118,6 +121,51 @@ def test_what_the_page_shows_is_what_was_scored(model: Path, tmp_path: Path, end
     assert scores[0] == pytest.approx(face.score, abs=1e-6)
 
 
+def test_the_sentence_of_a_short_video(model: Path, tmp_path: Path) -> None:
+    """Of so few scores no spread is told."""
+    pytest.importorskip("av")
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    one = judge(detector, write_video(tmp_path / "a.mp4", frames=1), tmp_path).sentence
+    four = judge(detector, write_video(tmp_path / "b.mp4", frames=20), tmp_path).sentence
+    assert "One face, 1 frame looked at. " in one and "One face, 4 frames looked at. " in four
+
+
+def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    monkeypatch.setattr("scoring.files.ENDS_EARLY", 2)
+    said = judge(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path).sentence
+    assert " looked at. The video breaks off after 10 of 10 frames. The network's" in said
+
+
+def test_the_curve_goes_by_the_frames_own_times(model: Path, tmp_path: Path) -> None:
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    curve = judge(detector, timed_video(tmp_path / "a.mkv", VARYING), tmp_path).curve
+    assert curve.axes[0].lines[1].get_xdata() == pytest.approx(VARYING[::5], abs=2e-3)
+
+
+def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    monkeypatch.setattr("scoring.page.heatmaps", lambda *_: torch.tensor([[[[0.0, 0]], [[0, 1]]]]))
+    cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
+    _, *captions = (caption for _, caption in judge(detector, tmp_path / "face.png", tmp_path).faces)
+    assert captions == ["block 1: nothing speaks for fake", "block 2"]
+
+
+def test_nothing_stays(model: Path, tmp_path: Path) -> None:
+    """What is drawn goes after a while, and everything when the server is told to end."""
+    cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
+    with open_page(model, tmp_path, "page.KEPT = 10") as opened:
+        upload(opened, tmp_path / "face.png")
+        end = time.monotonic() + 30
+        assert list(opened[1].rglob("shown-*/faces.png"))
+        while list(opened[1].rglob("shown-*")):
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        assert list(opened[1].glob("real-or-fake-*"))
+    assert not list(opened[1].glob("real-or-fake-*"))
+
+
 def test_an_image(page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
     said, shown, foreign = upload(page, tmp_path / "face.png")
@@ -128,8 +176,8 @@ def test_an_image(page: tuple[str, Path], tmp_path: Path) -> None:
 
 
 def test_a_video(page: tuple[str, Path], tmp_path: Path) -> None:
-    said, shown, foreign = upload(page, write_video(tmp_path / "clip.mp4", frames=20))
-    assert "4 frames looked at; four of five score from" in said
+    said, shown, foreign = upload(page, write_video(tmp_path / "clip.mp4", frames=25))
+    assert "5 frames looked at; four of five score from" in said
     assert len(shown) == 1 + 1 + 3 and not foreign
     assert not list(page[1].rglob("clip.mp4"))
 

@@ -47,18 +47,19 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def number(kind: type, low: float, exclusive: bool = False) -> Callable[[str], Any]:
-    """Return a parser of numbers from `low` (above it where exclusive) to a thousand million."""
+def number(kind: type, low: float, exclusive: bool = False, high: float = 1e9) -> Callable[[str], Any]:
+    """Return a parser of numbers from `low` (above it where exclusive) to `high`."""
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= 1e9 or (exclusive and value == low):
+        if not low <= value <= high or (exclusive and value == low):
             what = "a whole number" if kind is int else "a number"
+            limit = "1e9" if high == 1e9 else f"{high:g}"
             raise argparse.ArgumentTypeError(
-                f"'{text[:40]}' is not {what} {'above' if exclusive else 'from'} {low:g} (and up to 1e9)"
+                f"'{text[:40]}' is not {what} {'above' if exclusive else 'from'} {low:g} (and up to {limit})"
             )
         return value
 

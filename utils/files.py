@@ -13,22 +13,26 @@ from utils.errors import InputError
 def whole_file(target: Path) -> Iterator[Path]:
     """Give a file to write to beside `target`, which takes its place once it is whole.
 
-    Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was.
+    Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was. A link stays one. A
+    device or a pipe, such as /dev/stdout, is given itself: it takes what comes.
 
     Raises:
         InputError: it cannot be written.
     """
-    part = target.with_name(target.name + ".part")
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
+    replaced = None if target.exists() and not target.is_file() else target.resolve()
+    part = replaced.with_name(replaced.name + ".part") if replaced else target
     try:
         yield part
-        os.replace(part, target)
+        if replaced:
+            os.replace(part, replaced)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
     finally:
-        part.unlink(missing_ok=True)
+        if replaced:
+            part.unlink(missing_ok=True)
 
 
 def write_if_changed(file: Path, text: str) -> None:
