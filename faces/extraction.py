@@ -34,7 +34,6 @@ from utils.workers import start, start_worker
 RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
 WRITERS = 4  # threads that write images
 MIN_TRACK = 3  # frames: with all faces, a shorter track is taken for a mistake of the detector
-ENDS_EARLY = 0.9  # of the frames that the header tells of
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class VideoChunks(IterableDataset):
                     began = time.perf_counter()
                 positions.append(position)
                 frames.append(frame)
-            length, told = reader.read, reader.told
+            length, told = reader.read, reader.told if reader.breaks_off() else 0
         except (VideoError, cv2.error, OSError) as error:
             failure = str(error) if isinstance(error, VideoError) else f"unreadable: {error}"
         yield chunk((length, told, failure))
@@ -259,7 +258,13 @@ class _FaceFolder:
             self.seconds.images += 1
 
     def finish(self, length: int, told: int, failure: str | None) -> Outcome:
-        """Put the main face, or all faces, in their place; or say why there is none."""
+        """Put the main face, or all faces, in their place; or say why there is none.
+
+        Args:
+            length: how many frames could be read.
+            told: how many the header tells of, where the video breaks off before; else 0.
+            failure: why it could not be read.
+        """
         for ready in self.tracker.flush():
             self._write(ready)
         self._wait_for_writes()
@@ -272,7 +277,7 @@ class _FaceFolder:
             "frames": length,
             "looked_at": self.looked_at,
         }  # fmt: skip
-        if told and length < ENDS_EARLY * told:
+        if told:
             record["frames_told"] = told
         if failure is None:
             if self.recipe.all_faces:

@@ -11,6 +11,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 import cv2
 import numpy as np
 
+ENDS_EARLY = 0.9  # of the frames that the header tells of
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -90,6 +91,11 @@ class FrameReader:
         if abs(time - steady) < 0.002:  # a constant rate, whose timestamps Matroska rounds
             time = steady
         return time if time > self.times[-1] else self.times[-1] + 1 / self.fps  # some frames have no timestamp
+
+    def breaks_off(self) -> bool:
+        """Tell, after the iteration, whether the file holds notably less than its header tells of."""
+        # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
+        return max(self.read, self.times[-1] * self.fps) < ENDS_EARLY * self.told
 
     def length(self) -> int:
         """Return the number of frames, as the header tells; where it does not, decode the whole video once."""

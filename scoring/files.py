@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
-from faces.extraction import ENDS_EARLY, MIN_TRACK
+from faces.extraction import MIN_TRACK
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
@@ -177,8 +177,7 @@ def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> Iterato
             yield position, reader.times[position], faces
     except cv2.error as error:
         raise NotScored("unreadable: no video that can be decoded") from error
-    # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
-    if max(reader.read, reader.times[-1] * reader.fps) < ENDS_EARLY * reader.told:
+    if reader.breaks_off():
         result.note = f"the video breaks off after {reader.read} of {reader.told} frames"
 
 

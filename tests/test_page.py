@@ -133,7 +133,7 @@ def test_the_sentence_of_a_short_video(model: Path, tmp_path: Path) -> None:
 def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
-    monkeypatch.setattr("scoring.files.ENDS_EARLY", 2)
+    monkeypatch.setattr("faces.videos.ENDS_EARLY", 2)
     said = judge(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path).sentence
     assert " looked at. The video breaks off after 10 of 10 frames. The network's" in said
 
