@@ -25,7 +25,6 @@ from analysis.study import (
     BLUE,
     ORANGE,
     check_arguments,
-    load_model,
     make_study_parser,
     read_out,
     read_test_set,
@@ -35,6 +34,7 @@ from analysis.study import (
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from models.lib_network import LIBNetwork
+from models.trained import load_trained
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.errors import InputError
@@ -187,7 +187,8 @@ def make_parser() -> parse.Parser:
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     check_arguments(args)
-    network, size, channels = load_model(args.model)
+    network, checkpoint = load_trained(args.model)
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = read_test_set(args, size)
     positions, stacked = read_out(Features(network), faces, args, channels, "features")
     labels = faces.labels[positions]

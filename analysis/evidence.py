@@ -19,13 +19,13 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.study import check_arguments, load_model, make_study_parser, read_out, read_test_set, spread, write_study
+from analysis.study import check_arguments, make_study_parser, read_out, read_test_set, spread, write_study
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
+from models.trained import load_trained
 from utils import arguments as parse
-from utils.checkpoints import load_checkpoint
 from utils.command import exit_code
 
 HOT = 0.2  # share of a map's positions that count as hot
@@ -344,8 +344,9 @@ def make_parser() -> parse.Parser:
 def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     check_arguments(args)
-    network, size, channels = load_model(args.model)
-    trained = load_checkpoint(args.model, "--model")["args"]
+    network, checkpoint = load_trained(args.model)
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
+    trained = checkpoint["args"]
     # The authors' checkpoints do not say: both losses are taken to have been on, as in the paper.
     heads_trained = network.num_LIBs > 1 and trained.get("lil_loss", True) and trained.get("gil_loss", True)
     faces = read_test_set(args, size)

@@ -23,7 +23,6 @@ from analysis.study import (
     GREY,
     ORANGE,
     check_arguments,
-    load_model,
     make_folder,
     make_study_parser,
     read_test_set,
@@ -32,6 +31,7 @@ from analysis.study import (
 )
 from datasets.images import BadImage, Batch, FaceImages, collate
 from engine import BadImages, evaluate
+from models.trained import load_trained
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import select_devices, worker_count
@@ -217,7 +217,8 @@ def run(args: argparse.Namespace) -> None:
     check_arguments(args)
     check_installed(args.corruptions)
     devices = select_devices(args.gpu_num)
-    network, size, channels = load_model(args.model)
+    network, checkpoint = load_trained(args.model)
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     test_set = read_test_set(args, size)
     chosen = spread(len(test_set), args.max_images)
     faces = CorruptedFaces(test_set, chosen, args.corruptions)

@@ -1,4 +1,4 @@
-"""What every study leaves in a run's folder, and how those that need a network load it."""
+"""What every study leaves in a run's folder, and how those of a test set read it."""
 
 import argparse
 import tempfile
@@ -13,10 +13,7 @@ from torch.utils.data import Subset
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
 from engine import BadImages, evaluate
-from models.backbones import build_network
-from models.lib_network import LIBNetwork
 from utils import arguments as parse
-from utils.checkpoints import load_checkpoint, load_network
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
 from utils.files import sha256, whole_file
@@ -117,23 +114,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     args.save_path = args.save_path or args.model.parent
     if args.save_path.exists() and not args.save_path.is_dir():
         raise InputError(f"--save_path {args.save_path} is a file, not a folder.")
-
-
-def load_model(file: Path) -> tuple[LIBNetwork, int, str]:
-    """Load a checkpoint's network.
-
-    Returns:
-        The network, on the CPU, in evaluation mode; the side of its images in pixels; and their channels, RGB or BGR.
-
-    Raises:
-        InputError: it is no checkpoint, or one of a network that is not known.
-    """
-    checkpoint = load_checkpoint(file, "--model")
-    # Of the authors' networks the two others are told by their tensors, and all were trained at 224 pixels.
-    settings = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
-    network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
-    load_network(network, checkpoint, "--model")
-    return network.eval(), settings["size"], checkpoint["channels"]
 
 
 def read_test_set(args: argparse.Namespace, size: int) -> FaceImages:

@@ -24,7 +24,7 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float)
     thickness = max(1, round(min(height, width) / 200))
     for face in faces:
         if face.heat is not None:
-            _blend(out, face.heat, face.seen)
+            lay_heat(out, face.heat, face.seen)
     for face in faces:
         colour = FAKE if face.score > threshold else REAL
         left, top, right, bottom = (round(float(x)) for x in face.box)
@@ -38,8 +38,14 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float)
     return out
 
 
-def _blend(image: np.ndarray, heat: np.ndarray, place: np.ndarray) -> None:
-    """Lay a heatmap over a place (left, top, right, bottom) of an image, stronger where it is hotter."""
+def lay_heat(image: np.ndarray, heat: np.ndarray, place: np.ndarray) -> None:
+    """Lay a heatmap, h x w, 0 to 1, over a place (left, top, right, bottom) of an image, stronger where it is hotter.
+
+    Args:
+        image: H x W x 3, uint8, BGR; changed.
+        heat: the map.
+        place: in pixels; what of it is beyond the image is left out.
+    """
     left, top, right, bottom = (round(float(x)) for x in place)
     rows = slice(max(0, top), min(image.shape[0], bottom))
     columns = slice(max(0, left), min(image.shape[1], right))

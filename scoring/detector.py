@@ -15,9 +15,8 @@ from faces.detectors import DETECTORS, Detections, Detector, load_face_detector,
 from faces.extraction import Recipe
 from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from models.backbones import build_network
 from models.gradcam import heatmaps
-from utils.checkpoints import load_checkpoint, load_network
+from models.trained import load_trained
 from utils.devices import select_devices
 from utils.errors import InputError
 
@@ -78,14 +77,10 @@ class ForgeryDetector:
         detector_weights: Path | None = None,
         evidence: bool = False,
     ) -> None:
-        content = load_checkpoint(Path(checkpoint), "--model")
-        # Of the authors' networks the two others are told by their tensors, and all were trained at 224 pixels.
-        settings = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | content["args"]
         self.device = select_devices(None if gpu_num is None else str(gpu_num))[0]
-        self.network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
-        load_network(self.network, content, "--model")
-        self.network.to(self.device).eval()
-        self.size, self.channels = settings["size"], content["channels"]
+        self.network, content = load_trained(Path(checkpoint))
+        self.network.to(self.device)
+        self.size, self.channels = content["args"]["size"], content["channels"]
         threshold = content.get("threshold")
         self.threshold = 0.5 if threshold is None else threshold
         self.training_faces = content.get("faces")

@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -20,6 +19,7 @@ from datasets.labels import IMAGE_ENDINGS
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
+from scoring.annotate import lay_heat
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.files import FileScore, is_video, load_image, score_file
 from utils.errors import InputError
@@ -142,17 +142,11 @@ def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tu
     except InputError:  # a transformer has none
         return pictures
     for number, heat in enumerate(maps, start=1):
-        pictures.append((_overlay(face, heat), f"block {number}{'' if heat.any() else ': nothing speaks for fake'}"))
+        picture = face[..., ::-1].copy()
+        lay_heat(picture, heat, np.array([0, 0, detector.size, detector.size]))
+        caption = f"block {number}{'' if heat.any() else ': nothing speaks for fake'}"
+        pictures.append((picture[..., ::-1], caption))
     return pictures
-
-
-def _overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heatmap (h x w, 0 to 1) over a face (H x W x 3, RGB, uint8)."""
-    height, width = face.shape[:2]
-    whole = cv2.resize(heat.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    colour = cv2.applyColorMap((whole * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    weight = 0.6 * whole[..., None]
-    return (face * (1 - weight) + colour * weight).astype(np.uint8)
 
 
 def make_page(detector: ForgeryDetector, folder: Path) -> Any:

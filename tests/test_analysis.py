@@ -21,13 +21,14 @@ from analysis import compare, embedding, robustness
 from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
 from analysis.delong import auc_covariance, delong_test
-from analysis.study import load_model, spread
+from analysis.study import spread
 from datasets import images
 from datasets.augmentation import normalise
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from engine import BadImages, fake_probability
 from models.backbones import build_network
+from models.trained import load_trained
 from tests.conftest import arguments, make_dataset
 from utils.checkpoints import save_checkpoint
 from utils.errors import InputError
@@ -400,7 +401,8 @@ def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
     make_dataset(tmp_path, videos=1, frames=2)
     network = build_network("mobilenet", 2, 32)
     save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
-    found, size, channels = load_model(tmp_path / "theirs.pth")
+    found, checkpoint = load_trained(tmp_path / "theirs.pth")
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     assert (found.num_LIBs, size, channels, found.training) == (2, 224, "BGR", False)
     for name, value in network.state_dict().items():
         assert torch.equal(found.state_dict()[name], value)
@@ -504,7 +506,8 @@ def test_embedding_command(trained: Path, method: str) -> None:
     assert [numbers["groups"].count(name) for name in ("real", "Deepfakes", "FaceSwap")] == [12, 6, 6]
 
     # The projector's files hold the features, of every image under its own name.
-    network, size, channels = load_model(folder / "model_best.pth")
+    network, checkpoint = load_trained(folder / "model_best.pth")
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     config = (folder / "study_embedding_tiny/projector_config.pbtxt").read_text()
     for i, name in enumerate(("G", "z_1", "z_2")):
         part = folder / f"study_embedding_tiny/00000/{name}"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import training
 from analysis import ablation, evidence
-from analysis.study import load_model
 from datasets.augmentation import normalise
 from datasets.images import FaceImages
 from datasets.labels import read_split
@@ -24,6 +23,7 @@ from engine import fake_probability
 from models.backbones import build_network
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
+from models.trained import load_trained
 from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_analysis import refused, study
 from utils.checkpoints import save_checkpoint
@@ -204,7 +204,8 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
     # The same again, image by image.
-    network, size, channels = load_model(model)
+    network, checkpoint = load_trained(model)
+    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = FaceImages(read_split("tiny", "test", data / "labels", data / "faces"), size)
     overlaps, features, maps = [], [], []
     for image, _, _ in faces:
