@@ -185,9 +185,7 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
                 image = gr.Image(label="faces found", visible=False, elem_id="image")
                 video = gr.Video(label="faces found", visible=False, elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
-                faces = gr.Gallery(
-                    label="what each block looks at", visible=False, columns=5, height="auto", elem_id="faces"
-                )
+                faces = gr.Gallery(label="what each block looks at", visible=False, columns=5, elem_id="faces")
         button.click(answer, upload, [sentence, image, video, curve, faces], concurrency_limit=1)
     return page
 
