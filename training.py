@@ -189,6 +189,7 @@ def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
     """Test a checkpoint: ``--test True``."""
     devices = select_devices(args.gpu_num)
     folder = args.save_path / args.name
+    read_published()  # of what is wrong there, too, one wants to know before the work
     same_run = check_output_folder(folder, args.resume_model, args.overwrite, test=True)
     test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
     network = build_network(args.model, args.num_LIBs, args.size)
@@ -219,6 +220,7 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
     devices = select_devices(args.gpu_num)
     device = devices[0]
     folder = args.save_path / args.name
+    read_published()
     same_run = check_output_folder(folder, args.resume_model, args.overwrite)
     train_videos, val_videos, test_sets = read_datasets(
         args.dataset, args.dataset_root, args.data_root, args.oversample

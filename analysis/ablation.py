@@ -8,7 +8,7 @@ Every argument of training.py after -- is passed on to every run; one that a tab
 default around which all tables are made. The runs, each with every seed, go one after the other, and each keeps its
 folder under --save_path, checkpoints among it, and its output in a .log file beside. The same command again skips what
 is finished and resumes what was interrupted. Written: study_ablation_<dataset>.json, .md
-and .png.
+and .png, with the tables of --only in their names.
 """
 
 import argparse
@@ -261,6 +261,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     cut = argv.index("--") if "--" in argv else len(argv)
     args = make_parser().parse_args(argv[:cut])
     args.passed_on = argv[cut + 1 :]
+    args.only = [table for table in TABLES if table in args.only]
     if args.save_path is None:
         raise InputError("--save_path is missing: give the folder of all runs.")
     if args.save_path.exists() and not args.save_path.is_dir():

@@ -4,7 +4,7 @@
 
 Both folders hold a predictions.csv. The difference is RUN_B's AUC less RUN_A's, of frames and of videos; its interval
 and p value come from a paired bootstrap over videos and from DeLong's test. Written into RUN_B's folder:
-study_compare_<name of RUN_A>.json and .png.
+study_compare_<the last two parts of RUN_A's path>.json and .png.
 """
 
 import argparse
@@ -220,7 +220,7 @@ def run(args: argparse.Namespace) -> None:
     write_study(
         args.run_b,
         "compare",
-        args.run_a.resolve().name,
+        "-".join(args.run_a.resolve().parts[-2:]),
         f"{args.run_b.resolve().name} compared with {args.run_a.resolve().name}",
         describe(results, args.run_a, args.run_b, args.video_score),
         make_table(results),

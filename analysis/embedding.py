@@ -107,10 +107,10 @@ def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups
     lines = -(-len(planes) // columns)
     figure = Figure(figsize=(3.6 * columns, 0.7 + 3.5 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False)
-    group_of = np.array(groups)
+    group = np.array(groups)
     kinds = [(CLASSES[0], labels == 0, BLUE, "o")]
-    for i, name in enumerate(sorted(set(group_of[labels == 1]))):
-        inside = (labels == 1) & (group_of == name)
+    for i, name in enumerate(sorted(set(group[labels == 1]))):
+        inside = (labels == 1) & (group == name)
         kinds.append((name, inside, WARM[i % len(WARM)], MARKERS[i % len(MARKERS)]))
     size = float(np.clip(12000 / len(labels), 9, 25))  # square points
     for axes, title, plane in zip(panels.flat, titles, planes, strict=False):
@@ -209,6 +209,7 @@ def run(args: argparse.Namespace) -> None:
     write_projector(projector, features, metadata)
     numbers = {
         "checkpoint": str(args.model),
+        "checkpoint_sha256": checkpoint["sha256"],
         "dataset": args.dataset,
         "method": args.method,
         "images": len(labels),

@@ -345,8 +345,8 @@ def run(args: argparse.Namespace) -> None:
     """Do what the arguments say."""
     check_arguments(args)
     network, checkpoint = load_trained(args.model)
-    size, channels = checkpoint["args"]["size"], checkpoint["channels"]
-    trained = checkpoint["args"]
+    trained, channels = checkpoint["args"], checkpoint["channels"]
+    size = trained["size"]
     # The authors' checkpoints do not say: both losses are taken to have been on, as in the paper.
     heads_trained = network.num_LIBs > 1 and trained.get("lil_loss", True) and trained.get("gil_loss", True)
     faces = read_test_set(args, size)
@@ -372,6 +372,7 @@ def run(args: argparse.Namespace) -> None:
     of_images = zip(paths, labels.tolist(), scores, result.pop("overlap_of_images"), drops.tolist(), strict=True)
     numbers = {
         "checkpoint": str(args.model),
+        "checkpoint_sha256": checkpoint["sha256"],
         "dataset": args.dataset,
         "images": len(positions),
         "size": size,

@@ -245,6 +245,7 @@ def run(args: argparse.Namespace) -> None:
             corruptions[version[0]].append({"strength": version[1], **result})
     numbers = {
         "checkpoint": str(args.model),
+        "checkpoint_sha256": checkpoint["sha256"],
         "dataset": args.dataset,
         "images": len(positions),
         "videos": len(set(test_set.video_of[positions])),

@@ -16,7 +16,7 @@ from engine import BadImages, evaluate
 from utils import arguments as parse
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
-from utils.files import sha256, whole_file
+from utils.files import whole_file
 from utils.output import format_rows, write_json
 from utils.report import write_report
 
@@ -45,16 +45,15 @@ def write_study(
         title: of its section in the report.
         text: plain sentences: what was measured, how, and what came out.
         table: rows of cells, the first the header.
-        numbers: what stands in the table, and more, as numbers; a ``checkpoint`` among them is told in the text.
+        numbers: what stands in the table, and more, as numbers; a ``checkpoint`` among them, with its
+            ``checkpoint_sha256``, is told in the text.
         figure: the plot.
 
     Raises:
         InputError: they cannot be written.
     """
     if "checkpoint" in numbers:
-        digest = sha256(Path(numbers["checkpoint"]))
-        numbers = {"checkpoint_sha256": digest, **numbers}
-        text += f" The checkpoint is {numbers['checkpoint']}, of SHA-256 {digest[:16]}..."
+        text += f" The checkpoint is {numbers['checkpoint']}, of SHA-256 {numbers['checkpoint_sha256'][:16]}..."
     file = folder / f"{study_name(study, subject)}.json"
     plot = file.with_name(f"{study_name(study, subject)}.png")
     with whole_file(plot) as part:
@@ -147,8 +146,8 @@ def read_out(
         InputError: the device is not there, ``--save_path`` cannot be written, or an image cannot be read (without
             ``--skip_bad_images``).
     """
-    make_folder(args.save_path)
     device = select_devices(args.gpu_num)[0]
+    make_folder(args.save_path)
     chosen = Subset(faces, spread(len(faces), args.max_images))
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
     bad_images = BadImages(args.skip_bad_images)

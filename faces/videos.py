@@ -55,6 +55,8 @@ class FrameReader:
         self.told = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else 25.0  # some headers hold a clock's ticks in its place
+        if self.fps != fps:  # and then the number of frames is made from them
+            self.told = 0
         self.read = 0
         self.times = array("d")
         self._every, self._count = every, count

@@ -90,7 +90,7 @@ def annotate_video(
 
     reader, scored = FrameReader(source, every=1), iter(scored)
     before, after = None, next(scored, None)
-    stream = None
+    stream, last = None, -1
     try:
         # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
         with av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
@@ -117,7 +117,8 @@ def annotate_video(
                 below, beside = stream.height - height - STRIP, stream.width - width
                 image = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
                 drawn = av.VideoFrame.from_ndarray(image, format="bgr24")
-                drawn.pts, drawn.time_base = round(reader.times[position] / tick), tick
+                last = max(last + 1, round(reader.times[position] / tick))  # never two at the same tick
+                drawn.pts, drawn.time_base = last, tick
                 container.mux(stream.encode(drawn))
             if stream is not None:
                 container.mux(stream.encode())

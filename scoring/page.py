@@ -26,7 +26,7 @@ from utils.errors import InputError
 
 MEGABYTES = 500  # of an upload
 MINUTES = 10  # of a video
-KEPT = 600  # seconds for which what is drawn can be looked at
+KEPT = 3600  # seconds for which an upload may wait, and what is drawn can be looked at
 TIGHTER = 0.06  # share of a face's sides that is cut off to see how much its score varies
 BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the drawn boxes
 
@@ -48,12 +48,13 @@ class Shown(NamedTuple):
 
 
 class _Record:
-    """Takes what `score_file` tells its tables: each frame's time and highest score, and the most suspicious face."""
+    """Takes what `score_file` tells its tables: each frame's time and highest score, and each person's
+    most suspicious face, with the position of its frame."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self.scores: list[float] = []
-        self.worst: tuple[int, ScoredFace] | None = None
+        self.worst: dict[int, tuple[int, ScoredFace]] = {}
 
     def begin(self, file: Path) -> None:
         """Begin a file."""
@@ -64,8 +65,9 @@ class _Record:
             face = max(faces, key=lambda face: face.score)
             self.times.append(time)
             self.scores.append(face.score)
-            if self.worst is None or face.score > self.worst[1].score:
-                self.worst = position, face
+        for face in faces:
+            if face.track not in self.worst or face.score > self.worst[face.track][1].score:
+                self.worst[face.track] = position, face
 
     def end(self, result: FileScore, threshold: float) -> None:
         """End a file."""
@@ -96,21 +98,22 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     people = "one face" if result.faces == 1 else f"{result.faces} faces"
     sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
     sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
-    curve, worst = None, _crop(detector, file, *record.worst)
+    position, face = record.worst[result.face]
+    curve, worst = None, _crop(detector, file, position, face)
     if is_video(file):
         sentence += f", {result.frames} frame{'s' * (result.frames != 1)} looked at"
-        if len(record.scores) >= 5:
+        if len(record.scores) >= 10:
             low, high = np.percentile(record.scores, [10, 90])
             sentence += f"; four of five score from {low:.2f} to {high:.2f}"
         sentence += "."
         sentence += f" {result.note.capitalize()}." if result.note else ""
         curve = _curve(np.array(record.times), np.array(record.scores), detector.threshold)
     else:
-        around = detector.score(ten_crops(worst))[0]
-        sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, it scores from {min(around):.2f} to "
+        around, which = detector.score(ten_crops(worst))[0], "it" if result.faces == 1 else "the judged one"
+        sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, {which} scores from {min(around):.2f} to "
         sentence += f"{max(around):.2f}."
     sentence += " The network's score is no proof: it errs, most on material unlike its training data."
-    return Shown(sentence, drawn, curve, _looks(detector, worst, record.worst[1].score))
+    return Shown(sentence, drawn, curve, _looks(detector, worst, face.score))
 
 
 def ten_crops(face: np.ndarray) -> list[np.ndarray]:
@@ -156,13 +159,14 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     def answer(upload: str | None) -> tuple[Any, ...]:
         if upload is None:
             raise gr.Error("Choose an image or a video first.", print_exception=False)
-        file, drawings = Path(upload), tempfile.mkdtemp(prefix="shown-", dir=folder)
+        uploaded, drawings = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
+        file = Path(shutil.move(upload, uploaded))  # from where Gradio removes what is old
         try:
             shown = judge(detector, file, Path(drawings))
-        except InputError as error:
+        except (InputError, VideoError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         finally:
-            file.unlink(missing_ok=True)
+            shutil.rmtree(uploaded)
             timer = Timer(KEPT, shutil.rmtree, (drawings, True))  # as Gradio removes its copies of them
             timer.daemon = True
             timer.start()
@@ -211,7 +215,7 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"--serve cannot open port {port} of {host}: {reason}; give another --host or --port."
+            f"--serve cannot open {f'port {port} of ' if port else ''}{host}: {reason}; give another --host or --port."
         ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as folder:

@@ -378,7 +378,7 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
     content = study(tiny / "ablation", "ablation")
     tables = content["numbers"]["tables"]
     assert [len(tables[name]) for name in ("mixup", "balance")] == [2, 2]
-    markdown = (tiny / "ablation/study_ablation_tiny_mixup_balance.md").read_text()
+    markdown = (tiny / "ablation/study_ablation_tiny_balance_mixup.md").read_text()
     for name, rows in tables.items():
         assert f"## {name.capitalize()}" in markdown
         for row in rows:
@@ -403,9 +403,9 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
     assert [run[run.index("--name") + 1] for run in started] == ["mixup_False-seed_6", "default-seed_6"]
     assert {file.name for file in (tiny / "ablation").glob("study_*.md")} == {
         "study_ablation_tiny_mixup.md",
-        "study_ablation_tiny_mixup_balance.md",
+        "study_ablation_tiny_balance_mixup.md",
     }
-    assert (tiny / "ablation/study_ablation_tiny_mixup_balance.md").read_text() == markdown
+    assert (tiny / "ablation/study_ablation_tiny_balance_mixup.md").read_text() == markdown
     # A file that is not whole is told of.
     file.write_text(file.read_text()[:40])
     refused(ablation.main, command, capsys, f"{file} cannot be read")

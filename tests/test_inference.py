@@ -345,15 +345,16 @@ def test_drawings_are_not_scored_again_and_replace_nothing_else(
 # --------------------------------------------------------------------------------------------------------- videos
 
 
-def timed_video(file: Path, seconds: list[float], people: tuple[int, ...] = (0,)) -> Path:
-    """A video each of whose frames has its own time, whatever the rate of 25 frames a second in its header."""
+def timed_video(file: Path, seconds: list[float], people: tuple[int, ...] = (0,), rate: int = 25) -> Path:
+    """A video each of whose frames has its own time, whatever the rate, in frames a second, in its header."""
     av = pytest.importorskip("av")
     with av.open(f"file:{file}", "w") as container:
-        stream = container.add_stream("libx264", rate=25, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
-        stream.codec_context.time_base = Fraction(1, 1000)
+        codec = "libvpx" if file.suffix == ".webm" else "libx264"
+        stream = container.add_stream(codec, rate=rate, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        stream.codec_context.time_base = Fraction(1, 10_000)
         for number, time in enumerate(seconds):
             frame = av.VideoFrame.from_ndarray(picture(number, *people), format="bgr24")
-            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            frame.pts, frame.time_base = round(10_000 * time), Fraction(1, 10_000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return file
@@ -382,6 +383,21 @@ def test_frames_have_their_own_times(tmp_path: Path, ending: str) -> None:
     reader = FrameReader(timed_video(tmp_path / f"a.{ending}", VARYING))
     assert len(list(reader)) == 12
     assert list(reader.times) == pytest.approx(VARYING, abs=1e-3)
+
+
+def test_frames_at_nearly_the_same_time_are_all_drawn(model: Path, tmp_path: Path, quick: None) -> None:
+    source = timed_video(tmp_path / "a.mp4", [0.0, 0.04, 0.08, 0.0803, 0.0806, 0.12, 0.16])
+    assert score("--model", model, source, "--annotate", tmp_path / "drawn") == 0
+    assert len(list(FrameReader(tmp_path / "drawn/a_annotated.mp4", every=1))) == 7
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm"])
+def test_a_clock_in_place_of_a_rate_tells_no_length(tmp_path: Path, ending: str) -> None:
+    times = [0.036 * i for i in range(100)]
+    reader = FrameReader(timed_video(tmp_path / f"a.{ending}", times, rate=1000))
+    assert reader.fps == 25 and reader.length() == 100
+    assert len(list(reader)) == 20 and not reader.breaks_off()
+    assert list(reader.times) == pytest.approx(times, abs=2e-3)
 
 
 @pytest.mark.parametrize("ending", ["avi", "mpg", "mkv", "mp4"])
@@ -750,6 +766,7 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_page_that_cannot_be_opened_is_refused_at_once(
     model: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("av")  # which is asked for before the port
     serve = "--model", model, "--serve"
     refused(capsys, *serve, "--port", "70000", says="'70000' is not a whole number from 0 (and up to 65535)")
     with socket.socket() as taken:
@@ -757,7 +774,7 @@ def test_a_page_that_cannot_be_opened_is_refused_at_once(
         taken.listen()
         port = taken.getsockname()[1]
         refused(capsys, *serve, "--port", port, says=f"port {port} of 127.0.0.1: Address already in use")
-    refused(capsys, *serve, "--host", "nowhere.invalid", says="of nowhere.invalid: ")
+    refused(capsys, *serve, "--host", "nowhere.invalid", says="cannot open nowhere.invalid: ")
     refused(capsys, *serve, "--host", "192.0.2.1", says="give another --host or --port")
     monkeypatch.setitem(sys.modules, "av", None)
     refused(capsys, *serve, says="PyAV")

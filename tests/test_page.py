@@ -1,5 +1,6 @@
 """The local page, in a browser, with real uploads."""
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -17,8 +18,8 @@ import pytest
 import torch
 
 from models.backbones import build_network
-from scoring.detector import load_detector
-from scoring.files import score_file
+from scoring.detector import ScoredFace, load_detector
+from scoring.files import FileScore, score_file
 from scoring.page import _crop, _Record, judge, ten_crops
 from tests.conftest import ROOT
 from tests.test_inference import VARYING, timed_video
@@ -48,10 +49,10 @@ def open_page(model: Path, folder: Path, limits: str = "pass") -> Iterator[tuple
     (folder / "files").mkdir()
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder / "files"), "HOME": str(folder)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
-        said = process.stdout.readline()
-        address = re.search(r"http://127\.0\.0\.1:\d+/", said)
-        assert address, said
         try:
+            said = process.stdout.readline()
+            address = re.search(r"http://127\.0\.0\.1:\d+/", said)
+            assert address, said
             yield address[0], folder / "files"
         finally:
             process.terminate()
@@ -64,9 +65,9 @@ def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         yield opened
 
 
-def upload(page: tuple[str, Path], file: Path) -> tuple[str, list[str], list[str]]:
+def upload(page: tuple[str, Path], file: Path, pictures: int = 0) -> tuple[str, list[str], list[str]]:
     """Score a file on the page; return what it says, the pictures and videos that it shows, and foreign requests."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import TimeoutError, sync_playwright
 
     address, _ = page
     with sync_playwright() as playwright:
@@ -80,6 +81,12 @@ def upload(page: tuple[str, Path], file: Path) -> tuple[str, list[str], list[str
         tab.wait_for_selector(f"#upload a[download={file.name!r}]")
         tab.click("#score")
         tab.wait_for_selector("#sentence h2")
+        with contextlib.suppress(TimeoutError):
+            tab.wait_for_function(
+                "n => document.querySelectorAll('#image img, #video video, #curve img, #faces img').length >= n",
+                arg=pictures,
+                timeout=20_000,
+            )
         tab.wait_for_timeout(1500)
         shown = tab.eval_on_selector_all(
             "#image img, #video video, #curve img, #faces img",
@@ -115,7 +122,7 @@ def test_what_the_page_shows_is_what_was_scored(model: Path, tmp_path: Path, end
         cv2.imwrite(str(file), image[top:, left:])
     record = _Record()
     score_file(detector, file, record)
-    position, face = record.worst
+    ((position, face),) = record.worst.values()
     assert ending == "mp4" or face.seen[0] < 0
     scores, _ = detector.score([_crop(detector, file, position, face)])
     assert scores[0] == pytest.approx(face.score, abs=1e-6)
@@ -126,8 +133,8 @@ def test_the_sentence_of_a_short_video(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
     one = judge(detector, write_video(tmp_path / "a.mp4", frames=1), tmp_path).sentence
-    four = judge(detector, write_video(tmp_path / "b.mp4", frames=20), tmp_path).sentence
-    assert "One face, 1 frame looked at. " in one and "One face, 4 frames looked at. " in four
+    nine = judge(detector, write_video(tmp_path / "b.mp4", frames=45), tmp_path).sentence
+    assert "One face, 1 frame looked at. " in one and "One face, 9 frames looked at. " in nine
 
 
 def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +151,19 @@ def test_the_curve_goes_by_the_frames_own_times(model: Path, tmp_path: Path) -> 
     assert curve.axes[0].lines[1].get_xdata() == pytest.approx(VARYING[::5], abs=2e-3)
 
 
+def test_the_face_shown_is_the_one_judged() -> None:
+    """A face of two frames among many is taken for a mistake, and so is not shown either."""
+    record, result = _Record(), FileScore(Path("a.mp4"))
+    for position in range(20):
+        faces = [ScoredFace(np.zeros(4), 1, 0.5 + position / 100, 0, np.zeros(4), None)]
+        faces += [ScoredFace(np.zeros(4), 1, 0.99, 1, np.zeros(4), None)] * (position == 3)
+        record.add(position, 0.0, faces)
+        result.add(faces)
+    result.judge(0.4)
+    position, face = record.worst[result.face]
+    assert (position, face.track, face.score) == (19, 0, 0.69)
+
+
 def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
     monkeypatch.setattr("scoring.page.heatmaps", lambda *_: torch.tensor([[[[0.0, 0]], [[0, 1]]]]))
@@ -155,9 +175,9 @@ def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypa
 def test_nothing_stays(model: Path, tmp_path: Path) -> None:
     """What is drawn goes after a while, and everything when the server is told to end."""
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    with open_page(model, tmp_path, "page.KEPT = 10") as opened:
+    with open_page(model, tmp_path, "page.KEPT = 30") as opened:
         upload(opened, tmp_path / "face.png")
-        end = time.monotonic() + 30
+        end = time.monotonic() + 90
         assert list(opened[1].rglob("shown-*/faces.png"))
         while list(opened[1].rglob("shown-*")):
             assert time.monotonic() < end
@@ -168,7 +188,7 @@ def test_nothing_stays(model: Path, tmp_path: Path) -> None:
 
 def test_an_image(page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    said, shown, foreign = upload(page, tmp_path / "face.png")
+    said, shown, foreign = upload(page, tmp_path / "face.png", 4)
     assert re.match(r"(real|fake), 0\.\d\d", said) and "above 0.25 it is called fake" in said and "One face" in said
     assert re.search(r"Cut 6 % tighter, and mirrored, it scores from 0\.\d\d to 0\.\d\d", said)
     assert len(shown) == 1 + 3 and not foreign  # the image; the face and two blocks' heatmaps
@@ -176,8 +196,8 @@ def test_an_image(page: tuple[str, Path], tmp_path: Path) -> None:
 
 
 def test_a_video(page: tuple[str, Path], tmp_path: Path) -> None:
-    said, shown, foreign = upload(page, write_video(tmp_path / "clip.mp4", frames=25))
-    assert "5 frames looked at; four of five score from" in said
+    said, shown, foreign = upload(page, write_video(tmp_path / "clip.mp4", frames=50), 5)
+    assert "10 frames looked at; four of five score from" in said
     assert len(shown) == 1 + 1 + 3 and not foreign
     assert not list(page[1].rglob("clip.mp4"))
 

@@ -100,7 +100,7 @@ def test_test_of_several_datasets_each_by_itself(tiny: Path, capsys: pytest.Capt
     # In the run's own folder a test replaces the results and nothing else, and not by accident.
     kept = best.read_bytes()
     assert training.main([*argv[:-1], "run"]) == 2
-    assert "holds results of model_best.pth already" in capsys.readouterr().err
+    assert "holds results already" in capsys.readouterr().err
     assert own == json.loads((tiny / "output/run/results.json").read_text())
     (tiny / "output/run/study_x.json").write_text("{}")
     assert training.main([*argv[:-1], "run", "--overwrite", "True"]) == 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
-from utils.files import whole_file
+from utils.files import sha256, whole_file
 
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # what a checkpoint decides
 
@@ -90,8 +90,8 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     """Read a checkpoint of this project or of the authors', onto the CPU.
 
     Nothing in the file is executed. ``state_dict`` comes back under this network's names; for a checkpoint of
-    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR. `flag` is the
-    argument that named the file, for what is said.
+    the authors' ``args`` holds what its tensors tell (`infer_settings`), and ``channels`` is BGR; ``sha256`` is that of
+    the file. `flag` is the argument that named the file, for what is said.
 
     Raises:
         InputError: there is no such file, or it is no checkpoint.
@@ -113,6 +113,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     if wrong := [name for name, right in as_it_should.items() if not right]:
         raise InputError(f"{flag}: {file} is no checkpoint of a training: its '{wrong[0]}' is missing or wrong.")
     checkpoint["state_dict"] = from_official(state)
+    checkpoint["sha256"] = sha256(file)  # now: a training that goes on replaces the file
     return checkpoint
 
 

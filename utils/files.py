@@ -14,7 +14,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a file to write to beside `target`, which takes its place once it is whole.
 
     Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was. A link stays one. A
-    device or a pipe, such as /dev/stdout, is given itself: it takes what comes.
+    device or a pipe, such as /dev/null, is given itself: it takes what comes.
 
     Raises:
         InputError: it cannot be written.

@@ -38,8 +38,7 @@ def check_output_folder(folder: Path, resume_model: Path | None, overwrite: bool
     if resume_model is not None and resume_model.resolve().parent == folder.resolve():
         if test and not overwrite and (folder / "results.json").is_file():
             raise InputError(
-                f"{folder} holds results of {resume_model.name} already; give another --name, or --overwrite True to "
-                "replace them."
+                f"{folder} holds results already; give another --name, or --overwrite True to replace them."
             )
         return True
     if folder.exists() and not folder.is_dir():
@@ -168,7 +167,7 @@ def format_table(results: dict[str, Any]) -> str:
         value, interval = metrics[name], metrics.get(f"{name}_interval")
         if value is None:
             return "-"
-        text = f"{value:g}" if name in ("frames", "videos") else f"{value:.4f}"  # an average need not be whole
+        text = f"{value:.1f}".removesuffix(".0") if name in ("frames", "videos") else f"{value:.4f}"
         return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else text
 
     parts = []

@@ -85,7 +85,7 @@ def write_report(folder: Path) -> Path:
         The file.
 
     Raises:
-        InputError: results.json cannot be read, or the report not be written.
+        InputError: results.json or predictions.csv cannot be read, or the report not be written.
     """
     results = {"trained_with": {}} | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")

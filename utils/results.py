@@ -10,7 +10,6 @@ import numpy as np
 
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
-from utils.files import sha256
 from utils.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
 from utils.output import write_json, write_predictions
 from utils.report import write_report
@@ -49,7 +48,7 @@ def write_results(
     write_predictions(folder / "predictions.csv", tested)
     content = {
         "checkpoint": file and str(file),
-        "checkpoint_sha256": file and sha256(file),
+        "checkpoint_sha256": file and checkpoint["sha256"],
         "data_root": str(args.data_root.absolute()),
         "data_sha256": {dataset: fingerprint(dataset, args.dataset_root, test[0]) for dataset, test in tested.items()},
         "threshold": threshold,
