@@ -366,6 +366,17 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(browser: Any, report: Pa
     page.close()
 
 
+def test_it_can_be_printed(browser: Any, report: Path) -> None:
+    """Dark on white whatever the screen's scheme, and no table wider than the paper."""
+    page = browser.new_page(viewport={"width": 690, "height": 1000}, color_scheme="dark")  # A4 less its margins
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    widths = page.eval_on_selector_all("section:not(.study) table", "all => all.map(e => e.scrollWidth)")
+    assert widths and max(widths) <= 690
+    page.close()
+
+
 def test_light_and_dark_differ_and_can_be_read(browser: Any, report: Path) -> None:
     colours = {}
     for scheme in ("light", "dark"):
