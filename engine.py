@@ -135,7 +135,7 @@ def train_one_epoch(
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value * count
             seen += count
-            labels_seen.append(main_labels)
+            labels_seen.append(main_labels.clone())  # what a worker sent keeps a file open as long as it lives
             scores_seen.append(fake_probability(outputs))
             speed = seen / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
@@ -201,7 +201,7 @@ def evaluate(
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)
                     scores.append(read(network(images)))
-                    positions.append(batch.positions)
+                    positions.append(batch.positions.clone())  # no file of the worker's stays open
                 bar.update(len(batch.labels) + len(batch.bad))
     except RuntimeError as error:
         if is_out_of_memory(error):

@@ -1,9 +1,13 @@
 """One epoch of training, step by step."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 
 import engine
 from datasets.images import Batch
@@ -35,15 +39,20 @@ def batches() -> Batches:
     return Batches(Batch(images[i], labels[i], torch.arange(4) + 4 * i, []) for i in range(2))
 
 
-def train(network: nn.Module, optimizer: torch.optim.Optimizer, alpha: float | None) -> list[dict[str, float]]:
+def train(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    alpha: float | None,
+    loader: Batches | DataLoader | None = None,
+) -> list[dict[str, float]]:
     steps: list[dict[str, float]] = []
     engine.train_one_epoch(
         network,
         lambda outputs, labels: {"classification": F.cross_entropy(outputs["p_y_given_z"], labels)},
         lambda terms: 3 * terms["classification"],
         optimizer,
-        lambda step: (1.0, 0.25)[step],
-        batches(),
+        lambda step: (1.0, 0.25)[step % 2],
+        loader or batches(),
         torch.device("cpu"),
         alpha=alpha,
         channels="RGB",
@@ -79,3 +88,22 @@ def test_the_schedule_moves_the_rates_of_each_step() -> None:
         with torch.no_grad():
             by_hand.weight -= rate * gradient
     assert network.weight.item() == pytest.approx(by_hand.weight.item())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list a process's open files")
+def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    each = [Batch(images, torch.tensor([0, 1]), torch.arange(2), []) for _ in range(40)]
+    loader = DataLoader(each, batch_size=None, num_workers=1)
+    network = Judge()
+    most_open = []
+
+    def look(*_: object) -> None:
+        most_open.append(len(os.listdir("/proc/self/fd")))
+
+    network.register_forward_hook(look)
+    options = {"channels": "RGB", "bad_images": engine.BadImages(False)}
+    engine.evaluate(network, loader, torch.device("cpu"), title="test", **options)
+    train(network, sgd(network, lr=0.1), alpha=None, loader=loader)
+    assert len(most_open) == 80
+    assert max(most_open) < most_open[5] + 20
