@@ -1,10 +1,12 @@
 """Wrong input: one sentence on standard error, exit code 2, and nothing half written."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 import training
+from datasets.images import FaceImages
 from models.lib_network import LIBNetwork
 from tests.conftest import Run, arguments, make_dataset
 from utils.checkpoints import load_checkpoint
@@ -384,6 +387,20 @@ def test_gpu_out_of_memory(refused: Refused, trained: Path, monkeypatch: pytest.
     monkeypatch.setattr(LIBNetwork, "to", no_memory)  # not even the weights fit
     refused("--name", "d", says=("memory",), started=True)
     refused("--name", "e", *test, says=("memory",), started=True)
+
+
+def test_a_killed_loading_process(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FaceImages.__getitem__
+
+    def killed(faces: FaceImages, position: int) -> Any:
+        if multiprocessing.parent_process() and faces.epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(faces, position)
+
+    monkeypatch.setattr(FaceImages, "__getitem__", killed)
+    last = tiny / "output/train_model/model_last.pth"
+    says = ("was killed", "--shm-size", "--num_workers", f"go on with --resume_model {last}")
+    refused("--epoch", "2", "--num_workers", "1", says=says, started=True)
 
 
 def test_loss_that_is_no_number(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[],
     Args:
         program: its name, which stands before every sentence.
         work: what it does.
-        how_to_go_on: after an interruption, what to add to the sentence.
+        how_to_go_on: after an interruption or a killed process, what to add to the sentence.
         less_memory: what to try where the memory is too small.
 
     Returns:
@@ -30,6 +30,11 @@ def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[],
         print(f"{program}: error: {where}{error.strerror or error}.", file=sys.stderr)
         return 2
     except RuntimeError as error:
+        if "DataLoader worker" in str(error):  # PyTorch has no class of its own for it
+            cause = "a loading process was killed, most often for want of memory (in a container: of shared memory, "
+            advice = f"--shm-size); try fewer --num_workers or {less_memory}{how_to_go_on()}"
+            print(f"{program}: error: {cause}{advice}.", file=sys.stderr)
+            return 2
         if not is_out_of_memory(error):
             raise
         print(f"{program}: error: the memory is too small; try {less_memory}.", file=sys.stderr)
