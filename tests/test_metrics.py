@@ -208,6 +208,12 @@ def test_threshold_where_every_fake_is_below_every_real_one() -> None:
     assert choose_threshold(np.array([1, 1]), np.array([0.9, 0.1])) is None
 
 
+@pytest.mark.parametrize("fake", [0.7, 1.0])
+def test_threshold_between_neighbouring_doubles(fake: float) -> None:
+    real = np.nextafter(fake, 0)
+    assert real <= choose_threshold(np.array([0, 1]), np.array([real, fake])) < fake
+
+
 def test_groups_are_measured_against_all_real_videos() -> None:
     paths = [
         "original_sequences/youtube/c23/1/",

@@ -86,7 +86,9 @@ def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None =
     false, true, lowest_fake = roc_curve(labels, scores, drop_intermediate=False)
     chosen = np.abs(false - (1 - true)).argmin() if fpr is None else np.flatnonzero(false <= fpr)[-1]
     highest_real = lowest_fake[chosen + 1] if chosen + 1 < len(lowest_fake) else 0.0
-    return float((min(lowest_fake[chosen], 1.0) + highest_real) / 2)
+    lowest = min(lowest_fake[chosen], 1.0)  # called fake: those above the threshold, this one among them
+    middle = (lowest + highest_real) / 2
+    return float(middle if middle < lowest else highest_real)  # between neighbouring doubles it may round up
 
 
 def score_videos(scores: np.ndarray, videos: np.ndarray, how: str) -> np.ndarray:
