@@ -120,7 +120,7 @@ def train_one_epoch(
                 main_labels = labels if lam >= 0.5 else partner_labels
             total = balance(terms)
 
-            values = torch.stack([total, *terms.values()]).tolist()  # the step's one wait for the device
+            values = torch.stack([total, *terms.values()]).tolist()  # one wait for the device for all of them
             losses = dict(zip(["total", *terms], values, strict=True))
             if not all(map(math.isfinite, values)):
                 raise InputError(

@@ -243,13 +243,13 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         load_network(network, checkpoint)
         epochs_done, channels = checkpoint["epoch"], checkpoint["channels"]
         if "best" in checkpoint:
-            best_file = best_so_far(args.resume_model, checkpoint)
-            best = selection_score(load_checkpoint(best_file)["val"])
+            best_file, best = best_so_far(args.resume_model, checkpoint)
         # The authors' checkpoints hold nothing else.
         load_state(balance, checkpoint.get("balance", balance.state_dict()), args.resume_model)
         val_losses, halvings = checkpoint.get("val_losses", []), checkpoint.get("halvings", 0)
         last = folder / "model_last.pth"
-        if same_run and not args.overwrite and last.is_file() and load_checkpoint(last)["epoch"] > epochs_done:
+        in_place = same_run and not args.overwrite and last.is_file() and not last.samefile(args.resume_model)
+        if in_place and load_checkpoint(last)["epoch"] > epochs_done:
             raise InputError(
                 f"{folder} has gone on beyond {args.resume_model}, and would lose it; resume {last}, or give another "
                 "--name, or --overwrite True."

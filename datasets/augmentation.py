@@ -6,6 +6,7 @@ stand here as they were.
 """
 
 import os
+from functools import cache
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
@@ -99,6 +100,11 @@ def normalise(images: Tensor, channels: str = "RGB") -> Tensor:
     """
     if channels == "BGR":
         images = images.flip(1)
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _imagenet(images.device)
     return (images.float() / 255 - mean) / std
+
+
+@cache  # bringing them to a GPU makes the processor wait for it
+def _imagenet(device: torch.device) -> Tensor:
+    """Return ImageNet's mean and standard deviation, 2 x 3 x 1 x 1."""
+    return torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device)[:, :, None, None]

@@ -137,18 +137,18 @@ def selection_score(val: dict[str, float | None]) -> float:
     return -val["log_loss"] if val["auc"] is None else val["auc"]
 
 
-def best_so_far(file: Path, checkpoint: dict[str, Any]) -> Path:
-    """Return the file of the best epoch before `checkpoint` was written.
+def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path, float]:
+    """Return the file of the best epoch before `checkpoint` was written, and its `selection_score`.
 
     It is the ``model_best.pth`` beside the checkpoint's `file`, or, where that is gone or of another run, `file`
     itself.
     """
     beside = file.with_name("model_best.pth")
-    if beside.is_file():
+    if beside.is_file() and not beside.samefile(file):
         val = load_checkpoint(beside).get("val")
         if val is not None and selection_score(val) == checkpoint["best"]:
-            return beside
-    return file
+            return beside, checkpoint["best"]
+    return file, selection_score(checkpoint["val"])
 
 
 def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model") -> None:
