@@ -16,6 +16,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from utils import arguments as parse
+from utils.command import exit_code
+from utils.errors import InputError
+
 
 def channel_histogram(image: np.ndarray) -> np.ndarray:
     """8 bins per channel of an image (H x W x 3, uint8): 24 shares, of which each channel's add up to 1."""
@@ -61,19 +65,19 @@ def histogram_auc(data: Path) -> dict[str, tuple[float, float]]:
     return result
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    summary = __doc__.splitlines()[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_baseline", description=summary)
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}\n")
-    parser.add_argument("--data", type=Path, default=Path("dataset/demo"), help="default: %(default)s")
-    data = parser.parse_args(arguments).data
-    if not (data / "train_real.txt").is_file():
-        print(f"{data} holds no demo data set; `python -m datasets.demo` draws one.", file=sys.stderr)
-        return 2
-    for name, (frame, video) in histogram_auc(data).items():
+def run(args: argparse.Namespace) -> None:
+    """Print the AUCs on a demo data set."""
+    if not (args.data / "train_real.txt").is_file():
+        raise InputError(f"{args.data} holds no demo data set; `python -m datasets.demo` draws one.")
+    for name, (frame, video) in histogram_auc(args.data).items():
         print(f"{name}: frame AUC {frame:.3f}, video AUC {video:.3f}")
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    parser = parse.Parser("python -m benchmarks.demo_baseline", __doc__)
+    parse.add(parser, "--data", Path("dataset/demo"), Path, "the folder of a drawn data set")
+    return exit_code("benchmarks.demo_baseline", lambda: run(parser.parse_args(argv)), lambda: "", "a smaller data set")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,9 +33,10 @@ from datasets.draw_face import (
     render,
     vary,
 )
+from datasets.labels import CLASSES, SPLITS
+from utils import arguments as parse
 from utils.errors import InputError
 
-SPLITS = ("train", "val", "test")
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
 # Part of the recorded settings: raise it whenever the drawings change, so that an old folder is drawn afresh.
@@ -65,7 +67,7 @@ class Frame:
     mask: np.ndarray
 
 
-def plan(seed: int, people: tuple[int, int, int], videos_per_person: int) -> list[Video]:
+def plan(seed: int, people: Sequence[int], videos_per_person: int) -> list[Video]:
     """List the videos: as many real as forged ones of each person, in an order that tells nothing.
 
     Args:
@@ -192,7 +194,7 @@ def make_demo(
     out: Path | str,
     seed: int = 0,
     size: int = 64,
-    people: tuple[int, int, int] = (48, 12, 20),
+    people: Sequence[int] = (48, 12, 20),
     videos_per_person: int = 4,
     frames: int = 6,
     processes: int = 1,
@@ -237,7 +239,7 @@ def make_demo(
         folder.mkdir()
         _draw_all(partial(_write_video, folder, settings), videos, processes, quiet)
         for split in SPLITS:
-            for label, word in enumerate(("real", "fake")):
+            for label, word in enumerate(CLASSES):
                 lines = [
                     f"{label},{(root / 'videos' / v.name).as_posix()},{frames}\n"
                     for v in videos
@@ -252,14 +254,14 @@ def make_demo(
     return True
 
 
-def _check(seed: int, size: int, people: tuple[int, ...], videos_per_person: int, frames: int, processes: int) -> None:
+def _check(seed: int, size: int, people: Sequence[int], videos_per_person: int, frames: int, processes: int) -> None:
     rules = (
-        (seed >= 0, "The seed must be 0 or more."),
-        (size >= 32, "The size must be 32 pixels or more."),
-        (len(people) == 3 and min(people) >= 2, "People must be three numbers of 2 or more."),
-        (videos_per_person > 0 and videos_per_person % 2 == 0, "Videos per person must be 2, 4, 6, ..."),
-        (frames >= 1, "A video must have at least 1 frame."),
-        (processes >= 1, "There must be at least 1 process."),
+        (seed >= 0, "the seed must be 0 or more."),
+        (size >= 32, "the size must be 32 pixels or more."),
+        (len(people) == 3 and min(people) >= 2, "people must be three numbers of 2 or more."),
+        (videos_per_person > 0 and videos_per_person % 2 == 0, "videos per person must be 2, 4, 6, ..."),
+        (frames >= 1, "a video must have at least 1 frame."),
+        (processes >= 1, "there must be at least 1 process."),
     )
     for kept, sentence in rules:
         if not kept:
@@ -276,6 +278,11 @@ def _settings_in(out: Path) -> dict | None:
         raise InputError(f"{out} is left alone: it is no demo data set (no readable {MANIFEST}).") from None
 
 
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's alone
+    cv2.setNumThreads(1)
+
+
 def _draw_all(write: Callable[[Video], None], videos: list[Video], processes: int, quiet: bool) -> None:
     bar = partial(tqdm, total=len(videos), desc="drawing", unit="video", disable=quiet)
     if processes == 1:
@@ -283,51 +290,53 @@ def _draw_all(write: Callable[[Video], None], videos: list[Video], processes: in
             pass
         return
     # Spawned, not forked: a caller may have started threads (PyTorch does), which do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes, cv2.setNumThreads, (1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, _start_process) as pool:
         for _ in bar(pool.imap_unordered(write, videos, chunksize=2)):
             pass
 
 
-def _three(text: str) -> tuple[int, ...]:
+def _three(text: str) -> list[int]:
     try:
-        return tuple(int(part) for part in text.split(","))
+        people = [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not three whole numbers like 48,12,20") from None
+        people = []
+    if len(people) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three whole numbers like 48,12,20")
+    return people
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.demo", description=__doc__.splitlines()[0])
-    parser.error = lambda message: parser.exit(2, f"{parser.prog}: {message}\n")
-    add = parser.add_argument
-    add("--out", type=Path, default=Path("dataset/demo"), help="folder to write (default: %(default)s)")
-    add("--seed", type=int, default=0, help="same seed, same data (default: %(default)s)")
-    add("--size", type=int, default=64, help="side of a frame in pixels (default: %(default)s)")
-    add(
-        "--people",
-        type=_three,
-        default=(48, 12, 20),
-        metavar="N,N,N",
-        help="people in train, val and test (default: 48,12,20)",
-    )
-    add("--videos_per_person", type=int, default=4, help="half real, half forged (default: %(default)s)")
-    add("--frames", type=int, default=6, help="frames of a video (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        written = make_demo(**vars(options), processes=min(8, os.cpu_count() or 1), quiet=False)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+def make_parser() -> parse.Parser:
+    """Declare every argument."""
+    parser, add = parse.Parser("python -m datasets.demo", __doc__), parse.add
+    count = parse.number(int, 1)
+    add(parser, "--out", Path("dataset/demo"), Path, "the folder to write")
+    add(parser, "--seed", 0, parse.number(int, 0), "the same seed draws the same data")
+    add(parser, "--size", 64, parse.number(int, 32), "side of a frame in pixels")
+    add(parser, "--people", [48, 12, 20], _three, "in train, val and test")
+    add(parser, "--videos_per_person", 4, count, "half real, half forged")
+    add(parser, "--frames", 6, count, "of a video")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw the data set, unless it is there, and say what is in it."""
+    written = make_demo(**vars(args), processes=min(8, os.cpu_count() or 1), quiet=False)
     if not written:
-        print(f"{options.out} already holds this data set.")
-        return 0
-    for split, count in zip(SPLITS, options.people, strict=True):
-        each = count * options.videos_per_person // 2
+        print(f"{args.out} already holds this data set.")
+        return
+    for split, count in zip(SPLITS, args.people, strict=True):
+        each = count * args.videos_per_person // 2
         print(
-            f"{options.out / split}_{{real,fake}}.txt: {count} people, "
-            f"{each} real and {each} forged videos of {options.frames} frames"
+            f"{args.out / split}_{{real,fake}}.txt: {count} people, "
+            f"{each} real and {each} forged videos of {args.frames} frames"
         )
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    from utils.command import exit_code  # not above: each drawing process would import PyTorch with it
+
+    return exit_code("datasets.demo", lambda: run(make_parser().parse_args(argv)), lambda: "", "a smaller --size")
 
 
 if __name__ == "__main__":

@@ -191,8 +191,33 @@ def test_settings_out_of_range_are_refused(wrong: dict, tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-def test_command_says_what_is_wrong_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        demo.main(["--people", "many"])
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+@pytest.mark.parametrize(
+    "flag, value, says",
+    [
+        ("--people", "many", "'many' is not three whole numbers"),
+        ("--people", "1,2", "'1,2' is not three whole numbers"),
+        ("--size", "8", "'8' is not a whole number from 32"),
+        ("--frame", "6", "did you mean '--frames'?"),
+        ("--videos_per_person", "3", "videos per person must be 2, 4, 6"),
+        ("--out", "/proc/no/data", "/proc/no"),
+    ],
+)
+def test_command_says_what_is_wrong_in_one_line(
+    flag: str, value: str, says: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert demo.main([flag, value]) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and sentence.startswith("datasets.demo: error: ")
+    assert says in sentence
+
+
+def test_command_is_interrupted_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "_draw_all", interrupted)
+    assert demo.main(["--out", str(tmp_path / "data")]) == 130
+    assert capsys.readouterr().err == "datasets.demo: interrupted\n"
+    assert not list(tmp_path.iterdir())
