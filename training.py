@@ -68,7 +68,11 @@ NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers") 
 def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
     parser, add = parse.Parser("training.py", __doc__), parse.add
-    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
+    count, positive, share = (
+        parse.number(int, 1),
+        parse.number(float, 0, exclusive=True),
+        parse.number(float, 0, high=1),
+    )
     # fmt: off
     run = parser.add_argument_group("run")
     add(run, "--name", "train_model", parse.folder_name, "the folder under --save_path; a resumed run keeps its own")
@@ -89,6 +93,7 @@ def make_parser() -> parse.Parser:
     add(train, "--mixup", True, parse.boolean, "train on blends of two images")
     add(train, "--alpha", 0.5, parse.number(float, 1e-3), "mixup's lambda ~ Beta(alpha, alpha)")
     add(train, "--oversample", "paper", parse.oversample, "repeat the real videos: paper, auto, or a whole number")
+    add(train, "--fpr", None, share, "of the real validation images, how many the threshold may call fake, 0 to 1")
 
     data = parser.add_argument_group("data")
     add(data, "--dataset", ["FF++_c23"], parse.names, "a comma list: in training their union, in a test each by itself")
@@ -111,7 +116,6 @@ def make_parser() -> parse.Parser:
     test = parser.add_argument_group("evaluation")
     add(test, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5 (five highest)")
     add(test, "--group_by", None, parse.pattern, "a regular expression: its match in a fake video's path is its group")
-    add(test, "--fpr", None, parse.share, "how many real images, 0 to 1, the validation set's threshold may call fake")
 
     checkpoint = parser.add_argument_group("checkpoint")
     add(checkpoint, "--test", False, parse.boolean, "only test --resume_model")
@@ -150,6 +154,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
             print(f"note: going on with --{key} {getattr(args, key)} from {both}")
     elif args.test:
         raise InputError("--test True needs --resume_model with the checkpoint to test.")
+    if args.test and args.fpr is not None:
+        raise InputError("--fpr is for training, which chooses the threshold; leave it out of a test.")
     check_model_name(args.model)
     if args.num_LIBs == 1 and args.lil_loss and not args.test:
         raise InputError("--num_LIBs 1 has no leave-one-out head, so there is no local loss; give --lil_loss False.")
@@ -303,6 +309,8 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
             flush=True,
         )
 
+        if epochs_done == args.epoch:
+            print(f"note: all {args.epoch} epochs are done; the best checkpoint is tested again, as it is")
         for epoch in range(epochs_done + 1, args.epoch + 1):
             seed_everything(args.seed, epoch)
             loader.generator.manual_seed(torch.initial_seed())

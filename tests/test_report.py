@@ -281,7 +281,11 @@ def test_studies(tmp_path: Path) -> None:
             [1.0, 1.0],
             "from 1.000 to 1.000 (in every draw the same, which says little where there are few videos).",
         ),
-        (1.0, None, "nothing can be said of other videos: there are too few (the AUC of the 1,234 videos is 1.000)."),
+        (
+            1.0,
+            None,
+            "nothing can be said of other videos, since one class has fewer than two (the AUC of the 1,234 videos",
+        ),
         (None, None, "not defined"),
     ],
 )

@@ -176,11 +176,35 @@ def test_fingerprints_tell_data_and_checkpoint(tested: Path) -> None:
     assert found[0] == results["data_sha256"]["other"] != found[1]
 
 
+def test_images_left_out_are_told_of(tested: Path) -> None:
+    complete = json.loads((tested / "output/both/results.json").read_text())
+    assert complete["left_out"] == {"tiny": 0, "other": 0}
+    image = tested / "faces/other/test/real/001/0002.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:50])
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--dataset", "tiny,other"]
+    assert training.main(arguments(tested, *more, "--name", "left", "--skip_bad_images", "True")) == 0
+    image.write_bytes(content)
+    results = json.loads((tested / "output/left/results.json").read_text())
+    assert results["left_out"] == {"tiny": 0, "other": 1}
+    assert results["data_sha256"]["tiny"] == complete["data_sha256"]["tiny"]
+    assert results["data_sha256"]["other"] != complete["data_sha256"]["other"]
+    page = (tested / "output/left/report.html").read_text()
+    assert page.count("could not be read") == 1 and "1 image could not be read and is left out" in page
+
+
+def test_a_test_uses_the_threshold_that_training_chose(tested: Path, capsys: pytest.CaptureFixture) -> None:
+    more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth"), "--name", "fpr"]
+    assert training.main(arguments(tested, *more, "--fpr", "0.01")) == 2
+    assert "--fpr is for training" in capsys.readouterr().err
+    assert not (tested / "output/fpr").exists()
+
+
 def test_groups_that_are_not_there_are_told_of(tested: Path, capsys: pytest.CaptureFixture) -> None:
     more = ["--test", "True", "--resume_model", str(tested / "output/run/model_best.pth")]
     for number, pattern in enumerate(("nowhere", "(nowhere)?tiny")):
         assert training.main(arguments(tested, *more, "--name", f"none_{number}", "--group_by", pattern)) == 0
-        assert f"--group_by {pattern} matches no fake video of tiny" in capsys.readouterr().err
+        assert f"--group_by {pattern} names no group of tiny's fake videos" in capsys.readouterr().err
 
 
 def test_a_name_that_is_no_text(tested: Path) -> None:
@@ -204,7 +228,8 @@ def test_a_name_that_is_no_text(tested: Path) -> None:
         ("--video_score", "median", "not mean, max, or top"),
         ("--video_score", "top0", "not mean, max, or top"),
         ("--group_by", "(", "no regular expression"),
-        ("--fpr", "1.5", "not a number from 0 to 1"),
+        ("--group_by", "", "an empty regular expression"),
+        ("--fpr", "1.5", "not a number from 0 (and up to 1)"),
     ],
 )
 def test_wrong_evaluation_arguments(flag: str, value: str, sentence: str, capsys: pytest.CaptureFixture) -> None:

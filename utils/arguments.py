@@ -98,16 +98,10 @@ def video_score(text: str) -> str:
     return text
 
 
-def share(text: str) -> float:
-    """Parse a number from 0 to 1."""
-    value = number(float, 0)(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 0 to 1")
-    return value
-
-
 def pattern(text: str) -> str:
-    """Parse a regular expression."""
+    """Parse a regular expression that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty regular expression; leave it out")
     try:
         re.compile(text)
     except re.error as error:

@@ -41,13 +41,15 @@ NAMES = {  # of the metrics in results.json: the column's head, and what it mean
     "auc": ("AUC", "how often a fake scores higher than a real one: 0.5 is guessing, 1 is perfect; under it its "
             f"95{NBSP}% interval, by bootstrap over videos"),
     "ap": ("AP", "average precision, fake the positive class"),
-    "eer": ("EER", "equal error rate: where as many real ones are called fake as fakes real; lower is better"),
+    "eer": ("EER", "equal error rate: the mean of both errors where as many real ones are called fake as fakes real, "
+            "as nearly as the scores allow; lower is better"),
     "log_loss": ("log loss", "in nats; lower is better, and 0.69 is what always answering 0.5 costs"),
     "brier": ("Brier", "mean squared error of the score; lower is better"),
     "ece": ("ECE", "expected calibration error: how far scores are from shares of fakes; lower is better"),
     "tpr_at_fpr_0.01": (f"TPR at 1{NBSP}%", f"share of fakes found where 1{NBSP}% of the real ones are called fake"),
     "tpr_at_fpr_0.1": (f"TPR at 10{NBSP}%", f"the same at 10{NBSP}%"),
-    "acc_at_threshold": ("ACC at threshold", "share of right answers at the validation set's threshold"),
+    "acc_at_threshold": ("ACC at threshold", "the same at the threshold that was chosen on the frames of the "
+                         "validation set"),
 }  # fmt: skip
 
 # Matplotlib draws in these colours; the page puts its own in their place, which follow light and dark.
@@ -87,7 +89,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: results.json or predictions.csv cannot be read, or the report not be written.
     """
-    results = {"trained_with": {}} | read_json(folder / "results.json")
+    results = {"trained_with": {}, "left_out": {}} | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
     datasets = []
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
@@ -99,6 +101,7 @@ def write_report(folder: Path) -> Path:
                 "plots": dataset_plots(scored, results["video_score"], results["threshold"], f"{number}"),
                 "mistakes": worst_mistakes(scored, Path(results["data_root"])),
                 "sha256": results["data_sha256"].get(name),
+                "left_out": results["left_out"].get(name),
             }
         )
     environment = Environment(
@@ -137,7 +140,7 @@ def summary(metrics: dict[str, Any]) -> str:
         return "there is one class alone and nothing to tell apart: the AUC is not defined."
     value = f"the AUC of the {metrics['videos']:,} videos is {auc:.3f}"
     if interval is None:
-        return f"nothing can be said of other videos: there are too few ({value})."
+        return f"nothing can be said of other videos, since one class has fewer than two ({value})."
     low, high = interval
     if high < 0.5:
         verdict = "fake videos score lower than real ones, worse than by guessing"

@@ -44,13 +44,14 @@ def write_results(
             names = ", ".join(name for name, value in metrics.items() if value is None)
             print(f"warning: the test set of {dataset} holds one class alone: {names} not defined", file=sys.stderr)
         if args.group_by and "groups" not in metrics:
-            print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
+            print(f"warning: --group_by {args.group_by} names no group of {dataset}'s fake videos", file=sys.stderr)
     write_predictions(folder / "predictions.csv", tested)
     content = {
         "checkpoint": file and str(file),
         "checkpoint_sha256": file and checkpoint["sha256"],
         "data_root": str(args.data_root.absolute()),
-        "data_sha256": {dataset: fingerprint(dataset, args.dataset_root, test[0]) for dataset, test in tested.items()},
+        "data_sha256": {d: fingerprint(d, args.dataset_root, *test[:2]) for d, test in tested.items()},
+        "left_out": {dataset: len(test[0]) - len(test[1]) for dataset, test in tested.items()},
         "threshold": threshold,
         "video_score": args.video_score,
         "group_by": args.group_by,
@@ -104,16 +105,17 @@ def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     return means
 
 
-def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages) -> str:
-    """Return a SHA-256 of the test label files of a dataset, and of the path and size of each of its images.
+def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: np.ndarray) -> str:
+    """Return a SHA-256 of the test label files of a dataset, and of the path and size of each image that was scored.
 
-    It tells whether two tests saw the same data without reading every image.
+    It tells whether two tests saw the same data without reading every image. `positions` are those of `faces`, N.
     """
     digest = hashlib.sha256()
     for kind in CLASSES:
         digest.update((dataset_root / dataset / f"test_{kind}.txt").read_bytes())
-    for video in faces.videos:
-        for image in video.images:
-            size = (video.folder / image).stat().st_size
-            digest.update(f"{video.path}/{image} {size}\n".encode("utf-8", "surrogateescape"))
+    images = [(video, image) for video in faces.videos for image in video.images]
+    for position in positions:
+        video, image = images[position]
+        size = (video.folder / image).stat().st_size
+        digest.update(f"{video.path}/{image} {size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
