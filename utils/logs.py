@@ -3,10 +3,7 @@
 import re
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
@@ -108,7 +105,8 @@ class TrainingLog:
 
     def images(self, batch: Batch) -> None:
         """Show up to 16 augmented training images with their labels."""
-        figure, axes = plt.subplots(4, 4, figsize=(8, 8.6), layout="constrained")
+        figure = Figure(figsize=(8, 8.6), layout="constrained")
+        axes = figure.subplots(4, 4)
         for axis in axes.flat:
             axis.axis("off")
         for axis, image, label in zip(axes.flat, batch.images, batch.labels, strict=False):
