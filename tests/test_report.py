@@ -267,6 +267,14 @@ def test_studies(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(plot["src"].partition(",")[2]))).size == (1600, 400)
 
 
+@pytest.mark.parametrize("sha256, told", [("c" * 64, 0), ("e" * 64, 1), (None, 0)])
+def test_a_study_of_another_checkpoint_is_told_of(tmp_path: Path, sha256: str | None, told: int) -> None:
+    folder = make_run(tmp_path / "run")
+    study = {"title": "One", "text": "", "table": [], "plots": [], "checkpoint_sha256": sha256}
+    (folder / "study_one.json").write_text(json.dumps(study))
+    assert page_of(folder).text.count("This study is of another checkpoint than the results above.") == told
+
+
 @pytest.mark.parametrize(
     "auc, interval, words",
     [

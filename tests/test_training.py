@@ -177,13 +177,14 @@ def test_a_seed_repeats_a_run_whatever_the_workers(tiny: Path) -> None:
     assert not equal(a, c)
 
 
-def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path) -> None:
+def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run")) == 0
     results = tiny / "output/run/results.json"
     before = results.read_text()
     results.unlink()
     assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), *HERE]) == 0
     assert results.read_text() == before
+    assert "all 1 epochs are done" in capsys.readouterr().out
 
 
 def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:

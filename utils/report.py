@@ -119,7 +119,7 @@ def write_report(folder: Path) -> Path:
         tables=metric_tables(results),
         published=quote(read_published(), results["trained_with"].get("dataset"), results["datasets"]),
         meanings=[NAMES[name] for name in NAMES if any(name in metrics for metrics in results["datasets"].values())],
-        studies=[read_study(file) for file in sorted(folder.glob("study_*.json"))],
+        studies=[read_study(file, results["checkpoint_sha256"]) for file in sorted(folder.glob("study_*.json"))],
     )
     with whole_file(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
@@ -403,16 +403,18 @@ def data_uri(picture: Image.Image, size: int, kind: str) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def read_study(file: Path) -> dict[str, Any]:
+def read_study(file: Path, tested: str | None) -> dict[str, Any]:
     """Read a study that lies beside the results.
 
     Args:
         file: JSON with ``title`` and ``text``, a ``table`` (rows of as many cells each, the first the header; it may be
             empty) and ``plots`` (images, relative to the file's folder).
+        tested: the SHA-256 of the checkpoint that the results are of, where it is known.
 
     Returns:
-        Its ``title``, ``text``, ``table``, ``plots`` (names and data: URIs) and ``problem``, None; or, where it cannot
-        be read, its name as ``title``, and what the ``problem`` is.
+        Its ``title``, ``text``, ``table``, ``plots`` (names and data: URIs), ``problem``, None, and whether it is of
+        the same checkpoint, as far as both tell; or, where it cannot be read, its name as ``title``, and what the
+        ``problem`` is.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -428,7 +430,8 @@ def read_study(file: Path) -> dict[str, Any]:
         missing = isinstance(error, KeyError | TypeError)
         problem = "title, text, table or plots is missing" if missing else str(error).replace(f"{file.parent}/", "")
         return {"title": file.name, "problem": problem}
-    return {"title": title, "text": text, "table": table, "plots": pictures, "problem": None}
+    same = tested is None or content.get("checkpoint_sha256") in (None, tested)
+    return {"title": title, "text": text, "table": table, "plots": pictures, "problem": None, "same_checkpoint": same}
 
 
 def read_plot(folder: Path, name: str) -> Image.Image:
