@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from analysis.study import write_study
 from utils.errors import InputError
 from utils.metrics import dataset_metrics, group_metrics
 from utils.output import Scores
@@ -267,11 +269,13 @@ def test_studies(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(plot["src"].partition(",")[2]))).size == (1600, 400)
 
 
-@pytest.mark.parametrize("sha256, told", [("c" * 64, 0), ("e" * 64, 1), (None, 0)])
-def test_a_study_of_another_checkpoint_is_told_of(tmp_path: Path, sha256: str | None, told: int) -> None:
+@pytest.mark.parametrize(
+    "numbers, told", [({"checkpoint_sha256": "c" * 64}, 0), ({"checkpoint_sha256": "e"}, 1), ({}, 0)]
+)
+def test_a_study_of_another_checkpoint_is_told_of(tmp_path: Path, numbers: dict[str, str], told: int) -> None:
     folder = make_run(tmp_path / "run")
-    study = {"title": "One", "text": "", "table": [], "plots": [], "checkpoint_sha256": sha256}
-    (folder / "study_one.json").write_text(json.dumps(study))
+    numbers = {"checkpoint": "model_best.pth"} | numbers if numbers else {}
+    write_study(folder, "one", "data", "One", "", [["a"]], numbers, Figure())
     assert page_of(folder).text.count("This study is of another checkpoint than the results above.") == told
 
 

@@ -408,7 +408,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
 
     Args:
         file: JSON with ``title`` and ``text``, a ``table`` (rows of as many cells each, the first the header; it may be
-            empty) and ``plots`` (images, relative to the file's folder).
+            empty) and ``plots`` (images, relative to the file's folder); its ``numbers`` may tell of the checkpoint.
         tested: the SHA-256 of the checkpoint that the results are of, where it is known.
 
     Returns:
@@ -425,12 +425,12 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
             raise ValueError("its table is not a list of rows of as many cells each")
         if not (isinstance(plots, list) and all(isinstance(plot, str) for plot in plots)):
             raise ValueError("plots is not a list of file names")
+        same = tested is None or content.get("numbers", {}).get("checkpoint_sha256", tested) == tested
         pictures = [(plot, data_uri(read_plot(file.parent, plot), PLOT_SIZE, "PNG")) for plot in plots]
     except Exception as error:  # whatever it is, the rest of the report is worth having
         missing = isinstance(error, KeyError | TypeError)
         problem = "title, text, table or plots is missing" if missing else str(error).replace(f"{file.parent}/", "")
         return {"title": file.name, "problem": problem}
-    same = tested is None or content.get("checkpoint_sha256") in (None, tested)
     return {"title": title, "text": text, "table": table, "plots": pictures, "problem": None, "same_checkpoint": same}
 
 
