@@ -63,6 +63,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     for flag in ("json", "csv", "annotate"):
         if not args.paths and getattr(args, flag) is not None:
             raise InputError(f"--{flag} is for images and videos, and none is given; add their paths, or leave it out.")
+    if args.serve and args.paths:
+        raise InputError(f"--serve scores what is dropped on its page, not {args.paths[0]}; leave out one of them.")
     if args.evidence and args.annotate is None:
         raise InputError("--evidence True draws into what --annotate writes; give --annotate FOLDER.")
     args.files = find_files(args.paths) if args.paths else []

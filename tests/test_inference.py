@@ -746,6 +746,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, says="give images, videos or folders")
     for flag in ("--json", "--csv", "--annotate"):
         refused(capsys, "--model", model, "--export", tmp_path / "x", flag, "y", says=f"{flag} is for images")
+    serve = "--serve", "--host", "nowhere.invalid"
+    refused(capsys, "--model", model, image, *serve, says=f"--serve scores what is dropped on its page, not {image};")
     refused(capsys, "--model", model, tmp_path / "no.png", says=f"there is no {tmp_path / 'no.png'}")
     refused(capsys, "--model", model, tmp_path / "empty", says=".webp) or video (.mp4, ")
     refused(capsys, "--model", model, image, "--evidence", "True", says="--annotate FOLDER")
