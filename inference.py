@@ -18,13 +18,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from faces.detectors import DETECTORS
-from scoring.annotate import import_av
 from scoring.detector import load_detector
 from scoring.export import export
 from scoring.files import annotation_targets, find_files, is_video, open_tables, score_file
 from utils import arguments as parse
 from utils.command import exit_code
-from utils.errors import InputError
+from utils.errors import InputError, needed
 
 NOT_ALL_SCORED = 3  # the exit code where a file got no score
 
@@ -72,7 +71,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         if args.annotate.exists() and not args.annotate.is_dir():
             raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
     if args.serve or (args.annotate is not None and any(is_video(file) for file in args.files)):
-        import_av()
+        with needed("PyAV", by="--serve" if args.serve else "--annotate, for videos"):
+            import av  # noqa: F401  whoever lacks it learns so before anything is scored
     args.targets = annotation_targets(args.files, args.annotate) if args.annotate is not None else {}
     taken = {file.resolve() for file in (args.model, *args.files, *args.targets.values())}
     for flag in ("json", "csv", "export"):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.errors import InputError
+from utils.errors import needed
 
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
@@ -104,12 +104,8 @@ CORRUPTIONS = {
 def check_installed(names: list[str]) -> None:
     """Raise InputError where a corruption needs a package that is not there."""
     if "h264" in names:
-        try:
+        with needed("PyAV with libx264", by="h264 of --corruptions"):
             import av
 
-            av.CodecContext.create("libx264", "w")
-        except (ImportError, ValueError) as error:  # PyAV says by a ValueError that it was built without libx264
-            raise InputError(
-                "h264 needs PyAV with libx264: pip install --no-deps -r requirements-extra.txt; or leave it out of "
-                "--corruptions."
-            ) from error
+            if "libx264" not in av.codecs_available:
+                raise ImportError("PyAV was built without libx264")

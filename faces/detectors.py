@@ -14,7 +14,7 @@ from torchvision.ops import batched_nms
 
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
 from utils.checkpoints import read_torch_file
-from utils.errors import InputError
+from utils.errors import InputError, needed
 from utils.files import sha256
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
@@ -157,12 +157,8 @@ def _timeout(seconds: float) -> Any:
 
 def _load_mtcnn(device: torch.device) -> Detector:
     """Make facenet-pytorch's MTCNN (Zhang et al., IEEE SPL 2016)."""
-    try:
+    with needed("facenet-pytorch", by="--detector mtcnn"):
         from facenet_pytorch import MTCNN
-    except ImportError as error:
-        raise InputError(
-            "--detector mtcnn needs facenet-pytorch: pip install --no-deps -r requirements-extra.txt"
-        ) from error
     mtcnn = MTCNN(keep_all=True, device=device)
 
     def detect(frames: np.ndarray) -> list[Detections]:

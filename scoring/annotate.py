@@ -10,7 +10,6 @@ import numpy as np
 from faces.tracks import MAX_REACH
 from faces.videos import FrameReader
 from scoring.detector import ScoredFace
-from utils.errors import InputError
 
 REAL, FAKE = (177, 114, 0), (0, 94, 213)  # BGR: blue and vermilion, which colour-blind eyes tell apart
 STRIP = 64  # pixels below a video, for its scores over time
@@ -56,16 +55,6 @@ def lay_heat(image: np.ndarray, heat: np.ndarray, place: np.ndarray) -> None:
     colour = cv2.applyColorMap((part * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     weight = 0.6 * part[..., None]
     image[rows, columns] = (image[rows, columns] * (1 - weight) + colour * weight).astype(np.uint8)
-
-
-def import_av() -> None:
-    """Raise InputError where PyAV is not installed, which writes the videos."""
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            "--annotate and --serve need PyAV for videos: pip install --no-deps -r requirements-extra.txt"
-        ) from error
 
 
 def annotate_video(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from datasets.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from scoring.detector import ForgeryDetector
-from utils.errors import InputError
+from utils.errors import InputError, needed
 from utils.files import whole_file
 
 TOLERANCE = 1e-4  # between PyTorch's scores and ONNX Runtime's
@@ -40,12 +40,10 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         InputError: ONNX is not installed or cannot hold the network, its scores or logits differ by more than the
             tolerances above, or the file cannot be written.
     """
-    try:
+    with needed("ONNX", by="--export"):
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
-    except ImportError as error:
-        raise InputError("--export needs ONNX: pip install --no-deps -r requirements-extra.txt") from error
     network = Score(copy.deepcopy(detector.network).cpu()).eval()
     images = torch.randn(3, 3, detector.size, detector.size, generator=torch.Generator().manual_seed(0))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -22,7 +22,7 @@ from models.gradcam import heatmaps
 from scoring.annotate import lay_heat
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.files import FileScore, is_video, load_image, score_file
-from utils.errors import InputError
+from utils.errors import InputError, needed
 
 MEGABYTES = 500  # of an upload
 MINUTES = 10  # of a video
@@ -153,8 +153,13 @@ def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tu
 
 
 def make_page(detector: ForgeryDetector, folder: Path) -> Any:
-    """Make the page, a gradio.Blocks, which keeps its files in `folder`."""
-    import gradio as gr
+    """Make the page, a gradio.Blocks, which keeps its files in `folder`.
+
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    with needed("Gradio", by="--serve"):
+        import gradio as gr
 
     def answer(upload: str | None) -> tuple[Any, ...]:
         if upload is None:
@@ -221,10 +226,7 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as folder:
         # Read when Gradio is imported. Nothing is sent anywhere.
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        try:
-            page = make_page(detector, Path(folder))
-        except ImportError as error:
-            raise InputError("--serve needs Gradio: pip install --no-deps -r requirements-extra.txt") from error
+        page = make_page(detector, Path(folder))
         try:
             page.launch(
                 server_name=host,

@@ -451,6 +451,12 @@ def test_wrong_corruptions(trained: Path, monkeypatch: pytest.MonkeyPatch, capsy
     refused(robustness.main, wrong, capsys, "PyAV")
 
 
+def test_h264_needs_its_encoder(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(pytest.importorskip("av"), "codecs_available", {"h264"})  # which decodes, and no more
+    says = "PyAV with libx264 is needed by h264 of --corruptions, and not installed"
+    refused(robustness.main, study_arguments(trained, "--corruptions", "h264"), capsys, says)
+
+
 def test_images_are_spread_evenly() -> None:
     assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
     assert spread(10, 2) == [2, 7]

@@ -779,7 +779,7 @@ def test_a_page_that_cannot_be_opened_is_refused_at_once(
     refused(capsys, *serve, "--host", "nowhere.invalid", says="cannot open nowhere.invalid: ")
     refused(capsys, *serve, "--host", "192.0.2.1", says="give another --host or --port")
     monkeypatch.setitem(sys.modules, "av", None)
-    refused(capsys, *serve, says="PyAV")
+    refused(capsys, *serve, says="PyAV is needed by --serve, and not installed: pip install")
 
 
 def test_wrong_checkpoints_name_the_flag(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -809,7 +809,17 @@ def test_without_pyav_a_video_is_refused_before_it_is_scored(
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     clip = write_video(tmp_path / "a.mp4")
-    refused(capsys, "--model", model, clip, "--annotate", tmp_path / "out", says="PyAV")
+    says = "PyAV is needed by --annotate, for videos, and not installed: pip install --no-deps -r requirements-extra"
+    refused(capsys, "--model", model, clip, "--annotate", tmp_path / "out", says=says)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_onnx_nothing_is_exported(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    refused(capsys, "--model", model, "--export", tmp_path / "a.onnx", says="ONNX is needed by --export, and not inst")
+    assert not tree(tmp_path)
 
 
 def test_an_interruption_leaves_nothing_half(

@@ -20,11 +20,12 @@ import torch
 from models.backbones import build_network
 from scoring.detector import ScoredFace, load_detector
 from scoring.files import FileScore, score_file
-from scoring.page import _crop, _Record, judge, ten_crops
+from scoring.page import _crop, _Record, judge, make_page, ten_crops
 from tests.conftest import ROOT
 from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
 from utils.checkpoints import save_checkpoint
+from utils.errors import InputError
 
 CHROMIUM = shutil.which("chromium")
 
@@ -126,6 +127,12 @@ def test_what_the_page_shows_is_what_was_scored(model: Path, tmp_path: Path, end
     assert ending == "mp4" or face.seen[0] < 0
     scores, _ = detector.score([_crop(detector, file, position, face)])
     assert scores[0] == pytest.approx(face.score, abs=1e-6)
+
+
+def test_without_gradio_there_is_no_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(InputError, match="^Gradio is needed by --serve, and not installed: pip install --no-deps -r "):
+        make_page(load_detector(model, gpu_num="cpu"), tmp_path)
 
 
 def test_the_sentence_of_a_short_video(model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The one exception for what a user can mend, and the search for the name that was meant."""
+"""The one exception for what a user can mend, packages that are not there, and the name that was meant."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -10,6 +11,25 @@ class InputError(Exception):
     The message is one sentence that says what is wrong, where, and what to do. The command line prints
     it on standard error and exits with code 2.
     """
+
+
+@contextmanager
+def needed(package: str, by: str) -> Iterator[None]:
+    """Import inside a package of requirements-extra.txt, which not everybody has installed.
+
+    Args:
+        package: its name.
+        by: what needs it, such as an argument of the command.
+
+    Raises:
+        InputError: an import inside fails.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(
+            f"{package} is needed by {by}, and not installed: pip install --no-deps -r requirements-extra.txt"
+        ) from error
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
