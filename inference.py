@@ -107,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
     code = 0
     with open_tables(args.json, args.csv) as tables:
         for file in tqdm(args.files, unit=" files", disable=len(args.files) < 2, leave=False):
-            result = score_file(detector, file, tables, args.targets.get(file))
+            tables.begin(file)
+            result = score_file(detector, file, tables.add, args.targets.get(file))
+            tables.end(result, detector.threshold)
             drawn = f" -> {args.targets[file]}" if args.targets and result.score is not None else ""
             with tqdm.external_write_mode():
                 print(f"{result}{drawn}", flush=True)

@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.files import whole_file
 
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, and the faces there
+OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position, time in seconds, and the faces there
 
 
 class NotScored(Exception):
@@ -125,14 +126,15 @@ class FileScore:
 
 
 def score_file(
-    detector: ForgeryDetector, file: Path, tables: "Tables | None" = None, target: Path | None = None
+    detector: ForgeryDetector, file: Path, on_frame: OnFrame | None = None, target: Path | None = None
 ) -> FileScore:
     """Score an image or a video; what cannot be read or has no face gets a cause in place of a score.
 
     Args:
         detector: the network.
         file: the image or video.
-        tables: are told every face.
+        on_frame: is told the position of each frame that is scored, its time in seconds, and its faces; of an image
+            0, 0 and its faces.
         target: where to write the annotated image (.png) or video (.mp4); None for nowhere.
 
     Raises:
@@ -144,15 +146,13 @@ def score_file(
         with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
             for position, time, faces in _frames(detector, file, result):
                 result.add(faces)
-                if tables is not None:
-                    tables.add(position, time, faces)
+                if on_frame is not None:
+                    on_frame(position, time, faces)
                 yield position, faces
                 bar.update()
         if not result.tracks:
             raise NotScored(f"no face in {result.frames} frames" if is_video(file) else "no face")
 
-    if tables is not None:
-        tables.begin(file)
     try:
         if target is None:
             deque(frames(), maxlen=0)
@@ -161,8 +161,6 @@ def score_file(
         result.judge(detector.threshold)
     except (NotScored, VideoError) as error:
         result.cause = str(error)
-    if tables is not None:
-        tables.end(result, detector.threshold)
     return result
 
 

@@ -21,7 +21,7 @@ from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
 from scoring.annotate import lay_heat
 from scoring.detector import ForgeryDetector, ScoredFace
-from scoring.files import FileScore, is_video, load_image, score_file
+from scoring.files import is_video, load_image, score_file
 from utils.errors import InputError, needed
 
 MEGABYTES = 500  # of an upload
@@ -48,16 +48,13 @@ class Shown(NamedTuple):
 
 
 class _Record:
-    """Takes what `score_file` tells its tables: each frame's time and highest score, and each person's
-    most suspicious face, with the position of its frame."""
+    """Keeps of the frames of a file each one's time and highest score, and each person's most suspicious face, with
+    the position of its frame."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
         self.scores: list[float] = []
         self.worst: dict[int, tuple[int, ScoredFace]] = {}
-
-    def begin(self, file: Path) -> None:
-        """Begin a file."""
 
     def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
         """Take the faces of a frame."""
@@ -68,9 +65,6 @@ class _Record:
         for face in faces:
             if face.track not in self.worst or face.score > self.worst[face.track][1].score:
                 self.worst[face.track] = position, face
-
-    def end(self, result: FileScore, threshold: float) -> None:
-        """End a file."""
 
 
 def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
@@ -92,7 +86,7 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
         if reader.length() / reader.fps > 60 * MINUTES:
             raise InputError(f"the video is longer than {MINUTES} minutes; cut it, or use the command line.")
     record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
-    result = score_file(detector, file, record, drawn)
+    result = score_file(detector, file, record.add, drawn)
     if result.score is None:
         return Shown(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}", None, None, [])
     people = "one face" if result.faces == 1 else f"{result.faces} faces"

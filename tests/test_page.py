@@ -122,7 +122,7 @@ def test_what_the_page_shows_is_what_was_scored(model: Path, tmp_path: Path, end
         left, top = (round(float(x)) + 4 for x in boxes[0, :2])
         cv2.imwrite(str(file), image[top:, left:])
     record = _Record()
-    score_file(detector, file, record)
+    score_file(detector, file, record.add)
     ((position, face),) = record.worst.values()
     assert ending == "mp4" or face.seen[0] < 0
     scores, _ = detector.score([_crop(detector, file, position, face)])
