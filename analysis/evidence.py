@@ -22,6 +22,7 @@ from tqdm import tqdm
 from analysis.study import check_arguments, make_study_parser, read_out, read_test_set, spread, write_study
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
+from engine import fake_probability
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from models.trained import load_trained
@@ -46,8 +47,8 @@ class Evidence(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map B x 3 x H x W images, normalised, to B x n x (d + h * w): z_i, then the map of block i, row by row."""
-        features = torch.stack([block(images) for block in self.network.blocks()], dim=1)
-        return torch.cat([features, heatmaps(self.network, images).flatten(2)], dim=2)
+        maps, features, _ = heatmaps(self.network, images)
+        return torch.cat([torch.stack(features, dim=1).detach(), maps.flatten(2)], dim=2)
 
 
 # ------------------------------------------------------------------------------------------------------------- overlap
@@ -134,10 +135,11 @@ def mean_and_deviation(values: np.ndarray) -> tuple[float, float, int]:
 
 
 @torch.no_grad()
-def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Measure what the prediction loses without each block.
+def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Score images, and measure what the prediction loses without each block.
 
-    Both are differences of the probability of the image's true class, from -1 to 1, positive where the block helps.
+    What is lost is a difference of the probability of the image's true class, from -1 to 1, positive where the block
+    helps.
 
     Args:
         network: in evaluation mode, on the CPU.
@@ -145,6 +147,7 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
         labels: N, int64, 0 real and 1 fake.
 
     Returns:
+        N, float64, the scores, from 0 (real) to 1 (fake).
         N x n, of the fused prediction, ``p_y_given_z``: less that with z_i replaced by its mean over the N images.
         N x n (N x 0 where n = 1), of the heads: the one on Z, ``p_y_given_f_all``, less the one on Z without z_i,
         ``p_y_given_f1_fn_list``, which was trained in the block's absence.
@@ -160,7 +163,9 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
         without = [*columns[:i], column.mean(dim=0, keepdim=True).expand_as(column), *columns[i + 1 :]]
         fused.append(truth(outputs["p_y_given_z"]) - truth(network.judge(without)["p_y_given_z"]))
     heads = [truth(outputs["p_y_given_f_all"]) - truth(logits) for logits in outputs["p_y_given_f1_fn_list"]]
-    return torch.stack(fused, dim=1).numpy(), torch.stack(heads, dim=1).numpy() if heads else np.empty((len(labels), 0))
+    drops = torch.stack(fused, dim=1).numpy()
+    head_drops = torch.stack(heads, dim=1).numpy() if heads else np.empty((len(labels), 0))
+    return fake_probability(outputs).numpy(), drops, head_drops
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -363,13 +368,12 @@ def run(args: argparse.Namespace) -> None:
     flat = (maps.flatten(2).amax(dim=2) == maps.flatten(2).amin(dim=2)).numpy()
     overlap = measure_overlap(hot, flat)
     labels = faces.labels[positions]
-    drops, head_drops = leave_one_out(network, features, torch.from_numpy(labels))
-    with torch.no_grad():
-        scores = network.judge(list(features.unbind(dim=1)))["p_y_given_z"].double().softmax(dim=1)[:, 1].tolist()
+    scores, drops, head_drops = leave_one_out(network, features, torch.from_numpy(labels))
 
     result = summarise(overlap, drops, head_drops if heads_trained else None, flat)
     paths = [faces.path(position) for position in positions]
-    of_images = zip(paths, labels.tolist(), scores, result.pop("overlap_of_images"), drops.tolist(), strict=True)
+    overlaps = result.pop("overlap_of_images")
+    of_images = zip(paths, labels.tolist(), scores.tolist(), overlaps, drops.tolist(), strict=True)
     numbers = {
         "checkpoint": str(args.model),
         "checkpoint_sha256": checkpoint["sha256"],

@@ -7,7 +7,7 @@ from models.lib_network import LIBNetwork
 from utils.errors import InputError
 
 
-def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
+def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Tensor | list[Tensor]]]:
     """Map what in an image speaks for fake, in the eyes of each block.
 
     A block's last feature maps are weighted by the mean gradient of the prediction's fake logit, less its real one,
@@ -18,8 +18,9 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
         images: B x 3 x H x W, normalised.
 
     Returns:
-        B x n x h x w of n blocks, each map from 0 to 1 (all 0 where nothing speaks for fake); h x w is the size of
-        the last feature maps.
+        The maps, B x n x h x w of n blocks, each from 0 to 1 (all 0 where nothing speaks for fake); h x w is the size
+        of the last feature maps. And what the network gave on the way, so that nobody has to ask it again: the
+        features z_1 to z_n, n times B x d, and its outputs, see `LIBNetwork.forward`; both in autograd's graph.
 
     Raises:
         InputError: a backbone without feature maps, such as a transformer.
@@ -31,7 +32,8 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
     with torch.enable_grad():
         maps = [x.requires_grad_() for x in maps]
         features = [block.forward_head(x) for block, x in zip(network.blocks(), maps, strict=True)]
-        logits = network.judge(features)["p_y_given_z"]
+        outputs = network.judge(features)
+        logits = outputs["p_y_given_z"]
         gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), maps)
     cams = []
     for block, x, gradient in zip(network.blocks(), maps, gradients, strict=True):
@@ -39,4 +41,4 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> Tensor:
         channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
         cam = (gradient.mean(dim=space, keepdim=True) * x).sum(dim=channel).relu()
         cams.append(cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12))
-    return torch.stack(cams, dim=1).detach()
+    return torch.stack(cams, dim=1).detach(), features, outputs

@@ -127,10 +127,13 @@ class ForgeryDetector:
         for start in range(0, len(crops), CROPS):
             batch = np.stack([resize(crop, self.size) for crop in crops[start : start + CROPS]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
-            with torch.inference_mode():
-                scores.append(fake_probability(self.network(images)).cpu().numpy())
             if self.evidence:
-                heats += list(heatmaps(self.network, images).mean(dim=1).cpu().numpy())
+                maps, _, outputs = heatmaps(self.network, images)
+                heats += list(maps.mean(dim=1).cpu().numpy())
+            else:
+                with torch.inference_mode():
+                    outputs = self.network(images)
+            scores.append(fake_probability(outputs).cpu().numpy())
         score = np.concatenate(scores)
         if not np.isfinite(score).all():
             raise InputError("--model: the network's scores are not finite numbers; its weights are broken.")

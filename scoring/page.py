@@ -135,10 +135,10 @@ def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tu
     images = normalise(torch.from_numpy(face).permute(2, 0, 1)[None].to(detector.device), detector.channels)
     pictures = [(face, f"scored {score:.2f}")]
     try:
-        maps = heatmaps(detector.network, images)[0].cpu().numpy()
+        maps, _, _ = heatmaps(detector.network, images)
     except InputError:  # a transformer has none
         return pictures
-    for number, heat in enumerate(maps, start=1):
+    for number, heat in enumerate(maps[0].cpu().numpy(), start=1):
         picture = face[..., ::-1].copy()
         lay_heat(picture, heat, np.array([0, 0, detector.size, detector.size]))
         caption = f"block {number}{'' if heat.any() else ': nothing speaks for fake'}"

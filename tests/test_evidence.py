@@ -24,6 +24,7 @@ from models.backbones import build_network
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from models.trained import load_trained
+from scoring.detector import load_detector
 from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_analysis import refused, study
 from utils.checkpoints import save_checkpoint
@@ -124,19 +125,40 @@ def test_heatmaps_of_a_planted_network() -> None:
     image[0, 0, :4, :8] = torch.tensor([2.0] * 4 + [1.0] * 4)
     image[0, 1, 16:, 16:] = 5
     image[0, 2] = 1
-    maps = heatmaps(planted(1, 3, -1), image)[0]
+    network = planted(1, 3, -1)
+    (maps,), features, outputs = heatmaps(network, image)
     assert maps.shape == (3, 5, 5)
     wanted = torch.zeros(3, 5, 5)
     wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 4, 4] = 1, 0.5, 1  # and what speaks for real is left out
     assert maps == pytest.approx(wanted)
+    # And what the network itself says.
+    assert torch.cat(features)[:, 0].tolist() == pytest.approx(image[0].mean(dim=(1, 2)).tolist())
+    assert torch.equal(outputs["p_y_given_z"], network(image)["p_y_given_z"])
     # Through the study's own function: the features first, then the maps.
-    found = evidence.Evidence(planted(1, 3, -1))(image)
+    found = evidence.Evidence(network)(image)
     assert found.shape == (1, 3, 1 + 25)
     assert found[0, :, 0] == pytest.approx(image[0].mean(dim=(1, 2)))
     assert found[0, :, 1:] == pytest.approx(wanted.flatten(1))
     hot = evidence.hottest(maps).flatten(1)
     assert evidence.measure_overlap(hot[None], np.array([[False, False, True]])).same[0, 0, 1] == 0
     assert hot.sum(dim=1).tolist() == [2, 1, 0]
+
+
+def test_a_network_is_asked_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the scores, the features and the heatmaps together; and the scores are those of a network alone."""
+    model = save_network(tmp_path / "run", 2)
+    crops = list(np.random.default_rng(0).integers(0, 255, (3, 96, 96, 3), dtype=np.uint8))
+    alone, heats = load_detector(model, gpu_num="cpu").score(crops)
+    assert heats == [None] * 3
+    detector = load_detector(model, gpu_num="cpu", evidence=True)
+    asked: list[Tensor] = []
+    for block in detector.network.blocks():
+        block.conv1.register_forward_hook(lambda _, __, out: asked.append(out))
+    scores, _ = detector.score(crops)
+    assert len(asked) == 2 and scores.tolist() == alone.tolist()
+    asked.clear()
+    assert evidence.Evidence(detector.network)(torch.rand(3, 3, 96, 96)).shape[:2] == (3, 2)
+    assert len(asked) == 2
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -148,9 +170,10 @@ def test_leave_one_out_by_hand() -> None:
         fake = 1 / (1 + np.exp(-logit))
         return fake if label else 1 - fake
 
-    fused, heads = evidence.leave_one_out(network, features, labels)
+    scores, fused, heads = evidence.leave_one_out(network, features, labels)
     for k, ((z1, z2), label) in enumerate(zip(features[:, :, 0].tolist(), labels.tolist(), strict=True)):
         whole = truth(2 * z1 - z2, label)
+        assert scores[k] == pytest.approx(truth(2 * z1 - z2, 1), abs=1e-6)
         assert fused[k] == pytest.approx([whole - truth(4 - z2, label), whole - truth(2 * z1, label)], abs=1e-6)
         both = network.baseline_linear(features[k, :, 0]).softmax(0)[label].item()
         for i, other in enumerate((features[k, 1], features[k, 0])):
@@ -162,7 +185,7 @@ def test_a_block_that_says_always_the_same_is_not_missed() -> None:
     network = build_network("test_resnet", 3, 64).eval()
     features = torch.rand(8, 3, network.linear[1].in_features)
     features[:, 1] = torch.rand(features.shape[2])
-    fused, _ = evidence.leave_one_out(network, features, torch.arange(8) % 2)
+    _, fused, _ = evidence.leave_one_out(network, features, torch.arange(8) % 2)
     assert fused[:, 1] == pytest.approx(np.zeros(8), abs=1e-6)
     assert np.abs(fused[:, [0, 2]]).max(axis=0).min() > 1e-5
 
@@ -210,12 +233,12 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
     overlaps, features, maps = [], [], []
     for image, _, _ in faces:
         x = normalise(image[None], channels)
-        maps.append(heatmaps(network, x)[0])
+        maps.append(heatmaps(network, x)[0][0])
         with torch.no_grad():
             features.append(torch.cat([block(x) for block in network.blocks()]))
             assert numbers["of_images"][len(maps) - 1]["score"] == pytest.approx(fake_probability(network(x)).item())
     labels = torch.from_numpy(faces.labels)
-    fused, heads = evidence.leave_one_out(network, torch.stack(features), labels)
+    _, fused, heads = evidence.leave_one_out(network, torch.stack(features), labels)
     for i, block in enumerate(numbers["blocks"]):
         assert block["drop"]["mean"] == pytest.approx(fused[:, i].mean(), abs=1e-5)
         assert block["drop"]["std"] == pytest.approx(fused[:, i].std(ddof=1), abs=1e-5)
@@ -259,19 +282,19 @@ def test_evidence_of_other_numbers_of_blocks(data: Path, tmp_path: Path, blocks:
 def test_maps_that_are_flat_are_left_out_and_counted(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evidence, "heatmaps", lambda network, images: torch.zeros(len(images), 2, 3, 3))
+    def plant(maps: Callable[[int], Tensor]) -> None:
+        monkeypatch.setattr(evidence, "heatmaps", lambda network, x: (maps(len(x)), *heatmaps(network, x)[1:]))
+
+    plant(lambda images: torch.zeros(images, 2, 3, 3))
     model = save_network(tmp_path / "run", 2)
     assert evidence.main(evidence_arguments(data, model)) == 0
     content = study(tmp_path / "run", "evidence")
     assert [block["flat_maps"] for block in content["numbers"]["blocks"]] == [12, 12]
     assert content["numbers"]["overlap"]["mean"] is None and "24 flat maps" in content["text"]
 
-    def points(network: LIBNetwork, images: Tensor) -> Tensor:
-        maps = torch.zeros(len(images), 2, 12, 12)
-        maps[:, 0, 2, 2] = maps[:, 1, 9, 9] = 1
-        return maps
-
-    monkeypatch.setattr(evidence, "heatmaps", points)
+    points = torch.zeros(2, 12, 12)
+    points[0, 2, 2] = points[1, 9, 9] = 1
+    plant(lambda images: points.expand(images, 2, 12, 12))
     assert evidence.main(evidence_arguments(data, model)) == 0
     numbers = study(tmp_path / "run", "evidence")["numbers"]
     assert [block["flat_maps"] for block in numbers["blocks"]] == [0, 0]

@@ -173,7 +173,7 @@ def test_the_face_shown_is_the_one_judged() -> None:
 
 def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
-    monkeypatch.setattr("scoring.page.heatmaps", lambda *_: torch.tensor([[[[0.0, 0]], [[0, 1]]]]))
+    monkeypatch.setattr("scoring.page.heatmaps", lambda *_: (torch.tensor([[[[0.0, 0]], [[0, 1]]]]), [], {}))
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
     _, *captions = (caption for _, caption in judge(detector, tmp_path / "face.png", tmp_path).faces)
     assert captions == ["block 1: nothing speaks for fake", "block 2"]
