@@ -30,7 +30,7 @@ from analysis.study import (
     write_study,
 )
 from datasets.images import BadImage, Batch, FaceImages, collate
-from engine import BadImages, evaluate
+from engine import BadImages, evaluate, fake_probability
 from models.trained import load_trained
 from utils import arguments as parse
 from utils.command import exit_code
@@ -45,10 +45,9 @@ Version = tuple[str, float]  # the name of a corruption, and its strength
 class CorruptedFaces(Dataset):
     """Images, each in several versions: as it is, and corrupted.
 
-    Version k of image i has the position i * len(versions) + k. An item is all versions of an image, so that each
-    image is decoded once; it is asked for by the position of its first. What is random in a corruption is drawn from
-    the image's position in the test set alone: neither the number of workers nor that of images changes it, and
-    strengths differ in nothing else.
+    An item is all V versions of an image, V x 3 x size x size, so that each image is decoded once, its label, and its
+    position in the test set. What is random in a corruption is drawn from that position alone: neither the number of
+    workers nor that of images changes it, and strengths differ in nothing else.
 
     Args:
         faces: the test set, without augmentation.
@@ -65,25 +64,25 @@ class CorruptedFaces(Dataset):
         self.versions += [(name, strength) for name in names for strength in CORRUPTIONS[name].strengths]
 
     def __len__(self) -> int:
-        return len(self.chosen) * len(self.versions)
+        return len(self.chosen)
 
-    def __getitem__(self, first: int) -> list[tuple[Tensor, int, int] | BadImage]:
-        position = self.chosen[first // len(self.versions)]
-        item = self.faces[position]
+    def __getitem__(self, number: int) -> tuple[Tensor, int, int] | BadImage:
+        item = self.faces[self.chosen[number]]
         if isinstance(item, BadImage):
-            return [item]
-        clean, label, _ = item
+            return item
+        clean, label, position = item
         image = np.ascontiguousarray(clean.permute(1, 2, 0).numpy())
         versions = [clean]
         for name, strength in filter(None, self.versions):
             corrupted = CORRUPTIONS[name].apply(image, strength, np.random.default_rng([self.seed, position]))
             versions.append(torch.from_numpy(np.ascontiguousarray(corrupted.transpose(2, 0, 1))))
-        return [(version, label, first + k) for k, version in enumerate(versions)]
+        return torch.stack(versions), label, position
 
 
-def collate_versions(items: list[list[tuple[Tensor, int, int] | BadImage]]) -> Batch:
-    """Make a batch of all versions of some images."""
-    return collate([version for item in items for version in item])
+def collate_versions(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
+    """Make a batch of B images with all V versions of each: B * V images, one image's after the other's."""
+    batch = collate(items)
+    return batch._replace(images=batch.images.flatten(0, 1))
 
 
 def score_versions(
@@ -110,18 +109,20 @@ def score_versions(
     Returns:
         The positions in the test set of the images that could be read, N, and their scores, N x versions.
     """
-    versions = len(faces.versions)
     loader = DataLoader(
         faces,
         batch_size,
-        sampler=range(0, len(faces), versions),
         num_workers=num_workers,
         collate_fn=collate_versions,
         pin_memory=device.type == "cuda",
         worker_init_fn=start_worker,
     )
-    positions, scores = evaluate(network, loader, device, channels=channels, bad_images=bad_images, title="robustness")
-    return np.array(faces.chosen)[positions[::versions] // versions], scores.reshape(-1, versions)
+
+    def read(outputs: dict) -> Tensor:
+        return fake_probability(outputs).view(-1, len(faces.versions))
+
+    options = {"channels": channels, "bad_images": bad_images, "title": "robustness", "read": read}
+    return evaluate(network, loader, device, **options)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -15,7 +15,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
 
+import engine
 import training
 from analysis import compare, embedding, robustness
 from analysis import study as study_module
@@ -341,6 +343,27 @@ def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeyp
     outputs = wrapped(normalise(torch.from_numpy(noisy).permute(2, 0, 1)[None]))
     column = robustness.CorruptedFaces(test_set, [0], names).versions.index(("noise", 8))
     assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
+
+
+def test_each_image_counts_once_a_bad_one_too(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    test_set = FaceImages(read_split("tiny", "test", trained / "labels", trained / "faces"), 32)
+    corrupted = robustness.CorruptedFaces(test_set, [2, 7], ["blur"])
+    assert len(corrupted) == 2
+    assert [(item[0].shape[0], item[2]) for item in (corrupted[0], corrupted[1])] == [(6, 2), (6, 7)]
+    ends = set()
+
+    class Bar(tqdm):
+        def close(self) -> None:
+            ends.add((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(engine, "tqdm", Bar)
+    content = (image := trained / "faces/tiny/test/real/000/0000.png").read_bytes()
+    image.write_bytes(content[:100])
+    more = ["--save_path", str(tmp_path), "--corruptions", "blur", "--skip_bad_images", "True", "--test_bs", "1"]
+    assert robustness.main(study_arguments(trained, *more)) == 0
+    image.write_bytes(content)
+    assert ends == {(24, 24)} and study(tmp_path, "robustness")["numbers"]["images"] == 23
 
 
 def plant_manipulations(root: Path) -> None:
