@@ -18,12 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import training
-from analysis.study import BLUE, ORANGE, make_folder, study_name, write_study
+from analysis.study import BLUE, ORANGE, cell, make_folder, mean_and_deviation, study_name, write_study
 from datasets.labels import read_datasets
 from utils import arguments as parse
 from utils.command import exit_code
@@ -106,38 +105,38 @@ def make_run(args: argparse.Namespace, changes: dict[str, Any], seed: int) -> Ru
 # ---------------------------------------------------------------------------------------------------------------- runs
 
 
-def check_folder(run: Run) -> None:
+def check_folder(job: Run) -> None:
     """Raise InputError where a run's folder holds a run of other arguments."""
-    file = run.folder / "args.json"
-    if not file.is_file() or not any((run.folder / name).is_file() for name in ("results.json", "model_last.pth")):
+    file = job.folder / "args.json"
+    if not file.is_file() or not any((job.folder / name).is_file() for name in ("results.json", "model_last.pth")):
         return
     found = read_json(file)
-    for key, value in run.settings.items():
+    for key, value in job.settings.items():
         # The same folder may be called by another path.
         if key not in (*training.NOT_INHERITED, "save_path") and found.get(key) != value:
             raise InputError(
-                f"{run.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path, or "
+                f"{job.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path, or "
                 "remove it."
             )
 
 
-def train(run: Run) -> bool:
+def train(job: Run) -> bool:
     """Train, or go on with, a run, all output into its log; tell whether it finished."""
-    last = run.folder / "model_last.pth"
+    last = job.folder / "model_last.pth"
     resume = ["--resume_model", str(last)] if last.is_file() else []
-    with run.log.open("a", encoding="utf-8") as log:
-        command = [sys.executable, str(SCRIPT), *run.arguments, *resume]
+    with job.log.open("a", encoding="utf-8") as log:
+        command = [sys.executable, str(SCRIPT), *job.arguments, *resume]
         return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode == 0
 
 
-def is_finished(run: Run) -> bool:
+def is_finished(job: Run) -> bool:
     """Tell whether a run has been trained and tested."""
-    return (run.folder / "results.json").is_file()
+    return (job.folder / "results.json").is_file()
 
 
-def measure(run: Run) -> dict[str, float | None]:
+def measure(job: Run) -> dict[str, float | None]:
     """Return the AUC of frames and of videos that a finished run has on its test set, or on average over several."""
-    results = read_json(run.folder / "results.json")
+    results = read_json(job.folder / "results.json")
     metrics = results.get("average") or next(iter(results["datasets"].values()))
     return {name: metrics[name] for name in METRICS}
 
@@ -146,26 +145,14 @@ def measure(run: Run) -> dict[str, float | None]:
 
 
 def summarise(values: list[float | None]) -> dict[str, Any]:
-    """Return the values, their mean, and their standard deviation (ddof 1; None of fewer than two)."""
-    there = [value for value in values if value is not None]
-    return {
-        "values": there,
-        "mean": float(np.mean(there)) if there else None,
-        "std": float(np.std(there, ddof=1)) if len(there) > 1 else None,
-    }
+    """Return the values that there are, and their `mean_and_deviation`."""
+    return {"values": [value for value in values if value is not None], **mean_and_deviation(values)}
 
 
 def label(row: dict[str, Any], base: argparse.Namespace) -> str:
     """Return what a table calls a row: its arguments, and whether it is the default."""
     default = all(getattr(base, key) == value for key, value in row.items())
     return ", ".join(f"{key} {value}" for key, value in row.items()) + " (default)" * default
-
-
-def cell(result: dict[str, Any]) -> str:
-    """Return mean and standard deviation as a table shows them."""
-    if result["mean"] is None:
-        return "-"
-    return f"{result['mean']:.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")
 
 
 def make_table(tables: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
@@ -191,7 +178,7 @@ def describe(numbers: dict[str, Any]) -> str:
     if len(numbers["datasets"]) > 1:
         sentences.append("The AUC is the mean over the datasets' test sets.")
     if failed:
-        sentences.append(f"Failed, and left out: {first_ten([run['name'] for run in failed])}.")
+        sentences.append(f"Failed, and left out: {first_ten([job['name'] for job in failed])}.")
     return " ".join(sentences)
 
 
@@ -281,21 +268,21 @@ def run(args: argparse.Namespace) -> None:
     grid = make_grid(args.only, base)
     configurations = {name: changes for rows in grid.values() for name, changes in rows.items()}
     runs = {name: [make_run(args, changes, seed) for seed in args.seeds] for name, changes in configurations.items()}
-    everything = [run for group in runs.values() for run in group]
-    for one in everything:
-        check_folder(one)
-    to_do = [one for one in everything if not is_finished(one)]
+    everything = [job for jobs in runs.values() for job in jobs]
+    for job in everything:
+        check_folder(job)
+    to_do = [job for job in everything if not is_finished(job)]
     print(f"{args.save_path}: {len(everything)} runs, {len(everything) - len(to_do)} of them finished before")
 
     make_folder(args.save_path)
     failed = []
     with tqdm(to_do, unit=" runs", dynamic_ncols=True) as bar:
-        for one in bar:
-            bar.set_description(one.folder.name)
-            if not (train(one) and is_finished(one)):
-                failed.append(one)
-                bar.write(f"failed: {one.folder.name}, see {one.log}", file=sys.stderr)
-    failures = f"{len(failed)} of {len(everything)} runs failed: " + first_ten([f"see {one.log}" for one in failed])
+        for job in bar:
+            bar.set_description(job.folder.name)
+            if not (train(job) and is_finished(job)):
+                failed.append(job)
+                bar.write(f"failed: {job.folder.name}, see {job.log}", file=sys.stderr)
+    failures = f"{len(failed)} of {len(everything)} runs failed: " + first_ten([f"see {job.log}" for job in failed])
     if len(failed) == len(everything):
         raise InputError(f"{failures}.")
 
@@ -303,15 +290,15 @@ def run(args: argparse.Namespace) -> None:
     for table, rows in grid.items():
         tables[table] = []
         for row, name in zip(TABLES[table], rows, strict=True):
-            measured = [measure(one) for one in runs[name] if one not in failed]
+            measured = [measure(job) for job in runs[name] if job not in failed]
             metrics = {metric: summarise([result[metric] for result in measured]) for metric in METRICS}
-            folders = [one.folder.name for one in runs[name]]
+            folders = [job.folder.name for job in runs[name]]
             tables[table].append({"label": label(row, base), "runs": folders, "finished": len(measured), **metrics})
     numbers = {
         "datasets": args.dataset,
         "seeds": args.seeds,
         "passed_on": shlex.join(args.passed_on),
-        "failed": [{"name": one.folder.name, "log": str(one.log)} for one in failed],
+        "failed": [{"name": job.folder.name, "log": str(job.log)} for job in failed],
         "tables": tables,
     }
     text = describe(numbers)

@@ -19,7 +19,16 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.study import check_arguments, make_study_parser, read_out, read_test_set, spread, write_study
+from analysis.study import (
+    cell,
+    check_arguments,
+    make_study_parser,
+    mean_and_deviation,
+    read_out,
+    read_test_set,
+    spread,
+    write_study,
+)
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from engine import fake_probability
@@ -120,15 +129,8 @@ def measure_overlap(hot: Tensor, flat: np.ndarray) -> Overlap:
             iou[flat[:, i], :] = iou[:, flat[:, j]] = np.nan
             same[:, i, j] = same[:, j, i] = np.diagonal(iou)
             np.fill_diagonal(iou, np.nan)
-            other[i, j] = other[j, i] = mean_and_deviation(iou)[0]
+            other[i, j] = other[j, i] = mean_and_deviation(iou)["mean"]  # None becomes NaN
     return Overlap(same, other)
-
-
-def mean_and_deviation(values: np.ndarray) -> tuple[float, float, int]:
-    """Return the mean, the standard deviation (ddof 1) and the number of what is no NaN; NaN where too few are."""
-    there = values[~np.isnan(values)]
-    mean = float(there.mean()) if len(there) else math.nan
-    return mean, float(there.std(ddof=1)) if len(there) > 1 else math.nan, len(there)
 
 
 # ------------------------------------------------------------------------------------------------------- leave one out
@@ -177,9 +179,8 @@ def plain(value: float) -> float | None:
 
 
 def summary(values: np.ndarray) -> dict[str, float | int | None]:
-    """Return what `mean_and_deviation` finds, by name."""
-    mean, deviation, images = mean_and_deviation(values)
-    return {"mean": plain(mean), "std": plain(deviation), "images": images}
+    """Return the `mean_and_deviation` of a value for each image, and the number of images that have one."""
+    return {**mean_and_deviation(values), "images": int((~np.isnan(values)).sum())}
 
 
 def summarise(overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None, flat: np.ndarray) -> dict[str, Any]:
@@ -193,10 +194,11 @@ def summarise(overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None
     """
     n = drops.shape[1]
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
-    of_image = np.array([mean_and_deviation(iou[np.triu_indices(n, 1)])[0] for iou in overlap.same])
+    above = np.triu_indices(n, 1)
+    of_image = np.array([mean_and_deviation(iou[above])["mean"] for iou in overlap.same], float)  # None becomes NaN
     return {
         "overlap": summary(of_image) if pairs else None,
-        "overlap_across_images": plain(mean_and_deviation(overlap.other[np.triu_indices(n, 1)])[0]),
+        "overlap_across_images": mean_and_deviation(overlap.other[above])["mean"],
         "pairs": [
             {"blocks": [i + 1, j + 1], **summary(overlap.same[:, i, j]), "across_images": plain(overlap.other[i, j])}
             for i, j in pairs
@@ -212,13 +214,6 @@ def summarise(overlap: Overlap, drops: np.ndarray, head_drops: np.ndarray | None
         ],
         "overlap_of_images": [plain(value) for value in of_image],
     }
-
-
-def cell(result: dict[str, Any] | None, sign: str = "") -> str:
-    """Return mean and standard deviation as a table shows them."""
-    if result is None or result["mean"] is None:
-        return "-"
-    return f"{result['mean']:{sign}.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")
 
 
 def make_table(numbers: dict[str, Any]) -> list[list[str]]:

@@ -162,3 +162,27 @@ def spread(total: int, most: int | None) -> list[int]:
     if most is None or most >= total:
         return list(range(total))
     return [(2 * i + 1) * total // (2 * most) for i in range(most)]
+
+
+def mean_and_deviation(values: np.ndarray | list[float | None]) -> dict[str, float | None]:
+    """Return the ``mean`` and the standard deviation, ``std`` (ddof 1), of the values that there are.
+
+    Args:
+        values: of any shape; NaN or None where there is none.
+
+    Returns:
+        None in place of what is not defined: the mean of none, and the deviation of fewer than two.
+    """
+    there = np.array(values, float)
+    there = there[~np.isnan(there)]
+    return {
+        "mean": float(there.mean()) if len(there) else None,
+        "std": float(there.std(ddof=1)) if len(there) > 1 else None,
+    }
+
+
+def cell(result: dict[str, Any] | None, sign: str = "") -> str:
+    """Return a `mean_and_deviation` as a table shows it; `sign` is + to show that of a positive mean."""
+    if result is None or result["mean"] is None:
+        return "-"
+    return f"{result['mean']:{sign}.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")

@@ -480,6 +480,14 @@ def test_h264_needs_its_encoder(trained: Path, monkeypatch: pytest.MonkeyPatch, 
     refused(robustness.main, study_arguments(trained, "--corruptions", "h264"), capsys, says)
 
 
+def test_mean_and_deviation_by_hand() -> None:
+    found = study_module.mean_and_deviation([1.0, None, 3.0])
+    assert found == {"mean": 2, "std": pytest.approx(2**0.5)} and study_module.cell(found) == "2.0000 ± 1.4142"
+    assert study_module.mean_and_deviation(np.array([[0.5, np.nan]])) == {"mean": 0.5, "std": None}
+    assert study_module.cell({"mean": 0.5, "std": None}, "+") == "+0.5000"
+    assert study_module.cell(study_module.mean_and_deviation([])) == study_module.cell(None) == "-"
+
+
 def test_images_are_spread_evenly() -> None:
     assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
     assert spread(10, 2) == [2, 7]
