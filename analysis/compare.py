@@ -67,8 +67,7 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
         order = [line[path] for path in scored.paths]
         differ = np.flatnonzero(scored.labels != other[dataset].labels[order])
         changed += [f"{dataset} {scored.paths[i]}" for i in differ]
-        videos = np.unique([path.rpartition("/")[0] for path in scored.paths], return_inverse=True)[1]
-        pairs[dataset] = Pair(scored.labels, videos, scored.scores, other[dataset].scores[order])
+        pairs[dataset] = Pair(scored.labels, scored.videos, scored.scores, other[dataset].scores[order])
     if changed:
         raise InputError(
             f"the runs do not agree on what is real: the labels of {len(changed)} images differ: {first_ten(changed)}."

@@ -35,7 +35,7 @@ from tests.conftest import arguments, make_dataset
 from utils.checkpoints import save_checkpoint
 from utils.errors import InputError
 from utils.metrics import RESAMPLES
-from utils.output import TEST_FILES, check_output_folder, start_output_folder
+from utils.output import TEST_FILES, Scores, check_output_folder, start_output_folder
 
 Row = tuple[str, str, int, float]
 
@@ -157,6 +157,12 @@ def rows_of(pair: compare.Pair, which: str, dataset: str = "set") -> list[Row]:
     scores = getattr(pair, which)
     paths = [f"{video}/{i}.png" for i, video in enumerate(pair.videos)]
     return [(dataset, path, int(y), float(s)) for path, y, s in zip(paths, pair.labels, scores, strict=True)]
+
+
+def test_a_video_is_a_folder() -> None:
+    """Numbered by name, whatever the order of the lines: draws of videos, and so every interval, go by the number."""
+    scored = Scores(["b/1.png", "a/c/1.png", "b/2.png", "a/1.png", "a/c/2.png"], np.zeros(5, int), np.zeros(5))
+    assert scored.videos.tolist() == [2, 1, 2, 0, 1]
 
 
 def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -103,6 +103,13 @@ class Scores(NamedTuple):
     labels: np.ndarray
     scores: np.ndarray
 
+    @property
+    def videos(self) -> np.ndarray:
+        """N, from 0 to V - 1: which video each image is of; a video is a folder of images, in order of name."""
+        folders = [path.rpartition("/")[0] for path in self.paths]
+        numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
+        return np.array([numbers[folder] for folder in folders])
+
 
 def read_predictions(file: Path) -> dict[str, Scores]:
     """Read a predictions.csv, each dataset by itself.

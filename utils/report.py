@@ -207,12 +207,11 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
         The ROC and DET curves (where there are both classes), histograms, and calibration, each with a ``title``, an
         ``svg`` and a ``caption``.
     """
-    numbers: dict[str, int] = {}
-    video = np.array([numbers.setdefault(path.rpartition("/")[0], len(numbers)) for path in scored.paths])
-    first = np.unique(video, return_index=True)[1]
+    videos = scored.videos
+    first = np.unique(videos, return_index=True)[1]
     kinds = {
         "frames": (scored.labels, scored.scores),
-        "videos": (scored.labels[first], score_videos(scored.scores, video, video_score)),
+        "videos": (scored.labels[first], score_videos(scored.scores, videos, video_score)),
     }
     both = len(np.unique(scored.labels)) == 2
     plots = []
