@@ -107,7 +107,7 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
         sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, {which} scores from {min(around):.2f} to "
         sentence += f"{max(around):.2f}."
     sentence += " The network's score is no proof: it errs, most on material unlike its training data."
-    return Shown(sentence, drawn, curve, _looks(detector, worst, face.score))
+    return Shown(sentence, drawn, curve, [] if worst is None else _looks(detector, worst, face.score))
 
 
 def ten_crops(face: np.ndarray) -> list[np.ndarray]:
@@ -119,10 +119,19 @@ def ten_crops(face: np.ndarray) -> list[np.ndarray]:
     return [np.ascontiguousarray(cut) for window in windows for cut in (window, window[:, ::-1])]
 
 
-def _crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> np.ndarray:
-    """Return what the network was shown of a face of a file, H x W x 3, uint8, RGB."""
+def _crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> np.ndarray | None:
+    """Return what the network was shown of a face of a file, H x W x 3, uint8, RGB.
+
+    A video is read once more up to that frame, because faces that carried their pictures would fill the memory of
+    whoever keeps them. None where it ends before.
+    """
     if is_video(file):
-        frame = next(frame for at, frame in FrameReader(file, every=1) if at == position)[..., ::-1].copy()
+        # The frames between the first and that one are not converted.
+        again = FrameReader(file, every=max(position, 1))
+        found = next((frame for at, frame in again if at == position), None)
+        if found is None:
+            return None
+        frame = found[..., ::-1].copy()
     else:
         frame = load_image(file).copy()  # which PyTorch wants to be writable
     # What was seen is a square already: a margin of 1.

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from faces.videos import FrameReader
 from models.backbones import build_network
 from scoring.detector import ScoredFace, load_detector
 from scoring.files import FileScore, score_file
@@ -127,6 +128,42 @@ def test_what_the_page_shows_is_what_was_scored(model: Path, tmp_path: Path, end
     assert ending == "mp4" or face.seen[0] < 0
     scores, _ = detector.score([_crop(detector, file, position, face)])
     assert scores[0] == pytest.approx(face.score, abs=1e-6)
+
+
+def test_a_video_is_read_again_up_to_the_frame_shown(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    file = write_video(tmp_path / "a.mp4", frames=20)
+    given = []
+
+    class Reader(FrameReader):
+        def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+            for position, frame in super().__iter__():
+                given.append(position)
+                yield position, frame
+
+    monkeypatch.setattr("scoring.page.FrameReader", Reader)
+    face = ScoredFace(np.zeros(4), 1, 0.5, 0, np.zeros(4), None)
+    frames = dict(FrameReader(file, every=1))
+    for position, read in ((0, [0]), (1, [0, 1]), (10, [0, 10]), (19, [0, 19])):
+        given.clear()
+        assert (_crop(detector, file, position, face)[..., ::-1] == frames[position]).all() and given == read
+
+
+def test_a_frame_that_cannot_be_read_again_is_not_shown(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+
+    class Ended(FrameReader):
+        def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+            return iter(())
+
+    monkeypatch.setattr("scoring.page.FrameReader", Ended)
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+    shown = judge(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path)
+    assert shown.faces == [] and shown.drawn.is_file() and "One face" in shown.sentence
 
 
 def test_without_gradio_there_is_no_page(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
