@@ -122,10 +122,11 @@ def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
     Raises:
         InputError: they were made otherwise, or not by this command.
     """
-    before = read_recipe(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give another --faces or --name.")
-    empty = not folder.exists() or all(file.name == RECIPE_FILE for file in folder.iterdir())
+    # Another shard may be writing its recipe just now, under a hidden name; before its first face it is there.
+    empty = not folder.exists() or all(file.name.lstrip(".").startswith(RECIPE_FILE) for file in folder.iterdir())
+    before = read_recipe(folder)
     if before is None and not empty:
         raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
     if empty and before != recipe:

@@ -5,11 +5,9 @@ renamed. The folder's ``faces.json`` says which frame and which box each image i
 ``<folder>.failed.json`` with the cause in its place.
 """
 
-import glob
 import json
 import os
 import shutil
-import socket
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,7 +26,7 @@ from faces.crops import crop_face
 from faces.detectors import Detector, shrink
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader, VideoError
-from utils.files import write_if_changed
+from utils.files import own_part, remove_stale_parts, write_if_changed
 from utils.workers import start, start_worker
 
 RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
@@ -175,6 +173,8 @@ def extract_faces(
     Raises:
         OSError: the disk is full, or a folder cannot be written.
     """
+    for folder in {source.folder.parent for source in sources}:
+        remove_stale_parts(folder)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
     loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker)
     open_folders: dict[int, _FaceFolder] = {}
@@ -222,12 +222,7 @@ class _FaceFolder:
     writes: deque[Future] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        # A name of this process's own: two runs at once do the same work, but not in each other's folders.
-        target, host = self.source.folder, socket.gethostname()
-        self.part = target.with_name(f".{target.name}.{host}.{os.getpid()}.part")
-        for old in target.parent.glob(f".{glob.escape(target.name)}.{glob.escape(host)}.*.part"):
-            if not _is_running(int(old.name.split(".")[-2])):
-                shutil.rmtree(old, ignore_errors=True)
+        self.part = own_part(self.source.folder)  # two runs at once do the same work, but not in each other's folders
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Take the next frame with its faces."""
@@ -344,16 +339,6 @@ def read_record(source: Source) -> dict[str, Any] | None:
         return record if size == record["bytes"] else None
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,11 +22,13 @@ import preprocessing
 import training
 from datasets.demo import draw_video, plan
 from datasets.gather import SHEET_COLUMNS, SHEET_SIDE
-from datasets.labels import SPLITS, Video, read_split
+from datasets.labels import CLASSES, SPLITS, Video, read_split
 from faces.detectors import Detections
+from faces.extraction import Outcome, Recipe, Seconds, Source, extract_faces
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
+from utils.files import own_part, remove_stale_parts
 
 FACE = 96  # pixels
 WIDTH, HEIGHT = 200, 140
@@ -238,6 +240,13 @@ def find_the_drawn_face(frames: np.ndarray) -> list:
     """A detector that knows where `picture` puts the face."""
     box = np.array([[20, 20, 20 + FACE, 20 + FACE]], np.float32)
     return [Detections(box, np.ones(1, np.float32)) for _ in frames]
+
+
+def extract(root: Path, workers: int = 0) -> Iterator[Outcome]:
+    """Extract the drawn faces of ``root/videos``."""
+    files = sorted((root / "videos").rglob("*.mp4"))
+    found = [Source(file, root / "faces" / file.relative_to(root / "videos").with_suffix("")) for file in files]
+    return extract_faces(found, Recipe(), find_the_drawn_face, 8, workers, Seconds())
 
 
 # ------------------------------------------------------------------------------------------------------------- frames
@@ -779,6 +788,36 @@ def test_two_runs_at_once_leave_whole_folders(dataset: Path, tmp_path: Path, cli
     runs = [start(dataset), start(dataset)]
     assert [(run.communicate(), run.returncode)[1] for run in runs] == [0, 0]
     assert tree(dataset / "faces") == tree(one / "faces")
+
+
+def test_shards_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, folder, listing = {"every": 5}, tmp_path / "folder", Path.iterdir
+    folder.mkdir()
+    (folder / ".preprocessing.json.elsewhere.1.part").write_text("{")  # another shard is writing it
+
+    def too_late(path: Path) -> Iterator[Path]:
+        (folder / "preprocessing.json").write_text(json.dumps(recipe))
+        (folder / "train").mkdir(exist_ok=True)
+        return listing(path)
+
+    preprocessing.claim_folder(folder, recipe)
+    (folder / "preprocessing.json").unlink()
+    monkeypatch.setattr(Path, "iterdir", too_late)
+    preprocessing.claim_folder(folder, recipe)
+
+
+def test_leftovers_are_looked_for_once_a_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, looked = own_part(dataset / "faces/train/real/a video that is gone now"), []
+    left.mkdir(parents=True)
+
+    def remove(folder: Path) -> None:
+        looked.append(folder)
+        remove_stale_parts(folder)
+
+    monkeypatch.setattr("faces.extraction.remove_stale_parts", remove)
+    assert len(list(extract(dataset))) == 12
+    assert sorted(looked) == sorted(dataset / f"faces/{split}/{kind}" for split in SPLITS for kind in CLASSES)
+    assert not left.exists()
 
 
 def test_a_damaged_record_is_made_again(dataset: Path) -> None:

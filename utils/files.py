@@ -1,12 +1,51 @@
 """Files: written whole or not at all, and known by their content."""
 
+import glob
 import hashlib
 import os
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.errors import InputError
+
+
+def own_part(target: Path) -> Path:
+    """Return the hidden name beside `target` under which this process writes it; every other process has its own."""
+    return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+
+def remove_stale_parts(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes of this machine left of `own_part` in a folder.
+
+    To be called before this process has parts there: what bears its number is left of an earlier one.
+
+    Args:
+        folder: may be missing.
+        name: of the target; ``*`` for every one.
+    """
+    name = name if name == "*" else glob.escape(name)
+    for part in folder.glob(f".{name}.{glob.escape(socket.gethostname())}.*.part"):
+        number = part.name.split(".")[-2]
+        if not number.isdecimal() or (int(number) != os.getpid() and _is_running(int(number))):
+            continue
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another has removed it, or it is another user's
+                part.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -14,7 +53,8 @@ def whole_file(target: Path) -> Iterator[Path]:
     """Give a file to write to beside `target`, which takes its place once it is whole.
 
     Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was. A link stays one. A
-    device or a pipe, such as /dev/null, is given itself: it takes what comes.
+    device or a pipe, such as /dev/null, is given itself: it takes what comes. Of two processes that write the same
+    target at once, the later one's file stays.
 
     Raises:
         InputError: it cannot be written.
@@ -22,8 +62,10 @@ def whole_file(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
     replaced = None if target.exists() and not target.is_file() else target.resolve()
-    part = replaced.with_name(replaced.name + ".part") if replaced else target
+    part = own_part(replaced) if replaced else target
     try:
+        if replaced:
+            remove_stale_parts(replaced.parent, replaced.name)
         yield part
         if replaced:
             os.replace(part, replaced)

@@ -1,0 +1,68 @@
+"""Files that are whole or not there at all, whoever else writes them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.files import own_part, remove_stale_parts, whole_file
+
+ANOTHER = os.getppid()  # the number of another process that runs
+
+
+@pytest.fixture
+def ended() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def part_of(pid: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid)
+        return own_part(target)
+
+
+def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.json"
+    with whole_file(target) as mine:
+        mine.write_text("mine")
+        theirs = part_of(ANOTHER, target, monkeypatch)
+        theirs.write_text("half of th")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: ANOTHER)
+            with whole_file(target) as part:
+                assert part == theirs
+                part.write_text("theirs")
+        assert target.read_text() == "theirs" and mine.is_file()
+    assert target.read_text() == "mine" and os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a [1].json"])
+def test_what_a_killed_process_left_goes_when_the_file_is_written_again(
+    tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    target = tmp_path / name
+    left = part_of(ended, target, monkeypatch)
+    kept = [part_of(ANOTHER, target, monkeypatch), part_of(ended, tmp_path / "b.json", monkeypatch)]
+    kept.append(left.with_name(left.name.replace(str(ended), "old")))
+    for file in (left, *kept):
+        file.write_text("half")
+    with whole_file(target) as part:
+        part.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([target, *kept])
+
+
+def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (part_of(ended, tmp_path / name, monkeypatch) / "0").mkdir(parents=True)
+    own_part(tmp_path / "c").mkdir()  # of an earlier process with this one's number, as in a container
+    part_of(ended, tmp_path / "d.json", monkeypatch).write_text("half")
+    kept = part_of(ANOTHER, tmp_path / "a", monkeypatch)
+    kept.mkdir()
+    remove_stale_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
+    remove_stale_parts(tmp_path / "missing")
