@@ -1,12 +1,16 @@
 """Files that are whole or not there at all, whoever else writes them."""
 
+import errno
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from utils.errors import InputError
 from utils.files import own_part, remove_stale_parts, whole_file
 
 ANOTHER = os.getppid()  # the number of another process that runs
@@ -66,3 +70,32 @@ def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest
     remove_stale_parts(tmp_path)
     assert list(tmp_path.iterdir()) == [kept]
     remove_stale_parts(tmp_path / "missing")
+
+
+def full_disk(part: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_disk_of_a_copy(part: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", "source", None, str(part))
+
+
+def no_folder(part: Path) -> None:
+    shutil.rmtree(part.parent)
+    part.write_text("x")
+
+
+@pytest.mark.parametrize("fail", [full_disk, full_disk_of_a_copy, no_folder])
+def test_what_fails_in_writing_is_told_of_the_target(tmp_path: Path, fail: Callable[[Path], None]) -> None:
+    target = tmp_path / "folder/a.json"
+    target.parent.mkdir()
+    with pytest.raises(InputError, match=r"^\S*folder/a.json could not be written: No s"), whole_file(target) as part:
+        fail(part)
+    assert not list(tmp_path.rglob("a.json")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_what_fails_elsewhere_is_not_told_of_the_target(tmp_path: Path) -> None:
+    target, missing = tmp_path / "a.json", tmp_path / "missing"
+    with pytest.raises(FileNotFoundError) as caught, whole_file(target) as part:
+        shutil.copyfile(missing, part)
+    assert caught.value.filename == str(missing) and not list(tmp_path.iterdir())

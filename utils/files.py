@@ -58,6 +58,7 @@ def whole_file(target: Path) -> Iterator[Path]:
 
     Raises:
         InputError: it cannot be written.
+        OSError: another file, which is read or written meanwhile, makes trouble.
     """
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
@@ -70,6 +71,10 @@ def whole_file(target: Path) -> Iterator[Path]:
         if replaced:
             os.replace(part, replaced)
     except OSError as error:
+        # A failed write names no file; a failed copy names both.
+        named = {str(name) for name in (error.filename, error.filename2) if name is not None}
+        if named and not named & {str(part), str(target), str(replaced)}:
+            raise
         reason = error.strerror or str(error)
         raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
     finally:
