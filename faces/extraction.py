@@ -5,6 +5,7 @@ renamed. The folder's ``faces.json`` says which frame and which box each image i
 ``<folder>.failed.json`` with the cause in its place.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -286,8 +287,12 @@ class _FaceFolder:
             (whole / "faces.json").write_text(json.dumps(record) + "\n")
             if target.exists() and not is_done(self.source):
                 os.rename(target, self.part / "of the file before")
-            if not target.exists():  # else another run was faster
+            try:
                 os.rename(whole, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                # Another run was faster, with the same faces.
             failed_record(target).unlink(missing_ok=True)
         else:
             write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")

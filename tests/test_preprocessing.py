@@ -806,6 +806,21 @@ def test_shards_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     preprocessing.claim_folder(folder, recipe)
 
 
+def test_a_run_that_is_slower_by_a_moment(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, rename = dataset / "faces/val/real/0", os.rename
+
+    def too_late(source: Path, to: Path) -> None:
+        if to == target:
+            shutil.copytree(source, target)
+            (target / "of another run").write_text("")
+        rename(source, to)
+
+    monkeypatch.setattr(os, "rename", too_late)
+    assert not any(outcome.failure for outcome in extract(dataset))
+    assert len(images(dataset)) == 24 and (target / "of another run").is_file()
+    assert not list((dataset / "faces").rglob(".*"))
+
+
 def test_leftovers_are_looked_for_once_a_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left, looked = own_part(dataset / "faces/train/real/a video that is gone now"), []
     left.mkdir(parents=True)
