@@ -262,41 +262,87 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what the arguments say."""
+    """Do what the arguments say: extract faces, and make the label files unless this is one shard of several."""
     name = args.name or args.dataset
     face_folder = name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
     videos = find_videos(args.dataset, args.videos, face_folder)
     home, folder = args.dataset_root / name, args.faces / face_folder
     check_label_folder(home)
     shard_of = deal_out(videos, args.num_shards)
-    seconds = None
     if args.num_shards > 1 and args.shard is None:
-        if (about := read_recipe(folder)) is None:
+        about, speeds = read_recipe(folder), None
+        if about is None:
             raise InputError(f"{folder} holds no faces yet; run the shards first: --shard 0, --shard 1, ...")
     else:
-        devices = select_devices(args.gpu_num)
-        device = devices[(args.shard or 0) % len(devices)]
-        recipe = Recipe(args.every or 5, args.frames, args.margin, args.crop_size, args.all_faces)
-        detector, detector_name = load_face_detector(args.detector, args.detector_weights, device)
-        about = {**asdict(recipe), **detector_name, "videos": str(args.videos.resolve())}
-        claim_folder(folder, about)
         mine = [video for video in videos if args.shard in (None, shard_of[video.folder])]
-        sources = unfinished(mine, args.faces)
-        jobs = args.nodes if args.submit == "slurm" else args.jobs
-        if sources and (jobs > 1 or args.submit == "slurm"):
-            run_jobs(args, sources, jobs, home)
-        elif sources:
-            seconds = process(sources, args, recipe, detector)
-            stages = ", ".join(f"{stage} {speed:g}" for stage, speed in seconds.speeds().items())
-            print(f"{seconds.frames} frames; frames/s a process in each stage: {stages}")
-        if args.shard is not None:
-            print(
-                f"shard {args.shard} of {args.num_shards} is done; when all are, the same command without --shard "
-                "makes the label files"
-            )
-            return
+        about, speeds = extract(args, mine, folder, home)
+    if args.shard is None:
+        finish(args, videos, shard_of, home, about, speeds)
+    else:
+        print(
+            f"shard {args.shard} of {args.num_shards} is done; when all are, the same command without --shard makes "
+            "the label files"
+        )
 
-    speeds = seconds.speeds() if seconds is not None and seconds.frames else None
+
+def extract(
+    args: argparse.Namespace, videos: Sequence[SourceVideo], folder: Path, home: Path
+) -> tuple[dict[str, Any], dict[str, float] | None]:
+    """Write the faces of `videos` that have none yet, in this process or in jobs.
+
+    Args:
+        args: the command line.
+        videos: this process's share.
+        folder: of the dataset's faces.
+        home: of its label files, for the logs of jobs.
+
+    Returns:
+        How the faces are made; and the frames a second of each stage, None where this process made none.
+
+    Raises:
+        InputError: no such device or weights, faces made otherwise, or what stops the work.
+    """
+    jobs = args.nodes if args.submit == "slurm" else args.jobs
+    in_jobs = jobs > 1 or args.submit == "slurm"
+    devices = select_devices("cpu" if args.submit == "slurm" else args.gpu_num)  # a cluster's nodes have other GPUs
+    # Jobs load a detector each; this process then does so for its name and its SHA-256 alone.
+    device = torch.device("cpu") if in_jobs else devices[(args.shard or 0) % len(devices)]
+    recipe = Recipe(args.every or 5, args.frames, args.margin, args.crop_size, args.all_faces)
+    detector, detector_name = load_face_detector(args.detector, args.detector_weights, device)
+    about = {**asdict(recipe), **detector_name, "videos": str(args.videos.resolve())}
+    claim_folder(folder, about)
+    sources = unfinished(videos, args.faces)
+    if sources and in_jobs:
+        run_jobs(args, sources, jobs, home)
+    elif sources:
+        seconds = process(sources, args, recipe, detector)
+        stages = ", ".join(f"{stage} {speed:g}" for stage, speed in seconds.speeds().items())
+        print(f"{seconds.frames} frames; frames/s a process in each stage: {stages}")
+        return about, seconds.speeds() if seconds.frames else None
+    return about, None
+
+
+def finish(
+    args: argparse.Namespace,
+    videos: Sequence[SourceVideo],
+    shard_of: dict[str, int],
+    home: Path,
+    about: dict[str, Any],
+    speeds: dict[str, float] | None,
+) -> None:
+    """Make the label files and the report from the faces that are there, and say what is missing and what follows.
+
+    Args:
+        args: the command line.
+        videos: all of the dataset.
+        shard_of: the shard of each video's folder.
+        home: where the label files go.
+        about: how the faces are made.
+        speeds: of this run, as `extract` gives them.
+
+    Raises:
+        InputError: no video gave a face.
+    """
     report, not_done = gather(videos, args.faces, home, about, speeds)
     print_summary(report, home)
     if args.contact_sheet:
@@ -311,7 +357,7 @@ def run(args: argparse.Namespace) -> None:
     if empty:
         print(f"note: empty: {', '.join(empty)}; a training needs all six, a test at least one of the last two")
     else:
-        next_command = ["python", "training.py", "--dataset", name, "--data_root", str(args.faces)]
+        next_command = ["python", "training.py", "--dataset", args.name or args.dataset, "--data_root", str(args.faces)]
         if args.dataset_root != Path("dataset"):
             next_command += ["--dataset_root", str(args.dataset_root)]
         print(f"next: {shlex.join(next_command)}")

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import preprocessing
@@ -707,6 +708,30 @@ def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.Captu
     for line in ("partition=gpu", "time=720", "gpus-per-node=1", "nodes=1", "array=0-1"):
         assert f"#SBATCH --{line}" in script.read_text()
     assert "next: python training.py" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--submit", "slurm", "--gpu_num", "3"], ["--jobs", "2", "--gpu_num", "1"]])
+def test_who_starts_jobs_needs_no_gpu_itself(dataset: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    """Neither the node of a cluster from which jobs are sent, nor the process that waits for jobs on this machine."""
+    devices, jobs = [], []
+
+    def load(name: str, weights: Path | None, device: torch.device) -> tuple[None, dict]:
+        devices.append(device)
+        return None, {"detector": name, "weights": None}
+
+    gpus = 2 if "--jobs" in more else 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(preprocessing, "load_face_detector", load)
+    monkeypatch.setattr(preprocessing, "run_jobs", lambda args, sources, count, home: jobs.append(args.gpu_num))
+    assert preprocessing.main(arguments(dataset, *more)) == 2  # the jobs made no faces
+    assert devices == [torch.device("cpu")] and jobs == [more[-1]]
+
+
+def test_jobs_here_with_a_gpu_that_is_not_here(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+    assert preprocessing.main(arguments(dataset, "--jobs", "2", "--gpu_num", "7")) == 2
+    assert "--gpu_num 7" in capsys.readouterr().err
+    assert not (dataset / "faces").exists() and not (dataset / "labels").exists()
 
 
 def test_without_slurm(dataset: Path, capsys: pytest.CaptureFixture) -> None:
