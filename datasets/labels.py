@@ -31,7 +31,7 @@ class Video:
         dataset: the dataset's name.
         path: the folder as the label file gives it.
         label: 0 real, 1 fake.
-        folder: the folder on this machine.
+        folder: the folder on this machine, absolute and without links, by which folders are told apart.
         images: its images' file names, sorted, so that a seed means the same on every file system.
     """
 
@@ -82,12 +82,13 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
 
 
-def _list_images(folder: Path) -> tuple[str, ...]:
+def _list_images(folder: Path) -> tuple[str, ...] | None:
+    """List the names of a folder's images, sorted; None where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return tuple(sorted(e.name for e in entries if _is_image(e.name)))
     except (FileNotFoundError, NotADirectoryError):
-        return ()
+        return None
 
 
 def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) -> list[Video]:
@@ -120,14 +121,15 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         raise InputError(f"{' and '.join(map(str, empty))}: empty; give a line a video: label,path,number of frames.")
 
     lines = [(label, path, frames) for label in entries for path, frames in entries[label]]
-    videos = []
+    videos, missing, bare = [], [], []
     for label, path, _ in tqdm(lines, desc=f"{dataset} {split}", unit=" folders", delay=2, leave=False):
-        folder = data_root / path
-        videos.append(Video(dataset, path, label, folder, _list_images(folder)))
+        folder = Path(os.path.realpath(data_root / path))  # unlike Path.resolve it leaves endless links to the listing
+        images = _list_images(folder)
+        if not images:
+            (missing if images is None else bare).append(path)
+        videos.append(Video(dataset, path, label, folder, images or ()))
 
     _check_repeats(videos, split)
-    missing = [v.path for v in videos if not v.folder.is_dir()]
-    bare = [v.path for v in videos if not v.images and v.folder.is_dir()]
     for what, paths in (("are missing, or no folders,", missing), ("hold no images", bare)):
         if paths:
             raise InputError(
@@ -149,7 +151,7 @@ def _check_repeats(videos: list[Video], where: str) -> None:
     first: dict[Path, Video] = {}
     repeats = []
     for video in videos:
-        before = first.setdefault(video.folder.resolve(), video)
+        before = first.setdefault(video.folder, video)
         if before is not video and (before.dataset == video.dataset or before.label != video.label):
             lists = [f"{v.dataset}'s {where}_{CLASSES[v.label]}.txt as {v.path}" for v in (before, video)]
             repeats.append(" and ".join(lists))
@@ -166,7 +168,7 @@ def check_leaks(splits: dict[str, list[Video]]) -> None:
     names: dict[Path, list[str]] = {}
     for split, videos in splits.items():
         _check_repeats(videos, split)
-        for folder in {video.folder.resolve() for video in videos}:
+        for folder in {video.folder for video in videos}:
             names.setdefault(folder, []).append(split)
     leaks = [f"{folder} ({' and '.join(found)})" for folder, found in sorted(names.items()) if len(found) > 1]
     if leaks:

@@ -1,7 +1,10 @@
 """Label files, oversampling, unions, images and augmentation. (Bad ones are in test_bad_input.py.)"""
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -55,6 +58,34 @@ def test_windows_text_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
     text = f"\ufeff0,a name with spaces,3\r\n\r\n0, {tiny / 'faces/tiny/train/real/001'} ,3\r\n"
     (tiny / "labels/tiny/train_real.txt").write_bytes(text.encode())
     assert [v.folder for v in read(tiny)[:2]] == [spaced, tiny / "faces/tiny/train/real/001"]
+
+
+def test_folders_are_looked_up_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network disk every look at one of a hundred thousand folders counts."""
+    looked, realpath, scandir = [], os.path.realpath, os.scandir
+
+    def counting(function: Callable[[Path], Any]) -> Callable[..., Any]:
+        return lambda folder, **options: (looked.append(folder), function(folder, **options))[1]
+
+    def no_look(folder: Path, **_: Any) -> bool:
+        assert tiny / "labels" in folder.parents
+        return True
+
+    (tiny / "link").symlink_to(tiny / "faces")
+    monkeypatch.setattr(os.path, "realpath", counting(realpath))
+    monkeypatch.setattr(os, "scandir", counting(scandir))
+    monkeypatch.setattr(Path, "is_dir", no_look)
+    read_datasets(["tiny"], tiny / "labels", tiny / "link", "1")
+    assert len(looked) == 2 * 12
+    assert looked[:2] == [tiny / "link/tiny/train/real/000", tiny / "faces/tiny/train/real/000"]
+
+
+def test_links_that_lead_nowhere(tiny: Path) -> None:
+    folder = tiny / "faces/tiny/train/real/000"
+    shutil.rmtree(folder)
+    folder.symlink_to(folder)
+    with pytest.raises(OSError, match="Too many levels of symbolic links.*train/real/000"):
+        read(tiny)
 
 
 def test_number_of_frames_that_does_not_match_is_said(tiny: Path, capsys: pytest.CaptureFixture) -> None:
