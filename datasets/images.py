@@ -80,7 +80,7 @@ class FaceImages(Dataset):
         self.seed = seed
         self.epoch = 0
         self.augment = None if seed is None else training_augmentation(size)
-        # Arrays and not lists of tuples: worker processes share them without copying.
+        # Arrays, which worker processes share. Of lists, as of the names in `videos`, each copies what it looks at.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)
         self.frame_of = np.concatenate([np.arange(n) for n in frames])
