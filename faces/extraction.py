@@ -177,7 +177,9 @@ def extract_faces(
     for folder in {source.folder.parent for source in sources}:
         remove_stale_parts(folder)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
-    loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker)
+    # Chunks are taken as they come, so that none waits for another worker's slow video; those of one video come from
+    # one worker, through a queue, and so in their order.
+    loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker, in_order=False)
     open_folders: dict[int, _FaceFolder] = {}
     with ThreadPoolExecutor(WRITERS) as pool:
         try:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -243,11 +244,11 @@ def find_the_drawn_face(frames: np.ndarray) -> list:
     return [Detections(box, np.ones(1, np.float32)) for _ in frames]
 
 
-def extract(root: Path, workers: int = 0) -> Iterator[Outcome]:
+def extract(root: Path, workers: int = 0, batch_size: int = 8) -> Iterator[Outcome]:
     """Extract the drawn faces of ``root/videos``."""
     files = sorted((root / "videos").rglob("*.mp4"))
     found = [Source(file, root / "faces" / file.relative_to(root / "videos").with_suffix("")) for file in files]
-    return extract_faces(found, Recipe(), find_the_drawn_face, 8, workers, Seconds())
+    return extract_faces(found, Recipe(), find_the_drawn_face, batch_size, workers, Seconds())
 
 
 # ------------------------------------------------------------------------------------------------------------- frames
@@ -844,6 +845,32 @@ def test_a_run_that_is_slower_by_a_moment(dataset: Path, monkeypatch: pytest.Mon
     assert not any(outcome.failure for outcome in extract(dataset))
     assert len(images(dataset)) == 24 and (target / "of another run").is_file()
     assert not list((dataset / "faces").rglob(".*"))
+
+
+def test_a_slow_video_holds_no_other_up(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, others = time.monotonic() + 10, dataset / "the others are done"
+
+    def wait_for_the_others(file: Path, *rest: Any) -> FrameReader:
+        while "test/fake/0" in str(file) and not others.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        return FrameReader(file, *rest)
+
+    monkeypatch.setattr("faces.extraction.FrameReader", wait_for_the_others)
+    done = []
+    for outcome in extract(dataset, workers=2):
+        done.append(outcome.source.file.relative_to(dataset / "videos").as_posix())
+        if len(done) == 6:  # all of the other worker's
+            others.touch()
+    assert len(done) == 12 and "test/fake/0.mp4" not in done[:6]
+
+
+def test_many_workers_write_what_one_process_writes(tmp_path: Path) -> None:
+    for number, frames in enumerate((6, 150, 1, 90, 40, 0, 60)):
+        write_video(tmp_path / f"videos/{number}.mp4", frames)
+    outcomes = list(extract(tmp_path))
+    (tmp_path / "faces").rename(tmp_path / "before")
+    assert sorted(extract(tmp_path, workers=2, batch_size=1)) == sorted(outcomes)
+    assert tree(tmp_path / "faces") == tree(tmp_path / "before") and len(images(tmp_path)) == 71
 
 
 def test_leftovers_are_looked_for_once_a_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
