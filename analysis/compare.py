@@ -116,11 +116,14 @@ def compare(pair: Pair, resamples: int = RESAMPLES, title: str = "") -> dict[str
 
     Returns:
         ``auc_a``, ``auc_b``, their ``difference``, b less a; ``bootstrap`` and ``delong``, each with the 95 %
-        ``interval`` of the difference and ``p`` (None where they are not defined).
+        ``interval`` of the difference and ``p`` (None where they are not defined: the bootstrap's where a class has
+        one video alone, of which every draw is the same).
     """
+    first_frames = np.unique(pair.videos, return_index=True)[1]
+    enough = min(np.bincount(pair.labels[first_frames], minlength=2)) > 1
     everything = np.ones(int(pair.videos.max()) + 1)
     first, second = (weighted_auc(pair.labels, scores, pair.videos)(everything) for scores in (pair.first, pair.second))
-    differences = bootstrap_differences(pair, resamples, title=title)
+    differences = bootstrap_differences(pair, resamples if enough else 0, title=title)
     delong = delong_test(pair.labels, pair.first, pair.second)
     return {
         "count": len(pair.labels),
@@ -148,7 +151,10 @@ def describe(results: dict[str, dict[str, Any]], first: Path, second: Path, vide
     for dataset, units in results.items():
         for unit, result in units.items():
             p = result["bootstrap"]["p"]
-            verdict = "may be chance" if p is None or p >= 0.05 else "is more than chance at the level of 5 %"
+            if p is None:
+                verdict = "says nothing of other videos: one class has fewer than two"
+            else:
+                verdict = "may be chance" if p >= 0.05 else "is more than chance at the level of 5 %"
             sentences.append(f"On {dataset} the difference of {unit}, {result['difference']:+.4f}, {verdict}.")
     return " ".join(sentences)
 
@@ -183,10 +189,11 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
     axes.axvline(0, color=GREY, linewidth=1, zorder=0)
     styles = (("bootstrap", "paired bootstrap over videos", -0.12, BLUE, "o"), ("delong", "DeLong", 0.12, ORANGE, "s"))
     for test, label, shift, colour, marker in styles:
+        axes.plot([], [], marker, color=colour, label=label)
         for y, (_, result) in enumerate(rows):
-            low, high = result[test]["interval"] or (result["difference"],) * 2
-            axes.plot([low, high], [y + shift] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-            axes.plot(result["difference"], y + shift, marker, color=colour, label="_" * (y > 0) + label)
+            if result[test]["interval"]:  # else nothing is known of how far off it may be
+                axes.plot(result[test]["interval"], [y + shift] * 2, color=colour, linewidth=2, solid_capstyle="butt")
+                axes.plot(result["difference"], y + shift, marker, color=colour)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(

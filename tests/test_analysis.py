@@ -106,6 +106,19 @@ def test_chance_is_found_as_often_as_the_level_says() -> None:
     assert 0.04 < np.mean(found) < 0.17
 
 
+def test_one_video_in_a_class_says_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    labels, videos = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 2, 2])
+    good = np.array([0.1, 0.2, 0.7, 0.8, 0.9])
+    pair = compare.Pair(labels, videos, 1 - good, good)
+    runs = [write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second")]
+    assert compare.main([str(run) for run in runs]) == 0
+    for unit in json.loads((next(runs[1].glob("study_*.json"))).read_text())["numbers"]["datasets"]["set"].values():
+        assert unit["difference"] == 1
+        assert unit["bootstrap"] == {"interval": None, "p": None}
+    said = capsys.readouterr().out
+    assert said.count("says nothing of other videos") == 2 and "more than chance" not in said
+
+
 def by_definition(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """DeLong's AUCs and covariance from the structural components, pair by pair."""
     fakes, reals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
