@@ -23,7 +23,7 @@ from scoring.export import export
 from scoring.files import annotation_targets, find_files, is_video, open_tables, score_file
 from utils import arguments as parse
 from utils.command import exit_code
-from utils.errors import InputError, needed
+from utils.errors import InputError, needed, one_line
 
 NOT_ALL_SCORED = 3  # the exit code where a file got no score
 
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
             tables.begin(file)
             result = score_file(detector, file, tables.add, args.targets.get(file))
             tables.end(result, detector.threshold)
-            drawn = f" -> {args.targets[file]}" if args.targets and result.score is not None else ""
+            drawn = f" -> {one_line(args.targets[file])}" if args.targets and result.score is not None else ""
             with tqdm.external_write_mode():
                 print(f"{result}{drawn}", flush=True)
             if result.score is None:
@@ -120,13 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 3 where a file got no score, 2 for wrong input, 130."""
-    code = 0
-
-    def work() -> None:
-        nonlocal code
-        code = run(parse_arguments(argv))
-
-    return exit_code("inference.py", work, lambda: "", "fewer or smaller files, or --gpu_num cpu") or code
+    return exit_code("inference.py", lambda: run(parse_arguments(argv)), "fewer or smaller files, or --gpu_num cpu")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from faces.extraction import RECIPE_FILE, Recipe, Seconds, Source, extract_faces
 from utils import arguments as parse
 from utils.command import exit_code
 from utils.devices import core_count, select_devices, worker_count
-from utils.errors import InputError, first_ten
+from utils.errors import InputError, first_ten, needed, one_line
 from utils.files import whole_file
 from utils.output import format_rows
 
@@ -162,8 +162,7 @@ def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, det
     with _trouble_is_told(args.faces), bar, outcomes as finished:
         for outcome in finished:
             if outcome.failure:
-                name = str(outcome.source.file).encode("utf-8", "backslashreplace").decode()
-                bar.write(f"{name}: {outcome.failure}")
+                bar.write(f"{one_line(outcome.source.file)}: {outcome.failure}")
             bar.update()
             bar.set_postfix_str(f"{seconds.frames / (time.perf_counter() - began):.1f} frames/s")
     return seconds
@@ -179,13 +178,6 @@ def _trouble_is_told(faces: Path) -> Iterator[None]:
             f"{error.filename or faces}: {error.strerror or error}; mend that (free the disk, allow writing) and run "
             "the same command again: it goes on where it stopped."
         ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            "a decoding process was killed, most often for want of memory (in a container: of shared memory, "
-            "--shm-size); the same command goes on; try fewer --num_workers or a smaller --bs."
-        ) from error
 
 
 # ------------------------------------------------------------------------------------------------- jobs side by side
@@ -197,12 +189,8 @@ def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int, home: P
     Raises:
         InputError: submitit or SLURM is not there, or a job failed.
     """
-    try:
+    with needed("submitit", by="--jobs and --submit"):
         import submitit
-    except ImportError as error:
-        raise InputError(
-            "--jobs and --submit need submitit: pip install --no-deps -r requirements-extra.txt"
-        ) from error
     logs = home / "jobs"
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=args.submit)
@@ -382,8 +370,8 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(
         "preprocessing.py",
         lambda: run(parse_arguments(argv)),
+        "a smaller --bs",
         lambda: "; the same command goes on where it stopped",
-        "a smaller --bs or fewer --num_workers",
     )
 
 

@@ -384,7 +384,7 @@ def main(argv: list[str] | None = None) -> int:
         last = args and not args.test and args.save_path / args.name / "model_last.pth"
         return f"; go on with --resume_model {last}" if last and last.is_file() else ""
 
-    return exit_code("training.py", work, how_to_go_on, "a smaller --bs, --test_bs, --size or --num_LIBs")
+    return exit_code("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_go_on)
 
 
 if __name__ == "__main__":

@@ -318,8 +318,8 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(
         "analysis.ablation",
         lambda: run(parse_arguments(sys.argv[1:] if argv is None else argv)),
-        lambda: "; the same command goes on",
         "smaller arguments",
+        lambda: "; the same command goes on",
     )
 
 

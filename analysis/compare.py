@@ -237,7 +237,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return exit_code("analysis.compare", lambda: run(make_parser().parse_args(argv)), lambda: "", "fewer images")
+    return exit_code("analysis.compare", lambda: run(make_parser().parse_args(argv)), "fewer images")
 
 
 if __name__ == "__main__":

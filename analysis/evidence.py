@@ -405,7 +405,7 @@ def picture(faces: FaceImages, position: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
-    return exit_code("analysis.evidence", lambda: run(make_parser().parse_args(argv)), lambda: "", less)
+    return exit_code("analysis.evidence", lambda: run(make_parser().parse_args(argv)), less)
 
 
 if __name__ == "__main__":

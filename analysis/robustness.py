@@ -262,9 +262,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return exit_code(
-        "analysis.robustness", lambda: run(make_parser().parse_args(argv)), lambda: "", "a smaller --test_bs"
-    )
+    return exit_code("analysis.robustness", lambda: run(make_parser().parse_args(argv)), "a smaller --test_bs")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     parser = parse.Parser("python -m benchmarks.demo_baseline", __doc__)
     parse.add(parser, "--data", Path("dataset/demo"), Path, "the folder of a drawn data set")
-    return exit_code("benchmarks.demo_baseline", lambda: run(parser.parse_args(argv)), lambda: "", "a smaller data set")
+    return exit_code("benchmarks.demo_baseline", lambda: run(parser.parse_args(argv)), "a smaller data set")
 
 
 if __name__ == "__main__":

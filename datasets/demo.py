@@ -336,7 +336,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     from utils.command import exit_code  # not above: each drawing process would import PyTorch with it
 
-    return exit_code("datasets.demo", lambda: run(make_parser().parse_args(argv)), lambda: "", "a smaller --size")
+    return exit_code("datasets.demo", lambda: run(make_parser().parse_args(argv)), "a smaller --size")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ DRAWN = "faces scored by inference.py"  # in the metadata of what is drawn here,
 
 
 def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float) -> np.ndarray:
-    """Return a copy of an image (H x W x 3, BGR) with heatmaps, boxes and scores."""
+    """Return a copy of an image (H x W x 3, BGR) with heatmaps, boxes and scores.
+
+    Where there are more people than one, a face's number stands before its score.
+    """
     out = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
     thickness = max(1, round(min(height, width) / 200))
@@ -28,7 +31,8 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float)
         colour = FAKE if face.score > threshold else REAL
         left, top, right, bottom = (round(float(x)) for x in face.box)
         cv2.rectangle(out, (left, top), (right, bottom), colour, thickness)
-        text = f"{'fake' if face.score > threshold else 'real'} {face.score:.2f}"
+        number = f"{face.track}: " if face.track > 0 or len(faces) > 1 else ""
+        text = f"{number}{'fake' if face.score > threshold else 'real'} {face.score:.2f}"
         scale = max(0.4, min(height, width) / 900)
         (wide, high), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
         x, y = min(max(left, 0), max(width - wide, 0)), min(max(top - 4, high + 4), height - 4)

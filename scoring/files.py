@@ -23,10 +23,11 @@ from faces.extraction import MIN_TRACK
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files import whole_file
 
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, and the faces there
+STEM = 150  # bytes at most of a name that gets more words; most file systems take 255
 OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position, time in seconds, and the faces there
 
 
@@ -116,7 +117,7 @@ class FileScore:
         self.verdict = "fake" if self.score > threshold else "real"
 
     def __str__(self) -> str:
-        name = " ".join(str(self.file).encode("utf-8", "backslashreplace").decode().splitlines())
+        name = one_line(self.file)
         note = f"; {self.note}" if self.note else ""
         if self.score is None:
             return f"{name}: not scored: {self.cause}{note}"
@@ -200,7 +201,7 @@ def load_image(file: Path) -> np.ndarray:
 def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common.
 
-    Nothing but an earlier drawing is ever replaced.
+    Nothing but an earlier drawing is ever replaced. A long name is cut.
     """
     # Without ".." and links, by which a file would leave the folder.
     absolute = {file: Path(os.path.abspath(file)) for file in files}
@@ -209,10 +210,12 @@ def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     taken = {file.resolve() for file in files}
     for file, there in absolute.items():
         below, ending, number = folder / there.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
-        target = below / f"{file.stem}_annotated{ending}"
+        stem = os.fsencode(file.stem)
+        stem = file.stem if len(stem) <= STEM else stem[:STEM].decode(errors="ignore")
+        target = below / f"{stem}_annotated{ending}"
         while target.resolve() in taken or (target.exists() and not is_drawing(target)):  # a.png beside a.jpg
             number += 1
-            target = below / f"{file.stem}_annotated_{number}{ending}"
+            target = below / f"{stem}_annotated_{number}{ending}"
         taken.add(target.resolve())
         targets[file] = target
     return targets

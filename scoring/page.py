@@ -48,21 +48,17 @@ class Shown(NamedTuple):
 
 
 class _Record:
-    """Keeps of the frames of a file each one's time and highest score, and each person's most suspicious face, with
-    the position of its frame."""
+    """Keeps of each person in a file the times and scores of their face, and the most suspicious one with the position
+    of its frame."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
-        self.scores: list[float] = []
+        self.scores: dict[int, list[tuple[float, float]]] = {}
         self.worst: dict[int, tuple[int, ScoredFace]] = {}
 
     def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
         """Take the faces of a frame."""
-        if faces:
-            face = max(faces, key=lambda face: face.score)
-            self.times.append(time)
-            self.scores.append(face.score)
         for face in faces:
+            self.scores.setdefault(face.track, []).append((time, face.score))
             if face.track not in self.worst or face.score > self.worst[face.track][1].score:
                 self.worst[face.track] = position, face
 
@@ -89,19 +85,22 @@ def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
     result = score_file(detector, file, record.add, drawn)
     if result.score is None:
         return Shown(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}", None, None, [])
-    people = "one face" if result.faces == 1 else f"{result.faces} faces"
+    people = "one face" if result.faces == 1 else f"{result.faces} faces, judged by face {result.face}"
     sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
     sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
     position, face = record.worst[result.face]
     curve, worst = None, _crop(detector, file, position, face)
     if is_video(file):
         sentence += f", {result.frames} frame{'s' * (result.frames != 1)} looked at"
-        if len(record.scores) >= 10:
-            low, high = np.percentile(record.scores, [10, 90])
-            sentence += f"; four of five score from {low:.2f} to {high:.2f}"
+        times, scores = np.array(record.scores[result.face]).T
+        sentence += f"; the face is in {len(scores)} of them" if len(scores) < result.frames else ""
+        if len(scores) > 1:
+            ends, share = ([0, 100], "") if len(scores) < 10 else ([10, 90], "four of five of ")
+            low, high = np.percentile(scores, ends)
+            sentence += f"; {share}its scores are from {low:.2f} to {high:.2f}"
         sentence += "."
         sentence += f" {result.note.capitalize()}." if result.note else ""
-        curve = _curve(np.array(record.times), np.array(record.scores), detector.threshold)
+        curve = _curve(times, scores, detector.threshold)
     else:
         around, which = detector.score(ten_crops(worst))[0], "it" if result.faces == 1 else "the judged one"
         sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, {which} scores from {min(around):.2f} to "
@@ -167,6 +166,8 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     def answer(upload: str | None) -> tuple[Any, ...]:
         if upload is None:
             raise gr.Error("Choose an image or a video first.", print_exception=False)
+        if not Path(upload).is_file():  # who uploads the same file at the same time shares it
+            raise gr.Error("This upload has been scored and deleted; choose the file again.", print_exception=False)
         uploaded, drawings = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
         file = Path(shutil.move(upload, uploaded))  # from where Gradio removes what is old
         try:
@@ -180,7 +181,7 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
             timer.start()
         image, video = (str(shown.drawn) if shown.drawn and is_video(shown.drawn) == kind else None for kind in (0, 1))
         values = (image, video, shown.curve, shown.faces)
-        return shown.sentence, *(gr.update(value=value or None, visible=bool(value)) for value in values)
+        return None, shown.sentence, *(gr.update(value=value or None, visible=bool(value)) for value in values)
 
     with gr.Blocks(title="Real or fake?", delete_cache=(60, KEPT), analytics_enabled=False) as page:
         gr.Markdown(
@@ -198,7 +199,7 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
                 video = gr.Video(label="faces found", visible=False, elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
                 faces = gr.Gallery(label="what each block looks at", visible=False, columns=5, elem_id="faces")
-        button.click(answer, upload, [sentence, image, video, curve, faces], concurrency_limit=1)
+        button.click(answer, upload, [upload, sentence, image, video, curve, faces], concurrency_limit=1)
     return page
 
 

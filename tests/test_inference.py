@@ -557,6 +557,31 @@ def test_files_of_one_name_are_drawn_to_files_of_their_own(tmp_path: Path) -> No
     assert list(annotation_targets([Path("x.mp4")], Path("out")).values()) == [Path("out/x_annotated.mp4")]
 
 
+def test_any_name_is_printed_in_one_line(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "in"
+    for name in ("b\nc.png", os.fsdecode(b"caf\xe9.png"), "a.png"):
+        write_image(folder / "plain.png", photo(0)).rename(folder / name)
+    assert score("--model", model, folder, "--faces_given", True, "--annotate", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(re.search(r"\) -> .*_annotated\.png$", line) for line in lines)
+    assert all(line.encode() for line in lines) and "caf\\udce9_annotated" in lines[2]
+    assert len(tree(tmp_path / "out")) == 3
+
+
+def test_a_long_name_is_cut_in_a_drawing(tmp_path: Path) -> None:
+    names = ["é" * 125 + ".png", "é" * 124 + "n.png"]
+    first, second = annotation_targets([tmp_path / name for name in names], Path("out")).values()
+    assert first == Path("out") / f"{'é' * 75}_annotated.png" and second == first.with_stem(f"{first.stem}_2")
+
+
+def test_people_are_numbered_in_a_drawing() -> None:
+    image, place = np.zeros((200, 200, 3), np.uint8), np.array([20.0, 60, 180, 180])
+    two = [ScoredFace(place, 1.0, 0.25, track, place, None) for track in (0, 1)]
+    alone, both, second = (draw_faces(image, faces, 0.5) for faces in (two[:1], two, two[1:]))
+    wide = [np.flatnonzero((drawn[50] == REAL).all(axis=1)).max() for drawn in (alone, both, second)]
+    assert wide[0] < wide[1] and wide[0] < wide[2]  # the label is longer by its number
+
+
 def boxes_drawn(tmp_path: Path, scored: list[tuple[int, list[ScoredFace]]], frames: int) -> list[bool]:
     """Whether a face is drawn in each frame of a plain video."""
     pytest.importorskip("av")

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -173,12 +173,43 @@ def test_without_gradio_there_is_no_page(model: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_sentence_of_a_short_video(model: Path, tmp_path: Path) -> None:
-    """Of so few scores no spread is told."""
     pytest.importorskip("av")
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
     one = judge(detector, write_video(tmp_path / "a.mp4", frames=1), tmp_path).sentence
     nine = judge(detector, write_video(tmp_path / "b.mp4", frames=45), tmp_path).sentence
-    assert "One face, 1 frame looked at. " in one and "One face, 9 frames looked at. " in nine
+    assert "One face, 1 frame looked at. " in one
+    assert re.search(r"One face, 9 frames looked at; its scores are from 0\.\d\d to 0\.\d\d\. ", nine)
+
+
+def test_the_uncertainty_is_that_of_the_face_judged(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = load_detector(model, faces_given=True, gpu_num="cpu")
+
+    def score(detector: object, file: Path, on_frame: Callable, target: Path) -> FileScore:
+        result = FileScore(file)
+        for i in range(40):
+            faces = [ScoredFace(np.zeros(4), 1, 0.1 + i / 50, 0, np.zeros(4), None)]
+            faces += [ScoredFace(np.zeros(4), 1, 0.95 + i / 1000, 1, np.zeros(4), None)] * (i < 20)
+            result.add(faces)
+            on_frame(i, i / 10, faces)
+        result.judge(0.5)
+        return result
+
+    monkeypatch.setattr("scoring.page.score_file", score)
+    shown = judge(detector, write_video(tmp_path / "a.mp4", frames=40), tmp_path)
+    assert "2 faces, judged by face 1, 40 frames looked at; the face is in 20 of them; " in shown.sentence
+    assert "four of five of its scores are from 0.95 to 0.97. " in shown.sentence
+    assert len(shown.curve.axes[0].lines[1].get_xdata()) == 20
+
+
+def test_an_upload_that_is_gone_is_asked_for_again(model: Path, tmp_path: Path) -> None:
+    gradio = pytest.importorskip("gradio")
+    (function,) = make_page(load_detector(model, faces_given=True, gpu_num="cpu"), tmp_path).fns.values()
+    cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
+    assert function.fn(str(tmp_path / "face.png"))[0] is None  # the box is empty again
+    with pytest.raises(gradio.Error, match="choose the file again"):
+        function.fn(str(tmp_path / "face.png"))
 
 
 def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -590,7 +590,7 @@ def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
     (worker,) = (c for c in children if b"preprocessing.py" in Path(f"/proc/{c}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
     _, error = run.communicate()
-    assert run.returncode == 2 and "a decoding process was killed" in error.splitlines()[-1]
+    assert run.returncode == 2 and "process was killed, most often" in error.splitlines()[-1]
     assert not list((tmp_path / "faces").rglob(".*"))
 
 

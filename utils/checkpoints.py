@@ -46,7 +46,8 @@ def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int
     state = to_official(plain_state(network), model)
     with whole_file(file) as part:
         try:
-            torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, part)
+            with part.open("wb") as content:  # given a name, PyTorch would write that into the file
+                torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, content)
         except RuntimeError as error:  # a full disk
             raise OSError(str(error).splitlines()[0]) from error
 

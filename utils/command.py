@@ -4,29 +4,30 @@ import sys
 from collections.abc import Callable
 
 from utils.devices import is_out_of_memory
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 
 
-def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[], str], less_memory: str) -> int:
+def exit_code(
+    program: str, work: Callable[[], int | None], less_memory: str, how_to_go_on: Callable[[], str] = lambda: ""
+) -> int:
     """Do the work of a command line.
 
     Args:
         program: its name, which stands before every sentence.
-        work: what it does.
-        how_to_go_on: after an interruption or a killed process, what to add to the sentence.
+        work: what it does; may return another exit code than 0.
         less_memory: what to try where the memory is too small.
+        how_to_go_on: after an interruption or a killed process, what to add to the sentence.
 
     Returns:
-        0; 2 for what the user can mend, said in one sentence on standard error; 130 for an interruption.
+        0, or what `work` returns; 2 for what the user can mend, said in one sentence on standard error; 130 for an interruption.
     """
     try:
-        work()
+        return work() or 0
     except InputError as error:
-        sentence = " ".join(str(error).splitlines())  # the name of a file may hold a line break
-        print(f"{program}: error: {sentence}", file=sys.stderr)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{one_line(error.filename)}: " if error.filename else ""
         print(f"{program}: error: {where}{error.strerror or error}.", file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -42,4 +43,3 @@ def exit_code(program: str, work: Callable[[], None], how_to_go_on: Callable[[],
     except KeyboardInterrupt:
         print(f"{program}: interrupted{how_to_go_on()}", file=sys.stderr)
         return 130
-    return 0

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, packages that are not there, and the name that was meant."""
+"""The one exception for what a user can mend, and how to word it: what is missing, what was meant."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +30,11 @@ def needed(package: str, by: str) -> Iterator[None]:
         raise InputError(
             f"{package} is needed by {by}, and not installed: pip install --no-deps -r requirements-extra.txt"
         ) from error
+
+
+def one_line(name: object) -> str:
+    """Return what can be printed of a name or a sentence, which may hold line breaks and bytes that are no text."""
+    return " ".join(str(name).encode("utf-8", "backslashreplace").decode().splitlines())
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
