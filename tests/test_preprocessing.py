@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,23 @@ def test_evenly_spaced_frames_of_a_video_that_does_not_tell_its_length(
 ) -> None:
     reader = FrameReader(numbered_video(tmp_path / "a.mp4", 61), count=4)
     reader.told = 0
+    assert [position for position, _ in reader] == [0, 20, 40, 60]
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm", "mp4"])
+def test_evenly_spaced_frames_of_a_varying_rate(tmp_path: Path, ending: str) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / f"a.{ending}"), "w") as container:
+        codec = "libvpx" if ending == "webm" else "libx264"
+        stream = container.add_stream(codec, rate=25, width=64, height=64, pix_fmt="yuv420p")
+        stream.codec_context.time_base = Fraction(1, 100)
+        for number in range(61):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 4 * number, np.uint8), format="bgr24")
+            frame.pts, frame.time_base = 4 * number if number < 30 else 40 * (number - 27), Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    reader = FrameReader(tmp_path / f"a.{ending}", count=4)
+    assert reader.told == 61 if ending == "mp4" else reader.told > 300  # what a constant rate would make
     assert [position for position, _ in reader] == [0, 20, 40, 60]
 
 
