@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -295,3 +297,12 @@ def test_a_crop_is_resized_and_says_by_how_much(size: int, enlarged: float) -> N
     assert crop.shape == (size, size, 3) and by == enlarged
     wanted = cv2.resize(gradient()[30:70, 80:120], (size, size), interpolation=cv2.INTER_LINEAR)
     assert np.abs(crop.astype(int) - wanted).mean() < 1
+
+
+def test_only_this_project_tells_of_a_broken_video(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    code = (
+        f"from faces.videos import *\ntry: FrameReader(Path({str(tmp_path / 'text.mp4')!r}))\nexcept VideoError: pass"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

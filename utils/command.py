@@ -19,7 +19,8 @@ def exit_code(
         how_to_go_on: after an interruption or a killed process, what to add to the sentence.
 
     Returns:
-        0, or what `work` returns; 2 for what the user can mend, said in one sentence on standard error; 130 for an interruption.
+        0, or what `work` returns; 2 for what the user can mend, said in one sentence on standard error; 130 for an
+        interruption.
     """
     try:
         return work() or 0
