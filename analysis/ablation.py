@@ -98,8 +98,11 @@ def make_run(args: argparse.Namespace, changes: dict[str, Any], seed: int) -> Ru
     arguments = ["--dataset", ",".join(args.dataset), "--save_path", str(args.save_path), *args.passed_on]
     arguments += [part for key, value in changes.items() for part in (f"--{key}", str(value))]
     arguments += ["--name", name, "--seed", str(seed)]
-    settings = parse.plain_arguments(training.parse_arguments(arguments)[0])
-    return Run(args.save_path / name, arguments, settings)
+    try:
+        parsed = training.parse_arguments(arguments)[0]
+    except InputError as error:
+        raise InputError(f"{name_of(changes)}, which --only may leave out, cannot be trained: {error}") from error
+    return Run(args.save_path / name, arguments, parse.plain_arguments(parsed))
 
 
 # ---------------------------------------------------------------------------------------------------------------- runs

@@ -234,7 +234,8 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
     side, size = numbers["map_size"], numbers["size"]
     flat = sum(block["flat_maps"] for block in numbers["blocks"])
     sentences = [
-        f"What the {numbers['num_LIBs']} blocks go by on {numbers['images']:,} images of the test set of {dataset}.",
+        f"What the {numbers['num_LIBs']} blocks go by on {numbers['images']:,} "
+        f"image{'s' * (numbers['images'] != 1)} of the test set of {dataset}.",
         f"A block's map is Grad-CAM's, of what speaks for fake: {side} x {side}, enlarged bilinearly to the network's "
         f"{size} x {size} pixels. Its hottest {HOT:.0%} of positions, less where fewer are above zero, are compared "
         "with those of the other blocks: IoU, the positions that two maps share over those that either has.",
@@ -252,7 +253,9 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
             "prefer the same places on every face: two blocks' maps of two different images have "
             f"{'none to compare' if across is None else f'{across:.4f}'}."
         )
-    if flat:
+    if side == 1:
+        sentences.append(f"Maps of 1 x 1 are always flat: {size} pixels are too few for where the blocks look.")
+    elif flat:
         sentences.append(
             f"{flat:,} flat maps, the same everywhere, most often zero because nothing speaks for fake, are left out "
             "of it."

@@ -222,6 +222,9 @@ def run(args: argparse.Namespace) -> None:
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     test_set = read_test_set(args, size)
     chosen = spread(len(test_set), args.max_images)
+    if len(set(test_set.labels[chosen])) < 2:
+        fewer = "" if args.max_images is None else f" of --max_images {args.max_images}"
+        raise InputError(f"the images of {args.dataset}{fewer} are of one class alone, of which no AUC is defined.")
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
     make_folder(args.save_path)
     network.to(devices[0])

@@ -149,7 +149,7 @@ def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tu
     for number, heat in enumerate(maps[0].cpu().numpy(), start=1):
         picture = face[..., ::-1].copy()
         lay_heat(picture, heat, np.array([0, 0, detector.size, detector.size]))
-        caption = f"block {number}{'' if heat.any() else ': nothing speaks for fake'}"
+        caption = f"block {number}{'' if heat.any() else ': nothing'}"
         pictures.append((picture[..., ::-1], caption))
     return pictures
 

@@ -475,6 +475,8 @@ def test_wrong_input_of_studies_of_a_checkpoint(
     (labels / "test_real.txt").write_text((trained / "labels/tiny/test_real.txt").read_text())
     (labels / "test_fake.txt").write_text("")
     says("one class alone", more=("--dataset_root", labels.parent))
+    if main is robustness.main:
+        says("of --max_images 1 are of one class alone", more=("--max_images", "1"))
     image = trained / "faces/tiny/test/real/000/0000.png"
     content = image.read_bytes()
     image.write_bytes(content[:100])

@@ -226,6 +226,8 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
         "block 1", "block 2", "block 3", "blocks 1 and 2", "blocks 1 and 3", "blocks 2 and 3"
     ]  # fmt: skip
 
+    assert "Maps of 1 x 1 are always flat" in evidence.describe("tiny", numbers | {"map_size": 1})
+
     # The same again, image by image.
     network, checkpoint = load_trained(model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
@@ -496,6 +498,8 @@ def test_wrong_input_of_ablation(tiny: Path, started: Started, capsys: pytest.Ca
     says("unknown argument --epoch", "analysis.ablation", own=("--epoch", "2"))
     says("unknown argument --epok", "did you mean '--epoch'", passed_on=("--epok", "2"))
     says("--num_LIBs 1", "--lil_loss False", passed_on=("--num_LIBs", "1"))
+    one = ("--num_LIBs", "1", "--lil_loss", "False")
+    says("lil_loss_True, which --only may leave out", own=("--only", "losses"), passed_on=one)
     for own in ("--seed", "--name=x", "--resume_model", "--save_path", "--overwrite"):
         says(f"{own.split('=')[0]} cannot be passed on", passed_on=(own, "1"))
     assert started == [] and not (tiny / "ablation").exists()
