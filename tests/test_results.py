@@ -23,6 +23,13 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tested")
     make_dataset(root, videos=4)
     make_dataset(root, "other", videos=3, seed=1)
+    for name, videos in (("tiny", 4), ("other", 3)):  # some frames among those of the other class: no AUC is to be 1
+        for video in range(videos):
+            for frame in range(video):
+                real, fake = (root / f"faces/{name}/test/{k}/{video:03d}/{frame:04d}.png" for k in ("real", "fake"))
+                content = real.read_bytes()
+                real.write_bytes(fake.read_bytes())
+                fake.write_bytes(content)
     faces, lines = root / "faces/tiny/test/fake", []
     for number, manipulation in enumerate(["Deepfakes", "FaceSwap", "Deepfakes", "FaceSwap"]):
         folder = f"tiny/manipulated_sequences/{manipulation}/c23/{number}"
@@ -64,13 +71,20 @@ def plain_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> d
     }
 
 
+def plain_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The share of pairs of a real and a fake one in which the fake one scores higher; a tie is half a pair."""
+    ahead = scores[labels == 1][:, None] - scores[labels == 0]
+    return float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
+
+
 def plain_interval(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> list[float]:
+    assert plain_auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
     rng, total, aucs = np.random.default_rng(0), videos.max() + 1, []
     frames = [np.flatnonzero(videos == video) for video in range(total)]
     for _ in range(2000):
         drawn = np.concatenate([frames[video] for video in rng.integers(total, size=total)])
         if 0 < labels[drawn].sum() < len(drawn):
-            aucs.append(sk.roc_auc_score(labels[drawn], scores[drawn]))
+            aucs.append(plain_auc(labels[drawn], scores[drawn]))
     return list(np.percentile(aucs, [2.5, 97.5]))
 
 
@@ -105,6 +119,9 @@ def test_every_number_comes_again_from_the_predictions(tested: Path) -> None:
         found = results["datasets"][dataset]
         groups = found.pop("groups", {})
         labels, scores, folders = predictions(folder, dataset)
+        for level in ("", "video_"):
+            low, high = found[f"{level}auc_interval"]
+            assert low < found[f"{level}auc"] < high
         same(found, plain_dataset(labels, scores, folders, threshold))
         assert set(groups) == ({"Deepfakes", "FaceSwap"} if dataset == "tiny" else set())
         for name, group in groups.items():
