@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads would only wait for each other
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a test wants two, they wait without keeping a core busy
 
 import cv2
 import numpy as np

@@ -109,7 +109,8 @@ def two_threads() -> Iterator[None]:
 
 # A step's rounding grows a hundredfold in the next (batch normalisation over four images): with one thread in place
 # of two the third step is off by 1e-3 and the sixth by 9e-1. The reference's rounding is that of PyTorch 2.15 with
-# two threads on a CPU with AVX-512; elsewhere the first step is what can be compared.
+# two threads on a CPU with AVX-512; elsewhere two steps are what can be compared, the second of which is off by up to
+# 2e-2 (without AVX-512, and there the smallest term alone, which is 0.06).
 SAME_ROUNDING = torch.__version__.startswith("2.15.") and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
@@ -141,6 +142,7 @@ def training_steps(reference: dict, tmp_path: Path) -> Iterator[dict[str, float]
 @pytest.mark.parametrize("case", range(len(REFERENCE["training"])))
 def test_trajectory(case: int, tmp_path: Path, two_threads: None) -> None:
     reference = REFERENCE["training"][case]
-    steps = len(reference["steps"]) if SAME_ROUNDING else 1
+    steps = len(reference["steps"]) if SAME_ROUNDING else 2
     for step, ours in zip(range(steps), training_steps(reference, tmp_path), strict=False):
-        assert ours == pytest.approx(reference["steps"][step], rel=1e-3), f"step {step}"
+        near = {"rel": 1e-3} if SAME_ROUNDING or step == 0 else {"rel": 1e-2, "abs": 3e-3}
+        assert ours == pytest.approx(reference["steps"][step], **near), f"step {step}"
