@@ -1,6 +1,5 @@
 """The local page, in a browser, with real uploads."""
 
-import contextlib
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,11 +41,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@contextmanager
-def open_page(model: Path, folder: Path, limits: str = "pass") -> Iterator[tuple[str, Path]]:
-    """The address of the page, and the folder that it keeps its files in; `limits` is run before it opens."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("no chromium (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(model: Path, folder: Path, limits: str) -> Iterator[tuple[str, Path]]:
+    """The address of the page, and the folder that it keeps its files in; `limits` is run before it opens."""
     code = f"import sys, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
     command = [sys.executable, "-c", code, "--model", str(model), "--serve", "--detector", "mtcnn", "--gpu_num", "cpu"]
     (folder / "files").mkdir()
@@ -61,42 +71,40 @@ def open_page(model: Path, folder: Path, limits: str = "pass") -> Iterator[tuple
 
 
 @pytest.fixture(scope="module")
-def page(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page as it is."""
-    with open_page(model, tmp_path_factory.mktemp("page")) as opened:
+def page(browser: Any, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The page, for uploads of a megabyte and videos of three seconds."""
+    with open_page(model, tmp_path_factory.mktemp("page"), "page.MEGABYTES, page.MINUTES = 1, 0.05") as opened:
         yield opened
 
 
-def upload(page: tuple[str, Path], file: Path, pictures: int = 0) -> tuple[str, list[str], list[str]]:
-    """Score a file on the page; return what it says, the pictures and videos that it shows, and foreign requests."""
-    from playwright.sync_api import TimeoutError, sync_playwright
+def new_tab(browser: Any, address: str) -> Any:
+    tab = browser.new_page()
+    tab.set_default_timeout(90_000)
+    tab.goto(address)
+    return tab
 
+
+# The ids of the parts of the page that show a picture or a video, and in the browser's words whether it is there.
+SHOWN = """[...document.querySelectorAll("#image img, #video video, #curve img, #faces img")]"""
+LOADED = "x => (x.naturalWidth || x.videoWidth) > 0"
+
+
+def upload(browser: Any, page: tuple[str, Path], file: Path, pictures: int = 0) -> tuple[str, list[str], list[str]]:
+    """Score a file on the page; return what it says, which parts show a picture or video, and foreign requests."""
     address, _ = page
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.set_default_timeout(90_000)
-        requests: list[str] = []
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto(address)
-        tab.set_input_files("#upload input[type=file]", file)
-        tab.wait_for_selector(f"#upload a[download={file.name!r}]")
-        tab.click("#score")
-        tab.wait_for_selector("#sentence h2")
-        with contextlib.suppress(TimeoutError):
-            tab.wait_for_function(
-                "n => document.querySelectorAll('#image img, #video video, #curve img, #faces img').length >= n",
-                arg=pictures,
-                timeout=20_000,
-            )
-        tab.wait_for_timeout(1500)
-        shown = tab.eval_on_selector_all(
-            "#image img, #video video, #curve img, #faces img",
-            "all => all.filter(x => (x.naturalWidth || x.videoWidth) > 0).map(x => x.closest('[id]').id)",
-        )
-        assert not tab.is_visible("#curve [data-testid=block-label]")  # which would hide the curve's highest tick
-        said = tab.inner_text("#sentence")
-        browser.close()
+    tab = new_tab(browser, "about:blank")
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto(address)
+    tab.set_input_files("#upload input[type=file]", file)
+    tab.wait_for_selector(f"#upload a[download={file.name!r}]")
+    tab.click("#score")
+    tab.wait_for_selector("#sentence h2")
+    tab.wait_for_function(f"n => {SHOWN}.length >= n && {SHOWN}.every({LOADED})", arg=pictures)
+    shown = tab.evaluate(f"{SHOWN}.map(x => x.closest('[id]').id)")
+    assert not tab.is_visible("#curve [data-testid=block-label]")  # which would hide the curve's highest tick
+    said = tab.inner_text("#sentence")
+    tab.close()
     return said, shown, [url for url in requests if not url.startswith((address, "data:", "blob:"))]
 
 
@@ -247,66 +255,61 @@ def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypa
     assert captions == ["block 1: nothing", "block 2"]
 
 
-def test_nothing_stays(model: Path, tmp_path: Path) -> None:
+def test_nothing_stays(browser: Any, model: Path, tmp_path: Path) -> None:
     """What is drawn goes after a while, and everything when the server is told to end."""
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    with open_page(model, tmp_path, "page.KEPT = 10") as opened:
-        assert len(upload(opened, tmp_path / "face.png", 4)[1]) == 4
+    with open_page(model, tmp_path, "page.KEPT = 4") as opened:
+        assert len(upload(browser, opened, tmp_path / "face.png", 4)[1]) == 4
         end = time.monotonic() + 60
         while list(opened[1].rglob("shown-*")):
             assert time.monotonic() < end
-            time.sleep(0.5)
+            time.sleep(0.1)
         assert list(opened[1].glob("real-or-fake-*"))
     assert not list(opened[1].glob("real-or-fake-*"))
 
 
-def test_an_image(page: tuple[str, Path], tmp_path: Path) -> None:
+def test_an_image(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    said, shown, foreign = upload(page, tmp_path / "face.png", 4)
+    said, shown, foreign = upload(browser, page, tmp_path / "face.png", 4)
     assert re.match(r"(real|fake), 0\.\d\d", said) and "above 0.25 it is called fake" in said and "One face" in said
     assert re.search(r"Cut 6 % tighter, and mirrored, it scores from 0\.\d\d to 0\.\d\d", said)
-    assert len(shown) == 1 + 3 and not foreign  # the image; the face and two blocks' heatmaps
+    assert shown == ["image", *["faces"] * 3] and not foreign  # the face and two blocks' heatmaps
     assert not list(page[1].rglob("face.png"))
 
 
-def test_a_video(page: tuple[str, Path], tmp_path: Path) -> None:
-    said, shown, foreign = upload(page, write_video(tmp_path / "clip.mp4", frames=50), 5)
+def test_a_video(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
+    said, shown, foreign = upload(browser, page, write_video(tmp_path / "clip.mp4", frames=50), 5)
     assert "10 frames looked at; four of five score from" in said
-    assert len(shown) == 1 + 1 + 3 and not foreign
+    assert shown == ["video", "curve", *["faces"] * 3] and not foreign
     assert not list(page[1].rglob("clip.mp4"))
 
 
-def test_a_file_without_a_face(page: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_file_without_a_face(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((100, 100, 3), 90, np.uint8))
-    said, shown, _ = upload(page, tmp_path / "wall.png")
+    said, shown, _ = upload(browser, page, tmp_path / "wall.png")
     assert said.startswith("not scored") and "no face" in said and not shown
 
 
-def test_uploads_are_limited_in_size_and_length(model: Path, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
+def test_uploads_are_limited_in_size_and_length(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
+    address, files = page
+    before = {*files.rglob("*.png"), *files.rglob("*.mp4")}
     (tmp_path / "large.png").write_bytes(bytes(2**20 + 2**19))
-    video = write_video(tmp_path / "long.mp4", frames=20)  # 0.8 s
-    with (
-        open_page(model, tmp_path, "page.MEGABYTES, page.MINUTES = 1, 0.01") as (address, files),
-        sync_playwright() as playwright,
-    ):
-        tab = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]).new_page()
-        tab.set_default_timeout(90_000)
-        for file, sentence in ((tmp_path / "large.png", "exceed the maximum"), (video, "longer than 0.01 minutes")):
-            tab.goto(address)
-            tab.set_input_files("#upload input[type=file]", file)
-            if file == video:
-                tab.wait_for_selector("#upload a[download='long.mp4']")
-                tab.click("#score")
-            tab.wait_for_selector(f".toast-body :text('{sentence}')")
-            assert not tab.query_selector("#sentence h2")
-        # And by whoever leaves the page aside.
-        content = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        content += (tmp_path / "large.png").read_bytes() + b"\r\n--x--\r\n"
-        request = urllib.request.Request(
-            f"{address}gradio_api/upload", content, {"Content-Type": "multipart/form-data; boundary=x"}
-        )
-        with pytest.raises(urllib.error.HTTPError, match="413"):
-            urllib.request.urlopen(request)
-        assert not [*files.rglob("*.png"), *files.rglob("*.mp4")]
+    video = write_video(tmp_path / "long.mp4", frames=80)  # 3.2 s
+    for file, sentence in ((tmp_path / "large.png", "exceed the maximum"), (video, "longer than 0.05 minutes")):
+        tab = new_tab(browser, address)
+        tab.set_input_files("#upload input[type=file]", file)
+        if file == video:
+            tab.wait_for_selector("#upload a[download='long.mp4']")
+            tab.click("#score")
+        tab.wait_for_selector(f".toast-body :text('{sentence}')")
+        assert not tab.query_selector("#sentence h2")
+        tab.close()
+    # And by whoever leaves the page aside.
+    content = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    content += (tmp_path / "large.png").read_bytes() + b"\r\n--x--\r\n"
+    request = urllib.request.Request(
+        f"{address}gradio_api/upload", content, {"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
+    assert {*files.rglob("*.png"), *files.rglob("*.mp4")} == before
