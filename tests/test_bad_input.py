@@ -249,10 +249,10 @@ def test_unreadable_image(refused: Refused, tiny: Path, trained: Path, ending: s
     refused(says=(str(file), "--skip_bad_images True"), started=True)
 
 
-def test_unreadable_image_in_a_worker_process(command: Run, tiny: Path) -> None:
+def test_unreadable_image_in_a_worker_process(tiny: Path, capfd: pytest.CaptureFixture) -> None:
     file = spoil(tiny / "faces/tiny/val/fake/001", ".jpg", "truncated")
-    done = command("--num_workers", "2")
-    check(tiny, None, done.returncode, done.stderr, (str(file), "--skip_bad_images True"), started=True)
+    code = training.main(arguments(tiny, "--num_workers", "2"))
+    check(tiny, None, code, capfd.readouterr().err, (str(file), "--skip_bad_images True"), started=True)
 
 
 def test_unreadable_images_are_skipped_and_listed(tiny: Path, capsys: pytest.CaptureFixture) -> None:
