@@ -317,7 +317,7 @@ def test_thinned_curves_keep_their_shape() -> None:
 
 def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", videos=1000, frames=100, certain=0.8, pictures=False)
-    assert write_report(folder).stat().st_size < 1_000_000
+    assert write_report(folder).stat().st_size < 130_000  # 160,000 with every point of the curves
 
 
 # ------------------------------------------------------------------------------------------------------- browser
