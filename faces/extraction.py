@@ -200,6 +200,7 @@ def extract_faces(
                     yield folder.finish(*chunk.end)
                     del open_folders[chunk.video]
         finally:
+            pool.shutdown(cancel_futures=True)  # waits for images that are being written into these folders
             for folder in open_folders.values():
                 folder.discard()
 
@@ -315,11 +316,6 @@ class _FaceFolder:
 
     def discard(self) -> None:
         """Remove what is not in its place."""
-        for write in self.writes:
-            write.cancel()
-        for write in self.writes:
-            if not write.cancelled():
-                write.exception()  # wait for it
         shutil.rmtree(self.part, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -70,8 +71,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     save_checkpoint(file, network, "mobilenet", 1)
     before = file.read_bytes()
 
-    def broken(content: object, part: Path) -> None:
-        part.write_bytes(b"half")
+    def broken(content: object, part: BinaryIO) -> None:
+        part.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", broken)
@@ -79,6 +80,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save_checkpoint(file, network, "mobilenet", 2)
     assert file.read_bytes() == before
     assert [f.name for f in tmp_path.iterdir()] == ["model_last.pth"]
+
+
+def test_the_same_network_is_the_same_file_wherever_it_is_written(tmp_path: Path) -> None:
+    network = build_network("test_resnet", 1, 32)
+    for name in ("one.pth", "other.pth"):
+        save_checkpoint(tmp_path / name, network, "test_resnet", 1, args={}, channels="RGB")
+    assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "other.pth").read_bytes()
 
 
 def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_video_that_breaks_off_is_said_to(model: Path, tmp_path: Path, monkeyp
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
     monkeypatch.setattr("faces.videos.ENDS_EARLY", 2)
     said = judge(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path).sentence
-    assert " looked at. The video breaks off after 10 of 10 frames. The network's" in said
+    assert re.search(r"2 frames looked at; .*\d\. The video breaks off after 10 of 10 frames\. The network's", said)
 
 
 def test_the_curve_goes_by_the_frames_own_times(model: Path, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_an_image(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
 
 def test_a_video(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     said, shown, foreign = upload(browser, page, write_video(tmp_path / "clip.mp4", frames=50), 5)
-    assert "10 frames looked at; four of five score from" in said
+    assert "10 frames looked at; four of five of its scores are from" in said
     assert shown == ["video", "curve", *["faces"] * 3] and not foreign
     assert not list(page[1].rglob("clip.mp4"))
 
