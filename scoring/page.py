@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Timer
@@ -26,6 +27,7 @@ from utils.errors import InputError, needed
 
 MEGABYTES = 500  # of an upload
 MINUTES = 10  # of a video
+IDLE = 60  # seconds without another byte, after which an upload is taken to have ended
 KEPT = 3600  # seconds for which an upload may wait, and what is drawn can be looked at
 TIGHTER = 0.06  # share of a face's sides that is cut off to see how much its score varies
 BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the drawn boxes
@@ -227,10 +229,11 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
             f"--serve cannot open {f'port {port} of ' if port else ''}{host}: {reason}; give another --host or --port."
         ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="real-or-fake-") as folder:
+    with tempfile.TemporaryDirectory(prefix="real-or-fake-") as name:
+        folder = Path(name)
         # Read when Gradio is imported. Nothing is sent anywhere.
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        page = make_page(detector, Path(folder))
+        os.environ |= {"GRADIO_TEMP_DIR": name, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        page = make_page(detector, folder)
         try:
             page.launch(
                 server_name=host,
@@ -244,7 +247,19 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
         except OSError as error:
             raise InputError(f"--serve: {host} port {port or 'from 7860 on'}: {error}") from error
         print(f"the page is at {page.local_url} (Ctrl-C ends it)", flush=True)
-        page.block_thread()
+        try:
+            while True:
+                time.sleep(IDLE)
+                remove_remains(folder)
+        except KeyboardInterrupt:
+            page.close(verbose=False)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what Gradio leaves of uploads that were refused or broken off: files that nobody has written to lately."""
+    for part in folder.glob("tmp*"):
+        if part.is_file() and time.time() - part.stat().st_mtime > IDLE:
+            part.unlink()
 
 
 def _curve(seconds: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:

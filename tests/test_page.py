@@ -258,10 +258,12 @@ def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypa
 def test_nothing_stays(browser: Any, model: Path, tmp_path: Path) -> None:
     """What is drawn goes after a while, and everything when the server is told to end."""
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    with open_page(model, tmp_path, "page.KEPT = 4") as opened:
+    with open_page(model, tmp_path, "page.KEPT = 4\npage.IDLE = 2") as opened:
         assert len(upload(browser, opened, tmp_path / "face.png", 4)[1]) == 4
+        (folder,) = opened[1].glob("real-or-fake-*")
+        (folder / "tmpremains").write_bytes(b"half of an upload")
         end = time.monotonic() + 60
-        while list(opened[1].rglob("shown-*")):
+        while list(folder.glob("shown-*")) + list(folder.glob("tmp*")):
             assert time.monotonic() < end
             time.sleep(0.1)
         assert list(opened[1].glob("real-or-fake-*"))
