@@ -31,7 +31,7 @@ NOT_ALL_SCORED = 3  # the exit code where a file got no score
 def make_parser() -> parse.Parser:
     """Declare every argument."""
     parser, add = parse.Parser("inference.py", __doc__), parse.add
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="images, videos, and folders of them")
+    parser.add_argument("paths", nargs="*", type=parse.path, metavar="PATH", help="images, videos, and folders of them")
     add(parser, "--model", None, Path, "a checkpoint of training.py, or of the authors' release")
     add(parser, "--faces_given", False, parse.boolean, "images and frames are crops of one face already")
     add(parser, "--json", None, Path, "write every face of every frame with its box and score")

@@ -767,6 +767,7 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     here = tree(tmp_path)
     refused(capsys, image, says="--model is missing")
     refused(capsys, "--model", model, says="give images, videos or folders")
+    refused(capsys, "--model", model, "", says="an empty path")
     for flag in ("--json", "--csv", "--annotate"):
         refused(capsys, "--model", model, "--export", tmp_path / "x", flag, "y", says=f"{flag} is for images")
     serve = "--serve", "--host", "nowhere.invalid"

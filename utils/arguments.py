@@ -79,6 +79,13 @@ def one_of(*valid: str) -> Callable[[str], str]:
     return parse
 
 
+def path(text: str) -> Path:
+    """Parse a path; nothing at all, as of a shell's variable that is not set, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; give . for the current folder")
+    return Path(text)
+
+
 def pretrained(text: str) -> bool | Path:
     """Parse True, False or a file."""
     return text.lower() == "true" if text.lower() in ("true", "false") else Path(text)
