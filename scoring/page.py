@@ -165,17 +165,16 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     with needed("Gradio", by="--serve"):
         import gradio as gr
 
-    def answer(upload: str | None) -> tuple[Any, ...]:
-        if upload is None:
-            raise gr.Error("Choose an image or a video first.", print_exception=False)
-        if not Path(upload).is_file():  # who uploads the same file at the same time shares it
-            raise gr.Error("This upload has been scored and deleted; choose the file again.", print_exception=False)
+    def answer(upload: str | None) -> Any:
+        if upload is None or not Path(upload).is_file():  # who uploads the same file at the same time shares it
+            gr.Warning("Choose an image or a video first.")
+            return gr.skip()
         uploaded, drawings = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
         file = Path(shutil.move(upload, uploaded))  # from where Gradio removes what is old
         try:
             shown = judge(detector, file, Path(drawings))
         except (InputError, VideoError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            shown = Shown(f"## not scored\n\n{error}", None, None, [])
         finally:
             shutil.rmtree(uploaded)
             timer = Timer(KEPT, shutil.rmtree, (drawings, True))  # as Gradio removes its copies of them
