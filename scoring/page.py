@@ -196,10 +196,13 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
                 button = gr.Button("Score", variant="primary", elem_id="score")
                 sentence = gr.Markdown(elem_id="sentence")
             with gr.Column(scale=2):
-                image = gr.Image(label="faces found", visible=False, elem_id="image")
-                video = gr.Video(label="faces found", visible=False, elem_id="video")
+                still = ["download", "fullscreen"]  # and not "share", which would send a picture to Hugging Face
+                image = gr.Image(label="faces found", visible=False, buttons=still, elem_id="image")
+                video = gr.Video(label="faces found", visible=False, buttons=["download"], elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
-                faces = gr.Gallery(label="what each block looks at", visible=False, columns=5, elem_id="faces")
+                faces = gr.Gallery(
+                    label="what each block looks at", visible=False, columns=5, buttons=still, elem_id="faces"
+                )
         button.click(answer, upload, [upload, sentence, image, video, curve, faces], concurrency_limit=1)
     return page
 

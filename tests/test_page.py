@@ -103,6 +103,7 @@ def upload(browser: Any, page: tuple[str, Path], file: Path, pictures: int = 0) 
     tab.wait_for_function(f"n => {SHOWN}.length >= n && {SHOWN}.every({LOADED})", arg=pictures)
     shown = tab.evaluate(f"{SHOWN}.map(x => x.closest('[id]').id)")
     assert not tab.is_visible("#curve [data-testid=block-label]")  # which would hide the curve's highest tick
+    assert not tab.query_selector("[aria-label='Share' i], [title='Share' i]")  # which would send it to a hub
     said = tab.inner_text("#sentence")
     tab.close()
     return said, shown, [url for url in requests if not url.startswith((address, "data:", "blob:"))]
