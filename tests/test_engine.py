@@ -1,6 +1,8 @@
 """One epoch of training, step by step."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import engine
 from datasets.images import Batch
+from utils.workers import start
 
 
 class Judge(nn.Module):
@@ -107,3 +110,24 @@ def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     train(network, sgd(network, lr=0.1), alpha=None, loader=loader)
     assert len(most_open) == 80
     assert max(most_open) < most_open[5] + 20
+
+
+def test_a_connection_that_breaks_waits_for_word_of_the_process() -> None:
+    class Loader:
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            raise ConnectionResetError
+
+    def told(*_: object) -> None:  # as PyTorch's handler of SIGCHLD
+        raise RuntimeError("DataLoader worker (pid 1) is killed")
+
+    before = signal.signal(signal.SIGALRM, told)
+    try:
+        batches = start(Loader())
+        assert next(batches) == 1
+        with pytest.raises(RuntimeError, match="DataLoader worker"):
+            next(batches)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
