@@ -68,11 +68,8 @@ NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers") 
 def make_parser() -> parse.Parser:
     """Declare every argument, with its default and unit."""
     parser, add = parse.Parser("training.py", __doc__), parse.add
-    count, positive, share = (
-        parse.number(int, 1),
-        parse.number(float, 0, exclusive=True),
-        parse.number(float, 0, high=1),
-    )
+    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
+    share = parse.number(float, 0, high=1)
     # fmt: off
     run = parser.add_argument_group("run")
     add(run, "--name", "train_model", parse.folder_name, "the folder under --save_path; a resumed run keeps its own")

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Timer
 from typing import Any, NamedTuple
@@ -260,8 +261,9 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
 def remove_remains(folder: Path) -> None:
     """Remove what Gradio leaves of uploads that were refused or broken off: files that nobody has written to lately."""
     for part in folder.glob("tmp*"):
-        if part.is_file() and time.time() - part.stat().st_mtime > IDLE:
-            part.unlink()
+        with suppress(FileNotFoundError):  # an upload that has just come to its end is moved away
+            if part.is_file() and time.time() - part.stat().st_mtime > IDLE:
+                part.unlink()
 
 
 def _curve(seconds: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:

@@ -1,5 +1,6 @@
 """The local page, in a browser, with real uploads."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from faces.videos import FrameReader
 from models.backbones import build_network
 from scoring.detector import ScoredFace, load_detector
 from scoring.files import FileScore, score_file
-from scoring.page import _crop, _Record, judge, make_page, ten_crops
+from scoring.page import _crop, _Record, judge, make_page, remove_remains, ten_crops
 from tests.conftest import ROOT
 from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
@@ -254,6 +255,21 @@ def test_a_block_that_sees_nothing_says_so(model: Path, tmp_path: Path, monkeypa
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
     _, *captions = (caption for _, caption in judge(detector, tmp_path / "face.png", tmp_path).faces)
     assert captions == ["block 1: nothing", "block 2"]
+
+
+def test_an_upload_that_ends_meanwhile_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what Gradio leaves only old files go, and the page stays open when one goes by itself."""
+    old, new, other = (tmp_path / name for name in ("tmpold", "tmpnew", "shown"))
+    for file in (old, new, other):
+        file.write_bytes(b"x")
+    for file in (old, other):
+        os.utime(file, (0, 0))
+    remove_remains(tmp_path)
+    assert sorted(tmp_path.iterdir()) == [other, new]
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    new.unlink()
+    monkeypatch.setattr(Path, "glob", lambda *_: [new])
+    remove_remains(tmp_path)
 
 
 def test_nothing_stays(browser: Any, model: Path, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ NAMES = {  # of the metrics in results.json: the column's head, and what it mean
     "ece": ("ECE", "expected calibration error: how far scores are from shares of fakes; lower is better"),
     "tpr_at_fpr_0.01": (f"TPR at 1{NBSP}%", f"share of fakes found where 1{NBSP}% of the real ones are called fake"),
     "tpr_at_fpr_0.1": (f"TPR at 10{NBSP}%", f"the same at 10{NBSP}%"),
-    "acc_at_threshold": ("ACC at threshold", "the same at the threshold that was chosen on the frames of the "
-                         "validation set"),
+    "acc_at_threshold": ("ACC at threshold", "share of right answers at the threshold that was chosen on the frames "
+                         "of the validation set"),
 }  # fmt: skip
 
 # Matplotlib draws in these colours; the page puts its own in their place, which follow light and dark.
