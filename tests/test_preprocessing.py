@@ -568,7 +568,7 @@ def wait_for(happened: Callable[[], bool]) -> None:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
     """A dataset one of whose videos takes a while, and its faces."""
     root = folder_dataset(tmp_path_factory.mktemp("whole"), clip)
-    write_video(root / "videos/val/real/slow.mp4", frames=300)
+    write_video(root / "videos/val/real/slow.mp4", frames=900)
     assert preprocessing.main(arguments(root)) == 0
     return root
 
