@@ -8,7 +8,7 @@ RUN := $(VENV)/bin/python
 .PHONY: demo test clean
 
 demo: $(VENV)/installed
-	$(RUN) -m datasets.demo
+	$(RUN) -m demo
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
 		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 

@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from datasets.augmentation import normalise
 from datasets.images import BadImage, Batch
-from datasets.mixup import mix_terms, mixup
+from datasets.mixup import Mix, draw_mix, mix_images, mix_terms
+from losses.terms import Logits
 from utils.devices import is_out_of_memory, smallest_share
 from utils.errors import InputError
-from utils.workers import start
+from utils.schedule import set_learning_rates
+from utils.workers import iterate
 
-Criterion = Callable[[dict, Tensor], dict[str, Tensor]]
+Criterion = Callable[[Logits, Tensor], dict[str, Tensor]]
 BAR = {"unit": " images", "dynamic_ncols": True, "mininterval": 0.5}
 
 
@@ -50,6 +52,39 @@ class BadImages:
             listed = "\n  ".join(new)
             print(f"note: left out, because they cannot be read ({len(self.found)} so far):\n  {listed}", flush=True)
             self.reported = len(self.found)
+
+
+def compute_loss(
+    network: nn.Module, criterion: Criterion, balance: nn.Module, images: Tensor, labels: Tensor, mix: Mix | None
+) -> tuple[Tensor, dict[str, Tensor], Logits]:
+    """Compute the training loss of one batch.
+
+    Args:
+        network: maps images to `Logits`.
+        criterion: maps (outputs, labels) to the loss terms by name, scalars.
+        balance: maps the loss terms to the total, a scalar.
+        images: B x 3 x H x W, normalised.
+        labels: B, int64, 0 real and 1 fake.
+        mix: the blends of mixup; None for no mixup.
+
+    Returns:
+        The total, the terms by name, and the network's outputs.
+    """
+    if mix is None:
+        outputs = network(images)
+        terms = criterion(outputs, labels)
+    else:
+        outputs = network(mix_images(images, mix))
+        partner_labels = labels[mix.partner.to(labels.device)]
+        terms = mix_terms(criterion(outputs, labels), criterion(outputs, partner_labels), mix.lam)
+    return balance(terms), terms, outputs
+
+
+def update(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
+    """Take one optimiser step along the gradient of the total loss, a scalar."""
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    optimizer.step()
 
 
 def train_one_epoch(
@@ -99,26 +134,18 @@ def train_one_epoch(
     bar = tqdm(total=len(loader.dataset), desc=f"epoch {epoch}", leave=False, **BAR)
     batch: Batch
     try:
-        for step, batch in enumerate(start(loader)):
+        for step, batch in enumerate(iterate(loader)):
             bad_images.add(batch.bad)
             count = len(batch.labels)
             if count == 0 or smallest_share(count, gpus) < 2:  # BatchNorm cannot be trained on one image
                 bar.update(count)
                 continue
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * rate_factor(step)
-
+            set_learning_rates(optimizer, rate_factor(step))
             images = normalise(batch.images.to(device, non_blocking=True), channels)
             labels = batch.labels.to(device, non_blocking=True)
-            if alpha is None:
-                outputs = network(images)
-                terms, main_labels = criterion(outputs, labels), labels
-            else:
-                images, partner_labels, lam = mixup(images, labels, alpha)
-                outputs = network(images)
-                terms = mix_terms(criterion(outputs, labels), criterion(outputs, partner_labels), lam)
-                main_labels = labels if lam >= 0.5 else partner_labels
-            total = balance(terms)
+            mix = None if alpha is None else draw_mix(count, alpha)
+            total, terms, outputs = compute_loss(network, criterion, balance, images, labels, mix)
+            main_labels = labels if mix is None or mix.lam >= 0.5 else labels[mix.partner.to(device)]
 
             values = torch.stack([total, *terms.values()]).tolist()  # one wait for the device for all of them
             losses = dict(zip(["total", *terms], values, strict=True))
@@ -128,9 +155,7 @@ def train_one_epoch(
                     f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last good "
                     "checkpoint stays; try a lower --lr."
                 )
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()
-            optimizer.step()
+            update(optimizer, total)
 
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value * count
@@ -157,9 +182,9 @@ def train_one_epoch(
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
 
 
-def fake_probability(outputs: dict) -> Tensor:
-    """Return the images' scores, softmax(p_y_given_z)[1]: B, float64, from 0 (real) to 1 (fake)."""
-    return outputs["p_y_given_z"].detach().double().softmax(dim=1)[:, 1]
+def fake_probability(outputs: Logits) -> Tensor:
+    """Return the images' scores, softmax(fused)[1]: B, float64, from 0 (real) to 1 (fake)."""
+    return outputs.fused.detach().double().softmax(dim=1)[:, 1]
 
 
 @torch.no_grad()  # and not inference_mode, which DataParallel does not hand to its threads
@@ -196,7 +221,7 @@ def evaluate(
     batch: Batch
     try:
         with tqdm(total=len(loader.dataset), desc=title, leave=False, **BAR) as bar:
-            for batch in start(loader):
+            for batch in iterate(loader):
                 bad_images.add(batch.bad)
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)

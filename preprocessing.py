@@ -9,7 +9,6 @@ Run it again after an interruption: it goes on where it stopped, and writes noth
 # Reads from top to bottom: the arguments, one process's share of the videos, jobs side by side, and the command.
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -17,66 +16,28 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from datasets.gather import REPORT, check_label_folder, gather, write_contact_sheet
-from datasets.layouts import LAYOUTS, SourceVideo, find_videos
+from corpora.label_files import REPORT, check_label_folder, gather, write_contact_sheet
+from corpora.layouts import LAYOUTS, SourceVideo, find_videos
 from faces.detectors import DETECTORS, Detector, load_face_detector
-from faces.extraction import RECIPE_FILE, Recipe, Seconds, Source, extract_faces, is_done, read_recipe, read_record
-from utils import arguments as parse
-from utils.command import exit_code
+from faces.extraction import Seconds, Source, extract_faces, is_done, read_record
+from faces.recipe import Recipe, claim_folder, read_recipe
+from utils import parsing as parse
+from utils.command import run_command
 from utils.devices import core_count, select_devices, worker_count
-from utils.errors import InputError, first_ten, needed, one_line
-from utils.files import whole_file
-from utils.output import format_rows
+from utils.errors import InputError, first_ten, one_line, require_package
+from utils.tables import format_rows
 
 ONE_CALL = ("jobs", "submit", "nodes", "slurm", "num_shards", "shard", "num_workers", "contact_sheet")
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
-
-
-def make_parser() -> parse.Parser:
-    """Declare every argument, with its default and unit."""
-    parser, add = parse.Parser("preprocessing.py", __doc__), parse.add
-    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
-    # fmt: off
-    data = parser.add_argument_group("data")
-    names = ", ".join(LAYOUTS)
-    add(data, "--dataset", "FF++_c23", str, f"one of {names};\nFF++_c23/Deepfakes for one manipulation alone")
-    add(data, "--videos", None, Path, "the dataset's root; for folder a tree with real and fake, or a CSV file")
-    add(data, "--faces", None, Path, "where to put the faces, in a folder named after the dataset")
-    add(data, "--dataset_root", Path("dataset"), Path, "where to put the label files, likewise")
-    add(data, "--name", None, parse.folder_name, "what to call the dataset there (default: as --dataset does)")
-
-    face = parser.add_argument_group("frames and faces")
-    add(face, "--every", None, count, "take one frame in so many, from frame 0 on (default: 5)")
-    add(face, "--frames", None, count, "take so many frames, evenly spaced, in place of --every")
-    known = parse.one_of(*DETECTORS)
-    add(face, "--detector", "retinaface", known, "retinaface (with MobileNet-0.25), retinaface_resnet50, or mtcnn")
-    add(face, "--detector_weights", None, Path, "a RetinaFace checkpoint (default: the published one, fetched once)")
-    add(face, "--margin", 1.3, positive, "the crop's side over the longer side of the face's box")
-    add(face, "--crop_size", 256, parse.number(int, 0), "pixels; 0 keeps the size found")
-    add(face, "--all_faces", False, parse.boolean, "write a folder for each face of a video, not its main face alone")
-    add(face, "--contact_sheet", False, parse.boolean, "draw a PNG with a row of faces a video beside the label files")
-
-    machine = parser.add_argument_group("machines")
-    add(machine, "--bs", 8, count, "frames that the detector looks at together")
-    add(machine, "--num_workers", 12, parse.number(int, 0), "processes that decode; never more than there are cores")
-    add(machine, "--gpu_num", None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)")
-    add(machine, "--num_shards", 1, count, "split the videos into so many; without --shard: make the label files")
-    add(machine, "--shard", None, parse.number(int, 0), "do this shard alone, from 0 on, and no label files")
-    add(machine, "--jobs", 1, count, "processes side by side on this machine, each with a shard")
-    add(machine, "--submit", "local", parse.one_of("local", "slurm"), "slurm: hand the shards to a SLURM cluster")
-    add(machine, "--nodes", 1, count, "for slurm: how many nodes, each with a shard")
-    add(machine, "--slurm", {}, settings, "for slurm: sbatch options such as partition=gpu,time=720,gpus_per_node=1")
-    # fmt: on
-    return parser
 
 
 def settings(text: str) -> dict[str, str]:
@@ -87,16 +48,90 @@ def settings(text: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+@dataclass(kw_only=True)
+class PreprocessingArguments:
+    """Every argument of preprocessing.py; the fields are documented by their help texts."""
+
+    dataset: str = parse.argument(
+        "FF++_c23", str, f"dataset: {', '.join(LAYOUTS)}; FF++_c23/Deepfakes for a single manipulation", "data"
+    )
+    videos: Path = parse.required(
+        parse.path,
+        "root folder of the dataset's videos; for --dataset folder, a folder tree with real and fake or a CSV file",
+        "data",
+    )
+    faces: Path = parse.required(parse.path, "output folder of the face crops; each dataset gets a subfolder", "data")
+    dataset_root: Path = parse.argument(
+        Path("dataset"), parse.path, "output folder of the label files; each dataset gets a subfolder", "data"
+    )
+    name: str | None = parse.argument(
+        None, parse.folder_name, "name of the dataset's subfolders (default: the value of --dataset)", "data"
+    )
+
+    every: int | None = parse.argument(
+        None, parse.count, "sample one frame in this many, starting at frame 0 (default: 5)", "frames and faces"
+    )
+    frames: int | None = parse.argument(
+        None, parse.count, "sample this many evenly spaced frames instead of using --every", "frames and faces"
+    )
+    detector: str = parse.argument(
+        "retinaface",
+        parse.one_of(*DETECTORS),
+        "face detector: retinaface (MobileNet-0.25), retinaface_resnet50, or mtcnn",
+        "frames and faces",
+    )
+    detector_weights: Path | None = parse.argument(
+        None, parse.path, "RetinaFace checkpoint (default: the published one, downloaded once)", "frames and faces"
+    )
+    margin: float = parse.argument(
+        1.3, parse.positive, "side of the crop divided by the longer side of the face box", "frames and faces"
+    )
+    crop_size: int = parse.argument(
+        256, parse.count_or_zero, "side of the saved crops in pixels; 0 keeps the original size", "frames and faces"
+    )
+    all_faces: bool = parse.argument(
+        False,
+        parse.boolean,
+        "save every face of a video, each in its own folder, instead of the main face only",
+        "frames and faces",
+    )
+    contact_sheet: bool = parse.argument(
+        False,
+        parse.boolean,
+        "write contact_sheet.png beside the label files: one row of faces per video",
+        "frames and faces",
+    )
+
+    bs: int = parse.argument(8, parse.count, "batch size of the face detector, in frames", "machines")
+    num_workers: int = parse.argument(
+        12, parse.count_or_zero, "processes that decode videos, at most one per core", "machines"
+    )
+    gpu_num: str | None = parse.argument(
+        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "machines"
+    )
+    num_shards: int = parse.argument(
+        1, parse.count, "split the videos into this many shards; without --shard, write the label files", "machines"
+    )
+    shard: int | None = parse.argument(
+        None, parse.count_or_zero, "process this shard only (from 0) and write no label files", "machines"
+    )
+    jobs: int = parse.argument(1, parse.count, "parallel processes on this machine, one shard each", "machines")
+    submit: str = parse.argument(
+        "local", parse.one_of("local", "slurm"), "where the jobs run: local, or slurm for a SLURM cluster", "machines"
+    )
+    nodes: int = parse.argument(1, parse.count, "with --submit slurm: number of nodes, one shard each", "machines")
+    slurm: dict[str, str] = parse.argument(
+        {}, settings, "with --submit slurm: sbatch options such as partition=gpu,time=720,gpus_per_node=1", "machines"
+    )
+
+
+def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
     """Parse the command line.
 
     Raises:
         InputError: an argument that is wrong, missing, or contradicts another.
     """
-    args = make_parser().parse_args(argv)
-    for flag in ("videos", "faces"):
-        if getattr(args, flag) is None:
-            raise InputError(f"--{flag} is missing (python preprocessing.py --help shows all arguments).")
+    args = parse.Parser("preprocessing.py", __doc__, PreprocessingArguments).parse(argv)
     if args.every is not None and args.frames is not None:
         raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give one.")
     if args.shard is not None and args.shard >= args.num_shards:
@@ -116,30 +151,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 # ------------------------------------------------------------------------------------------------- one process's share
 
 
-def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
-    """Write down how the faces in `folder` are made, so that another run does not mix in others.
-
-    Raises:
-        InputError: they were made otherwise, or not by this command.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give another --faces or --name.")
-    # Another shard may be writing its recipe just now, under a hidden name; before its first face it is there.
-    empty = not folder.exists() or all(file.name.lstrip(".").startswith(RECIPE_FILE) for file in folder.iterdir())
-    before = read_recipe(folder)
-    if before is None and not empty:
-        raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
-    if empty and before != recipe:
-        folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / RECIPE_FILE) as part:
-            part.write_text(json.dumps(recipe, indent=1) + "\n")
-    elif before != recipe:
-        other = [f"{key} {before.get(key)}, not {recipe.get(key)}" for key in recipe if before.get(key) != recipe[key]]
-        raise InputError(
-            f"the faces in {folder} were made with {'; '.join(other)}; give the same, or another --faces or --name."
-        )
-
-
 def deal_out(videos: Sequence[SourceVideo], shards: int) -> dict[str, int]:
     """Deal the videos' folders out among shards, evenly and in an order that mixes real and fake, long and short."""
     mixed = sorted((video.folder for video in videos), key=lambda folder: zlib.crc32(folder.encode()))
@@ -153,7 +164,7 @@ def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
     return [source for source in bar if not is_done(source) and source.file.is_file()]
 
 
-def process(sources: list[Source], args: argparse.Namespace, recipe: Recipe, detector: Detector) -> Seconds:
+def process(sources: list[Source], args: PreprocessingArguments, recipe: Recipe, detector: Detector) -> Seconds:
     """Write the faces of `sources`, with a bar, and return the time that each stage took."""
     seconds, began = Seconds(), time.perf_counter()
     workers = min(worker_count(args.num_workers), len(sources))
@@ -183,13 +194,13 @@ def _trouble_is_told(faces: Path) -> Iterator[None]:
 # ------------------------------------------------------------------------------------------------- jobs side by side
 
 
-def run_jobs(args: argparse.Namespace, sources: list[Source], jobs: int, home: Path) -> None:
+def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, home: Path) -> None:
     """Run this command once a shard, through submitit, on this machine or on a SLURM cluster, and wait.
 
     Raises:
         InputError: submitit or SLURM is not there, or a job failed.
     """
-    with needed("submitit", by="--jobs and --submit"):
+    with require_package("submitit", by="--jobs and --submit"):
         import submitit
     logs = home / "jobs"
     try:
@@ -249,7 +260,7 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
 # ------------------------------------------------------------------------------------------------------- command
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: PreprocessingArguments) -> None:
     """Do what the arguments say: extract faces, and make the label files unless this is one shard of several."""
     name = args.name or args.dataset
     face_folder = name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
@@ -274,7 +285,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def extract(
-    args: argparse.Namespace, videos: Sequence[SourceVideo], folder: Path, home: Path
+    args: PreprocessingArguments, videos: Sequence[SourceVideo], folder: Path, home: Path
 ) -> tuple[dict[str, Any], dict[str, float] | None]:
     """Write the faces of `videos` that have none yet, in this process or in jobs.
 
@@ -311,7 +322,7 @@ def extract(
 
 
 def finish(
-    args: argparse.Namespace,
+    args: PreprocessingArguments,
     videos: Sequence[SourceVideo],
     shard_of: dict[str, int],
     home: Path,
@@ -367,7 +378,7 @@ def print_summary(report: dict[str, Any], home: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return exit_code(
+    return run_command(
         "preprocessing.py",
         lambda: run(parse_arguments(argv)),
         "a smaller --bs",

@@ -9,7 +9,6 @@ Everything that a run leaves is under output/<name>/.
 
 # Reads from top to bottom: the arguments, a test, a training, and the command.
 
-import argparse
 import sys
 import tempfile
 from contextlib import closing
@@ -22,15 +21,17 @@ import torch
 from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
-from datasets.labels import Video, read_datasets, read_split
+from datasets.labels import CLASSES, Video, read_datasets, read_split
 from engine import BadImages, evaluate, train_one_epoch
-from faces.extraction import common_recipe
+from evaluation.metrics import binary_metrics, choose_threshold
+from evaluation.published import quote, read_published
+from evaluation.results import format_table, write_results
+from faces.recipe import common_recipe
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import loss_terms
 from models.backbones import build_network, check_model_name
-from utils import arguments as parse
-from utils.checkpoints import (
+from models.checkpoints import (
     NETWORK_SETTINGS,
     best_so_far,
     load_checkpoint,
@@ -39,123 +40,52 @@ from utils.checkpoints import (
     save_checkpoint,
     selection_score,
 )
-from utils.command import exit_code
+from utils import parsing as parse
+from utils.command import run_command
 from utils.devices import seed_everything, select_devices, smallest_share, worker_count
 from utils.errors import InputError
+from utils.files import copy_file
 from utils.logs import TrainingLog
-from utils.metrics import binary_metrics, choose_threshold
-from utils.output import (
-    TEST_FILES,
-    TRAINING_FILES,
-    check_output_folder,
-    copy_file,
-    format_rows,
-    format_table,
-    start_output_folder,
-)
-from utils.published import quote, read_published
-from utils.results import write_results
-from utils.schedule import cosine_factor, losses_rose, official_factor
+from utils.run_folder import TEST_FILES, TRAINING_FILES, check_output_folder, start_output_folder
+from utils.schedule import cosine_factor, official_factor, official_halving
+from utils.tables import format_rows
+from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
 
 LOSS_WEIGHTS_LR = 1e-3  # whatever --lr is
 RESUME_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")
-NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers")  # of this call and this machine
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
-def make_parser() -> parse.Parser:
-    """Declare every argument, with its default and unit."""
-    parser, add = parse.Parser("training.py", __doc__), parse.add
-    count, positive = parse.number(int, 1), parse.number(float, 0, exclusive=True)
-    share = parse.number(float, 0, high=1)
-    # fmt: off
-    run = parser.add_argument_group("run")
-    add(run, "--name", "train_model", parse.folder_name, "the folder under --save_path; a resumed run keeps its own")
-    add(run, "--gpu_num", None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)")
-    add(run, "--seed", 0, parse.number(int, 0), "of every random number")
-
-    train = parser.add_argument_group("train")
-    add(train, "--model", "resnet", str, "resnet, efficientnet, mobilenet, or any timm name: the backbone of each LIB")
-    add(train, "--pretrained", True, parse.pretrained, "True (ImageNet weights), False, or a weights file")
-    add(train, "--epoch", 20, count, "epochs in total, those before a resume counted in")
-    add(train, "--weight_decay", 1e-6, parse.number(float, 0), "Adam's, on everything that is learnt")
-    add(train, "--lr", 1e-3, positive, "the network's initial learning rate")
-    add(train, "--lr_schedule", "cosine", parse.one_of("cosine", "official"), "cosine (to 0 over the run) or official")
-    add(train, "--bs", 256, parse.number(int, 2), "images a step, over all GPUs together")
-    add(train, "--test_bs", 1000, count, "images a batch in validation and test")
-    add(train, "--num_workers", 12, parse.number(int, 0), "processes that load images; never more than there are cores")
-    add(train, "--size", 224, parse.number(int, 2), "pixels: images are resized to size x size")
-    add(train, "--mixup", True, parse.boolean, "train on blends of two images")
-    add(train, "--alpha", 0.5, parse.number(float, 1e-3), "mixup's lambda ~ Beta(alpha, alpha)")
-    add(train, "--oversample", "paper", parse.oversample, "repeat the real videos: paper, auto, or a whole number")
-    add(train, "--fpr", None, share, "of the real validation images, how many the threshold may call fake, 0 to 1")
-
-    data = parser.add_argument_group("data")
-    add(data, "--dataset", ["FF++_c23"], parse.names, "a comma list: in training their union, in a test each by itself")
-    add(data, "--dataset_root", Path("dataset"), Path, "the folder with a folder of label files for each dataset")
-    add(data, "--data_root", Path("."), Path, "what relative paths in label files start from")
-    add(data, "--skip_bad_images", False, parse.boolean, "leave out, and list, images that cannot be read")
-
-    loss = parser.add_argument_group("loss")
-    add(loss, "--lil_loss", True, parse.boolean, "use the Local Information Loss")
-    add(loss, "--gil_loss", True, parse.boolean, "use the Global Information Loss")
-    add(loss, "--temperature", 1.5, positive, "T in softmax(logits / T) of both")
-    add(loss, "--mi_calculator", "kl", parse.one_of("kl", "w"), "kl (Kullback-Leibler) or w (Wasserstein)")
-    add(loss, "--balance_loss_method", "auto", parse.one_of("auto", "hyper"), "auto (learnt weights), hyper (--scales)")
-    add(loss, "--scales", [1.0, 2.0, 10.0], parse.scales, "of classification, local and global loss, for hyper")
-
-    model = parser.add_argument_group("model")
-    add(model, "--num_LIBs", 4, count, "how many Local Information Blocks")
-    add(model, "--resume_model", None, Path, "a checkpoint to test or to go on from (default: none)")
-
-    test = parser.add_argument_group("evaluation")
-    add(test, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5 (five highest)")
-    add(test, "--group_by", None, parse.pattern, "a regular expression: its match in a fake video's path is its group")
-
-    checkpoint = parser.add_argument_group("checkpoint")
-    add(checkpoint, "--test", False, parse.boolean, "only test --resume_model")
-    add(checkpoint, "--save_model", True, parse.boolean, "write checkpoints")
-    add(checkpoint, "--save_path", Path("output"), Path, "the folder of all runs")
-    add(checkpoint, "--overwrite", False, parse.boolean, "replace the run that the output folder holds")
-    # fmt: on
-    return parser
-
-
-def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any] | None]:
+def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, dict[str, Any] | None]:
     """Parse the command line, and read the checkpoint of ``--resume_model``.
 
-    A test takes the network's settings from the checkpoint, a resumed training every argument that is not given.
+    With ``--test`` the network's settings come from the checkpoint. A resumed training takes every argument that is
+    not on the command line from the checkpoint.
 
     Returns:
         The arguments, and the checkpoint or None.
 
     Raises:
-        InputError: an argument that is wrong, or that contradicts the checkpoint.
+        InputError: an argument is wrong, or contradicts the checkpoint.
     """
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    parser = parse.Parser("training.py", __doc__, TrainingArguments)
+    args = parser.parse(argv)
     checkpoint = None
     if args.resume_model is not None:
         checkpoint = load_checkpoint(args.resume_model)
         saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
         inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
-        parser.set_defaults(**{key: saved[key] for key in inherited if key in saved})
-        args = parser.parse_args(argv)
+        args = parser.parse(argv, {key: saved[key] for key in inherited if key in saved})
         changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]
         for key in sorted(changed, key=lambda key: key not in RESUME_SETTINGS):
             both = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
             if key in RESUME_SETTINGS:
                 raise InputError(f"--{key} {getattr(args, key)} contradicts {both}; leave --{key} out.")
-            print(f"note: going on with --{key} {getattr(args, key)} from {both}")
-    elif args.test:
-        raise InputError("--test True needs --resume_model with the checkpoint to test.")
-    if args.test and args.fpr is not None:
-        raise InputError("--fpr is for training, which chooses the threshold; leave it out of a test.")
+            print(f"note: continuing with --{key} {getattr(args, key)} from {both}")
+    check_training_arguments(args)
     check_model_name(args.model)
-    if args.num_LIBs == 1 and args.lil_loss and not args.test:
-        raise InputError("--num_LIBs 1 has no leave-one-out head, so there is no local loss; give --lil_loss False.")
     return args, checkpoint
 
 
@@ -165,7 +95,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
 def test(
     network: nn.Module,
     test_sets: dict[str, list[Video]],
-    args: argparse.Namespace,
+    args: TrainingArguments,
     device: torch.device,
     file: Path | None,
     checkpoint: dict[str, Any],
@@ -188,11 +118,10 @@ def test(
     print(f"\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
 
 
-def run_test(args: argparse.Namespace, checkpoint: dict[str, Any]) -> None:
+def run_test(args: TrainingArguments, checkpoint: dict[str, Any]) -> None:
     """Test a checkpoint: ``--test True``."""
     devices = select_devices(args.gpu_num)
     folder = args.save_path / args.name
-    read_published()  # of what is wrong there, too, one wants to know before the work
     same_run = check_output_folder(folder, args.resume_model, args.overwrite, test=True)
     test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
     network = build_network(args.model, args.num_LIBs, args.size)
@@ -217,13 +146,12 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
     return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
 
 
-def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) -> None:
+def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> None:
     """Train, validate after each epoch, and test the best checkpoint once at the end."""
     # Everything that can be wrong is looked at before anything is written.
     devices = select_devices(args.gpu_num)
     device = devices[0]
     folder = args.save_path / args.name
-    read_published()
     same_run = check_output_folder(folder, args.resume_model, args.overwrite)
     train_videos, val_videos, test_sets = read_datasets(
         args.dataset, args.dataset_root, args.data_root, args.oversample
@@ -297,7 +225,8 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
         kept = folder if args.save_model else Path(scratch)  # the best weights have to wait somewhere for the test
         if epochs_done == 0:
             train_faces.epoch = 1
-            log.images(collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)]))
+            shown = collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)])
+            log.images(shown.images, [CLASSES[label] for label in shown.labels])
         bad_images = BadImages(args.skip_bad_images)
         real, fake = np.bincount(train_faces.labels, minlength=2)
         print(
@@ -314,10 +243,10 @@ def run_training(args: argparse.Namespace, checkpoint: dict[str, Any] | None) ->
             train_faces.epoch = epoch
             first_step = (epoch - 1) * len(loader)
             if args.lr_schedule == "official":
-                if losses_rose(val_losses):
-                    val_losses, halvings = [], halvings + 1
-                optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)  # moments lost, as theirs
-                rate_factor = partial(official_factor, halvings=halvings)
+                val_losses, halvings = official_halving(val_losses, halvings)
+                # A new Adam in every epoch, without the moments of the old one, as in the authors' code.
+                optimizer = make_optimizer(network, balance, args.lr * 0.5**halvings, args.weight_decay)
+                rate_factor = official_factor
             else:
                 rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
 
@@ -381,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         last = args and not args.test and args.save_path / args.name / "model_last.pth"
         return f"; go on with --resume_model {last}" if last and last.is_file() else ""
 
-    return exit_code("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_go_on)
+    return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_go_on)
 
 
 if __name__ == "__main__":

@@ -15,23 +15,24 @@ import argparse
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import training
 from analysis.study import BLUE, ORANGE, cell, make_folder, mean_and_deviation, study_name, write_study
 from datasets.labels import read_datasets
-from utils import arguments as parse
-from utils.command import exit_code
+from models.backbones import check_model_name
+from utils import parsing as parse
+from utils.command import run_command
 from utils.devices import select_devices
 from utils.errors import InputError, first_ten
-from utils.files import write_if_changed
-from utils.output import read_json
+from utils.files import read_json, write_if_changed
+from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
 
-SCRIPT = Path(training.__file__)
+SCRIPT = Path(__file__).parent.parent / "training.py"
 # What each table varies; everything else stays at the default.
 TABLES: dict[str, list[dict[str, Any]]] = {
     # One block has no leave-one-out head, and so no local loss.
@@ -44,6 +45,26 @@ TABLES: dict[str, list[dict[str, Any]]] = {
 # What this command itself decides.
 OWN = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
+
+
+def seeds(text: str) -> list[int]:
+    """Parse a comma list of different whole numbers."""
+    found = [parse.number(int, 0)(part) for part in text.split(",")]
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list of different whole numbers")
+    return found
+
+
+@dataclass(kw_only=True)
+class AblationArguments:
+    """Every argument of the study; the fields are documented by their help texts."""
+
+    dataset: list[str] = parse.argument(["FF++_c23"], parse.names, "comma-separated dataset names to train and test on")
+    save_path: Path = parse.required(parse.path, "folder of all runs and of the tables")
+    seeds: list[int] = parse.argument(
+        [0, 1, 2], seeds, "comma-separated seeds; every configuration is trained with each"
+    )
+    only: list[str] = parse.argument(list(TABLES), parse.some_of("table", TABLES), "comma-separated tables to make")
 
 
 class Run(NamedTuple):
@@ -73,7 +94,7 @@ def name_of(changes: dict[str, Any]) -> str:
     return "-".join(f"{key}_{value}" for key, value in sorted(changes.items())) or "default"
 
 
-def make_grid(tables: list[str], base: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]:
+def make_grid(tables: list[str], base: TrainingArguments) -> dict[str, dict[str, dict[str, Any]]]:
     """Return the configurations of each table, by name, as what differs from `base`.
 
     A configuration that stands in several tables, as the default does in all, has one name.
@@ -88,18 +109,18 @@ def make_grid(tables: list[str], base: argparse.Namespace) -> dict[str, dict[str
     }
 
 
-def make_run(args: argparse.Namespace, changes: dict[str, Any], seed: int) -> Run:
+def make_run(args: AblationArguments, passed_on: list[str], changes: dict[str, Any], seed: int) -> Run:
     """Return the training of a configuration with a seed.
 
     Raises:
         InputError: training.py would not take its arguments.
     """
     name = f"{name_of(changes)}-seed_{seed}"
-    arguments = ["--dataset", ",".join(args.dataset), "--save_path", str(args.save_path), *args.passed_on]
+    arguments = ["--dataset", ",".join(args.dataset), "--save_path", str(args.save_path), *passed_on]
     arguments += [part for key, value in changes.items() for part in (f"--{key}", str(value))]
     arguments += ["--name", name, "--seed", str(seed)]
     try:
-        parsed = training.parse_arguments(arguments)[0]
+        parsed = parse_training(arguments)
     except InputError as error:
         raise InputError(f"{name_of(changes)}, which --only may leave out, cannot be trained: {error}") from error
     return Run(args.save_path / name, arguments, parse.plain_arguments(parsed))
@@ -116,7 +137,7 @@ def check_folder(job: Run) -> None:
     found = read_json(file)
     for key, value in job.settings.items():
         # The same folder may be called by another path.
-        if key not in (*training.NOT_INHERITED, "save_path") and found.get(key) != value:
+        if key not in (*NOT_INHERITED, "save_path") and found.get(key) != value:
             raise InputError(
                 f"{job.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path, or "
                 "remove it."
@@ -152,7 +173,7 @@ def summarise(values: list[float | None]) -> dict[str, Any]:
     return {"values": [value for value in values if value is not None], **mean_and_deviation(values)}
 
 
-def label(row: dict[str, Any], base: argparse.Namespace) -> str:
+def label(row: dict[str, Any], base: TrainingArguments) -> str:
     """Return what a table calls a row: its arguments, and whether it is the default."""
     default = all(getattr(base, key) == value for key, value in row.items())
     return ", ".join(f"{key} {value}" for key, value in row.items()) + " (default)" * default
@@ -224,53 +245,44 @@ def draw(tables: dict[str, list[dict[str, Any]]]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def seeds(text: str) -> list[int]:
-    """Parse a comma list of different whole numbers."""
-    found = [parse.number(int, 0)(part) for part in text.split(",")]
-    if len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list of different whole numbers")
-    return found
-
-
-def make_parser() -> parse.Parser:
-    """Declare every argument but those that are passed on."""
-    parser, add = parse.Parser("python -m analysis.ablation", __doc__), parse.add
-    add(parser, "--dataset", ["FF++_c23"], parse.names, "what to train and test on, as training.py's")
-    add(parser, "--save_path", None, Path, "the folder of all runs, and of the tables")
-    add(parser, "--seeds", [0, 1, 2], seeds, "a comma list: each configuration is trained with every one")
-    add(parser, "--only", list(TABLES), parse.some_of("table", TABLES), "a comma list of tables")
-    return parser
-
-
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parse the command line; what stands behind -- becomes ``passed_on``.
+def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
+    """Parse the command line; return its arguments, and those after ``--``, which every training gets.
 
     Raises:
-        InputError: an argument is wrong, or is this command's to decide.
+        InputError: an argument is wrong, or is set by this command.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
-    args = make_parser().parse_args(argv[:cut])
-    args.passed_on = argv[cut + 1 :]
+    args = parse.Parser("-m analysis.ablation", __doc__, AblationArguments).parse(argv[:cut])
+    passed_on = argv[cut + 1 :]
     args.only = [table for table in TABLES if table in args.only]
-    if args.save_path is None:
-        raise InputError("--save_path is missing: give the folder of all runs.")
     if args.save_path.exists() and not args.save_path.is_dir():
-        raise InputError(f"--save_path {args.save_path} is a file, not a folder.")
-    for part in args.passed_on:
+        raise InputError(f"--save_path {args.save_path} is a file; give a folder.")
+    for part in passed_on:
         if part.split("=")[0] in OWN:
             raise InputError(f"{part.split('=')[0]} cannot be passed on: every run is given its own.")
+    return args, passed_on
+
+
+def parse_training(argv: list[str]) -> TrainingArguments:
+    """Parse the command line of a training that resumes nothing, with the checks that training.py makes."""
+    args = parse.Parser("training.py", None, TrainingArguments).parse(argv)
+    check_training_arguments(args)
+    check_model_name(args.model)
     return args
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: AblationArguments, passed_on: list[str]) -> None:
     """Do what the arguments say."""
     # Everything that can be wrong is looked at before the first of many trainings.
-    base = training.parse_arguments(["--dataset", ",".join(args.dataset), *args.passed_on])[0]
+    base = parse_training(["--dataset", ",".join(args.dataset), *passed_on])
     select_devices(base.gpu_num)
     read_datasets(base.dataset, base.dataset_root, base.data_root, base.oversample)
     grid = make_grid(args.only, base)
     configurations = {name: changes for rows in grid.values() for name, changes in rows.items()}
-    runs = {name: [make_run(args, changes, seed) for seed in args.seeds] for name, changes in configurations.items()}
+    runs = {
+        name: [make_run(args, passed_on, changes, seed) for seed in args.seeds]
+        for name, changes in configurations.items()
+    }
     everything = [job for jobs in runs.values() for job in jobs]
     for job in everything:
         check_folder(job)
@@ -300,7 +312,7 @@ def run(args: argparse.Namespace) -> None:
     numbers = {
         "datasets": args.dataset,
         "seeds": args.seeds,
-        "passed_on": shlex.join(args.passed_on),
+        "passed_on": shlex.join(passed_on),
         "failed": [{"name": job.folder.name, "log": str(job.log)} for job in failed],
         "tables": tables,
     }
@@ -318,9 +330,9 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input or a failed run, 130 for an interruption."""
-    return exit_code(
+    return run_command(
         "analysis.ablation",
-        lambda: run(parse_arguments(sys.argv[1:] if argv is None else argv)),
+        lambda: run(*parse_arguments(sys.argv[1:] if argv is None else argv)),
         "smaller arguments",
         lambda: "; the same command goes on",
     )

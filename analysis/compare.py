@@ -7,8 +7,8 @@ and p value come from a paired bootstrap over videos and from DeLong's test. Wri
 study_compare_<the last two parts of RUN_A's path>.json and .png.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from analysis.delong import delong_test
 from analysis.study import BLUE, GREY, ORANGE, write_study
-from utils import arguments as parse
-from utils.command import exit_code
+from evaluation.delong import delong_test
+from evaluation.intervals import RESAMPLES, draw_videos, interval, weighted_auc
+from evaluation.metrics import score_videos
+from evaluation.predictions import read_predictions
+from utils import parsing as parse
+from utils.command import run_command
 from utils.errors import InputError, first_ten
-from utils.metrics import RESAMPLES, draw_videos, interval, score_videos, weighted_auc
-from utils.output import read_predictions
 
 UNITS = ("frames", "videos")
 
@@ -82,7 +83,7 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
 
 
 def of_videos(pair: Pair, video_score: str) -> Pair:
-    """Return the videos' labels and scores, V, see `utils.metrics.score_videos`."""
+    """Return the videos' labels and scores, V, see `evaluation.metrics.score_videos`."""
     _, first, videos = np.unique(pair.videos, return_index=True, return_inverse=True)
     scores = (score_videos(scores, videos, video_score) for scores in (pair.first, pair.second))
     return Pair(pair.labels[first], np.arange(len(first)), *scores)
@@ -91,7 +92,7 @@ def of_videos(pair: Pair, video_score: str) -> Pair:
 def bootstrap_differences(pair: Pair, resamples: int = RESAMPLES, seed: int = 0, title: str = "") -> np.ndarray:
     """Return the AUC of the second run less that of the first in each draw of videos, the same for both.
 
-    See `utils.metrics.bootstrap_auc`: a draw of one class alone is left out.
+    See `evaluation.intervals.bootstrap_auc`: a draw of one class alone is left out.
     """
     first, second = (weighted_auc(pair.labels, scores, pair.videos) for scores in (pair.first, pair.second))
     draws = draw_videos(int(pair.videos.max()) + 1, resamples, seed)
@@ -208,16 +209,25 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def make_parser() -> parse.Parser:
-    """Declare every argument."""
-    parser = parse.Parser("python -m analysis.compare", __doc__)
-    parser.add_argument("run_a", type=Path, metavar="RUN_A", help="the folder of a tested run")
-    parser.add_argument("run_b", type=Path, metavar="RUN_B", help="that of another; the study is written there")
-    parse.add(parser, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5")
-    return parser
+@dataclass(kw_only=True)
+class CompareArguments:
+    """Every argument of the study; the fields are documented by their help texts."""
+
+    run_a: Path = parse.positional(parse.path, "folder of the first tested run")
+    run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written there")
+    video_score: str = parse.argument(
+        "mean",
+        parse.video_score,
+        "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)",
+    )
 
 
-def run(args: argparse.Namespace) -> None:
+def parse_arguments(argv: list[str] | None) -> CompareArguments:
+    """Parse the command line."""
+    return parse.Parser("-m analysis.compare", __doc__, CompareArguments).parse(argv)
+
+
+def run(args: CompareArguments) -> None:
     """Do what the arguments say."""
     results: dict[str, dict[str, Any]] = {}
     for dataset, pair in pair_runs(args.run_a, args.run_b).items():
@@ -237,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return exit_code("analysis.compare", lambda: run(make_parser().parse_args(argv)), "fewer images")
+    return run_command("analysis.compare", lambda: run(parse_arguments(argv)), "fewer images")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.errors import needed
+from utils.errors import require_package
 
 Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
@@ -104,7 +104,7 @@ CORRUPTIONS = {
 def check_installed(names: list[str]) -> None:
     """Raise InputError where a corruption needs a package that is not there."""
     if "h264" in names:
-        with needed("PyAV with libx264", by="h264 of --corruptions"):
+        with require_package("PyAV with libx264", by="h264 of --corruptions"):
             import av
 
             if "libx264" not in av.codecs_available:

@@ -7,10 +7,10 @@ The images are those of the test set. Written: study_embedding_<dataset>.json an
 for TensorBoard's projector in the folder study_embedding_<dataset>.
 """
 
-import argparse
 import re
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from tqdm import tqdm
 from analysis.study import (
     BLUE,
     ORANGE,
+    StudyArguments,
     check_arguments,
-    make_study_parser,
     read_out,
     read_test_set,
     study_name,
@@ -33,12 +33,12 @@ from analysis.study import (
 )
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
+from evaluation.metrics import FFPP_MANIPULATION, group_of
+from models.checkpoints import load_trained
 from models.lib_network import LIBNetwork
-from models.trained import load_trained
-from utils import arguments as parse
-from utils.command import exit_code
+from utils import parsing as parse
+from utils.command import run_command
 from utils.errors import InputError
-from utils.metrics import FFPP_MANIPULATION, group_of
 
 PERPLEXITY = 30.0  # t-SNE's, where there are images enough for it
 # Of the groups of fakes, one after the other: warm colours, where that of real is cold.
@@ -172,19 +172,28 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def make_parser() -> parse.Parser:
-    """Declare every argument, with its default and unit."""
-    parser = make_study_parser("embedding", __doc__, 256, "images a batch")
-    parse.add(
-        parser, "--method", "tsne", parse.one_of(*METHODS), "tsne, which keeps neighbours, or pca, which is linear"
+@dataclass(kw_only=True)
+class EmbeddingArguments(StudyArguments):
+    """Every argument of the study; the fields are documented by their help texts."""
+
+    test_bs: int = parse.argument(256, parse.count, "batch size, in images")
+    max_images: int | None = parse.argument(
+        2000, parse.number(int, 4), "use at most this many images, evenly spread over the test set"
     )
-    parse.add(parser, "--max_images", 2000, parse.number(int, 4), "take so many, evenly spread over the test set")
-    groups = "a regular expression: its match in a fake video's path is its group"
-    parse.add(parser, "--group_by", None, parse.pattern, groups)
-    return parser
+    method: str = parse.argument(
+        "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (preserves neighbours) or pca (linear)"
+    )
+    group_by: str | None = parse.argument(
+        None, parse.pattern, "regular expression on a fake video's path; its first capture group names the manipulation"
+    )
 
 
-def run(args: argparse.Namespace) -> None:
+def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
+    """Parse the command line."""
+    return parse.Parser("-m analysis.embedding", __doc__, EmbeddingArguments).parse(argv)
+
+
+def run(args: EmbeddingArguments) -> None:
     """Do what the arguments say."""
     check_arguments(args)
     network, checkpoint = load_trained(args.model)
@@ -205,7 +214,7 @@ def run(args: argparse.Namespace) -> None:
 
     paths = [faces.path(position) for position in positions]
     metadata = [[CLASSES[label], *rest] for label, *rest in zip(labels, groups, paths, strict=True)]
-    projector = args.save_path / study_name("embedding", args.dataset)
+    projector = args.folder / study_name("embedding", args.dataset)
     write_projector(projector, features, metadata)
     numbers = {
         "checkpoint": str(args.model),
@@ -223,14 +232,14 @@ def run(args: argparse.Namespace) -> None:
     title, text = f"Features on {args.dataset}", describe(args.dataset, numbers)
     titles = [f"{name} (silhouette {score:.3f})" for name, score in scores.items()]
     figure = draw(list(planes.values()), titles, labels, groups, args.method)
-    write_study(args.save_path, "embedding", args.dataset, title, text, table, numbers, figure)
+    write_study(args.folder, "embedding", args.dataset, title, text, table, numbers, figure)
     print(f"projector: tensorboard --logdir {projector}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
-    return exit_code("analysis.embedding", lambda: run(make_parser().parse_args(argv)), less)
+    return run_command("analysis.embedding", lambda: run(parse_arguments(argv)), less)
 
 
 if __name__ == "__main__":

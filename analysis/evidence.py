@@ -7,9 +7,9 @@ blocks' maps overlap; and what the prediction loses without each block. Written:
 and .png.
 """
 
-import argparse
 import math
 import sys
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analysis.study import (
+    StudyArguments,
     cell,
     check_arguments,
-    make_study_parser,
     mean_and_deviation,
     read_out,
     read_test_set,
@@ -32,11 +32,11 @@ from analysis.study import (
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from engine import fake_probability
+from models.checkpoints import load_trained
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
-from models.trained import load_trained
-from utils import arguments as parse
-from utils.command import exit_code
+from utils import parsing as parse
+from utils.command import run_command
 
 HOT = 0.2  # share of a map's positions that count as hot
 CHANCE = HOT**2 / (2 * HOT - HOT**2)  # IoU of two independent random sets of that share, of many positions
@@ -150,9 +150,9 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
 
     Returns:
         N, float64, the scores, from 0 (real) to 1 (fake).
-        N x n, of the fused prediction, ``p_y_given_z``: less that with z_i replaced by its mean over the N images.
-        N x n (N x 0 where n = 1), of the heads: the one on Z, ``p_y_given_f_all``, less the one on Z without z_i,
-        ``p_y_given_f1_fn_list``, which was trained in the block's absence.
+        N x n, of the fused prediction, ``fused``: less that with z_i replaced by its mean over the N images.
+        N x n (N x 0 where n = 1), of the heads: the one on Z, ``all``, less the one on Z without z_i,
+        ``leave_one_out``, which was trained in the block's absence.
     """
 
     def truth(logits: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
     fused = []
     for i, column in enumerate(columns):
         without = [*columns[:i], column.mean(dim=0, keepdim=True).expand_as(column), *columns[i + 1 :]]
-        fused.append(truth(outputs["p_y_given_z"]) - truth(network.judge(without)["p_y_given_z"]))
-    heads = [truth(outputs["p_y_given_f_all"]) - truth(logits) for logits in outputs["p_y_given_f1_fn_list"]]
+        fused.append(truth(outputs.fused) - truth(network.judge(without).fused))
+    heads = [truth(outputs.all) - truth(logits) for logits in outputs.leave_one_out]
     drops = torch.stack(fused, dim=1).numpy()
     head_drops = torch.stack(heads, dim=1).numpy() if heads else np.empty((len(labels), 0))
     return fake_probability(outputs).numpy(), drops, head_drops
@@ -337,14 +337,22 @@ def draw_matrix(figure: SubFigure, shared: list[list[float | None]]) -> None:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def make_parser() -> parse.Parser:
-    """Declare every argument, with its default and unit."""
-    parser = make_study_parser("evidence", __doc__, 32, "images a batch")
-    parse.add(parser, "--max_images", 200, parse.number(int, 1), "take so many, evenly spread over the test set")
-    return parser
+@dataclass(kw_only=True)
+class EvidenceArguments(StudyArguments):
+    """Every argument of the study; the fields are documented by their help texts."""
+
+    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
+    max_images: int | None = parse.argument(
+        200, parse.count, "use at most this many images, evenly spread over the test set"
+    )
 
 
-def run(args: argparse.Namespace) -> None:
+def parse_arguments(argv: list[str] | None) -> EvidenceArguments:
+    """Parse the command line."""
+    return parse.Parser("-m analysis.evidence", __doc__, EvidenceArguments).parse(argv)
+
+
+def run(args: EvidenceArguments) -> None:
     """Do what the arguments say."""
     check_arguments(args)
     network, checkpoint = load_trained(args.model)
@@ -397,7 +405,7 @@ def run(args: argparse.Namespace) -> None:
         shared,
     )
     title, text = f"Evidence on {args.dataset}", describe(args.dataset, numbers)
-    write_study(args.save_path, "evidence", args.dataset, title, text, make_table(numbers), numbers, figure)
+    write_study(args.folder, "evidence", args.dataset, title, text, make_table(numbers), numbers, figure)
 
 
 def picture(faces: FaceImages, position: int) -> np.ndarray:
@@ -408,7 +416,7 @@ def picture(faces: FaceImages, position: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
-    return exit_code("analysis.evidence", lambda: run(make_parser().parse_args(argv)), less)
+    return run_command("analysis.evidence", lambda: run(parse_arguments(argv)), less)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ noise, brightness and contrast, made at the network's size. Written:
 study_robustness_<dataset>.json and .png.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,22 @@ from analysis.study import (
     BLUE,
     GREY,
     ORANGE,
+    StudyArguments,
     check_arguments,
     make_folder,
-    make_study_parser,
     read_test_set,
     spread,
     write_study,
 )
 from datasets.images import BadImage, Batch, FaceImages, collate
 from engine import BadImages, evaluate, fake_probability
-from models.trained import load_trained
-from utils import arguments as parse
-from utils.command import exit_code
+from evaluation.metrics import dataset_metrics
+from losses.terms import Logits
+from models.checkpoints import load_trained
+from utils import parsing as parse
+from utils.command import run_command
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
-from utils.metrics import dataset_metrics
 from utils.workers import start_worker
 
 Version = tuple[str, float]  # the name of a corruption, and its strength
@@ -118,7 +119,7 @@ def score_versions(
         worker_init_fn=start_worker,
     )
 
-    def read(outputs: dict) -> Tensor:
+    def read(outputs: Logits) -> Tensor:
         return fake_probability(outputs).view(-1, len(faces.versions))
 
     options = {"channels": channels, "bad_images": bad_images, "title": "robustness", "read": read}
@@ -204,16 +205,27 @@ def draw(numbers: dict[str, Any]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def make_parser() -> parse.Parser:
-    """Declare every argument, with its default and unit."""
-    parser = make_study_parser("robustness", __doc__, 8, "images a batch, each in all of its 36 versions")
-    parse.add(parser, "--corruptions", list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "a comma list")
-    parse.add(parser, "--max_images", None, parse.number(int, 1), "take so many, evenly spread (default: all)")
-    parse.add(parser, "--video_score", "mean", parse.video_score, "a video's of its frames: mean, max, or top5")
-    return parser
+@dataclass(kw_only=True)
+class RobustnessArguments(StudyArguments):
+    """Every argument of the study; the fields are documented by their help texts."""
+
+    test_bs: int = parse.argument(8, parse.count, "batch size, in images; each image is scored in 36 versions")
+    corruptions: list[str] = parse.argument(
+        list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "comma-separated corruptions to apply"
+    )
+    video_score: str = parse.argument(
+        "mean",
+        parse.video_score,
+        "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)",
+    )
 
 
-def run(args: argparse.Namespace) -> None:
+def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
+    """Parse the command line."""
+    return parse.Parser("-m analysis.robustness", __doc__, RobustnessArguments).parse(argv)
+
+
+def run(args: RobustnessArguments) -> None:
     """Do what the arguments say."""
     check_arguments(args)
     check_installed(args.corruptions)
@@ -226,7 +238,7 @@ def run(args: argparse.Namespace) -> None:
         fewer = "" if args.max_images is None else f" of --max_images {args.max_images}"
         raise InputError(f"the images of {args.dataset}{fewer} are of one class alone, of which no AUC is defined.")
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
-    make_folder(args.save_path)
+    make_folder(args.folder)
     network.to(devices[0])
     bad_images = BadImages(args.skip_bad_images)
     positions, scores = score_versions(
@@ -260,12 +272,12 @@ def run(args: argparse.Namespace) -> None:
     }
     title = f"Robustness on {args.dataset}"
     text = describe(args.dataset, numbers)
-    write_study(args.save_path, "robustness", args.dataset, title, text, make_table(numbers), numbers, draw(numbers))
+    write_study(args.folder, "robustness", args.dataset, title, text, make_table(numbers), numbers, draw(numbers))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return exit_code("analysis.robustness", lambda: run(make_parser().parse_args(argv)), "a smaller --test_bs")
+    return run_command("analysis.robustness", lambda: run(parse_arguments(argv)), "a smaller --test_bs")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What every study leaves in a run's folder, and how those of a test set read it."""
 
-import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from torch.utils.data import Subset
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
 from engine import BadImages, evaluate
-from utils import arguments as parse
+from evaluation.report import write_report
+from utils import parsing as parse
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
-from utils.files import whole_file
-from utils.output import format_rows, write_json
-from utils.report import write_report
+from utils.files import atomic_write, write_json
+from utils.tables import format_rows
 
 # Of Okabe and Ito's palette, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -56,7 +56,7 @@ def write_study(
         text += f" The checkpoint is {numbers['checkpoint']}, of SHA-256 {numbers['checkpoint_sha256'][:16]}..."
     file = folder / f"{study_name(study, subject)}.json"
     plot = file.with_name(f"{study_name(study, subject)}.png")
-    with whole_file(plot) as part:
+    with atomic_write(plot) as part:
         figure.savefig(part, format="png", dpi=150)
     content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
     write_json(file, content)
@@ -84,38 +84,44 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"--save_path {folder} cannot be written: {error.strerror}; give another.") from error
 
 
-def make_study_parser(name: str, description: str | None, batch_size: int, what_a_batch_is: str) -> parse.Parser:
-    """Declare the arguments of a study of a checkpoint on a test set."""
-    parser, add = parse.Parser(f"python -m analysis.{name}", description or ""), parse.add
-    count = parse.number(int, 1)
-    gpus = "GPU numbers such as 0,1, or cpu (default: all GPUs there are, else the CPU)"
-    workers = "processes that load images; never more than there are cores"
-    add(parser, "--model", None, Path, "the checkpoint: this project's or the authors'")
-    add(parser, "--dataset", "FF++_c23", str, "the dataset whose test set is looked at")
-    add(parser, "--dataset_root", Path("dataset"), Path, "the folder with a folder of label files for each dataset")
-    add(parser, "--data_root", Path("."), Path, "what relative paths in label files start from")
-    add(parser, "--save_path", None, Path, "the run's folder to write to (default: the checkpoint's)")
-    add(parser, "--gpu_num", None, str, gpus)
-    add(parser, "--test_bs", batch_size, count, what_a_batch_is)
-    add(parser, "--num_workers", 12, parse.number(int, 0), workers)
-    add(parser, "--skip_bad_images", False, parse.boolean, "leave out, and list, images that cannot be read")
-    return parser
+@dataclass(kw_only=True)
+class StudyArguments:
+    """The arguments that the studies of a checkpoint share; the fields are documented by their help texts."""
+
+    model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
+    dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
+    dataset_root: Path = parse.argument(
+        Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
+    )
+    data_root: Path = parse.argument(Path("."), parse.path, "folder that relative paths in label files start from")
+    save_path: Path | None = parse.argument(
+        None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
+    )
+    gpu_num: str | None = parse.argument(
+        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
+    )
+    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
+    num_workers: int = parse.argument(12, parse.count_or_zero, "processes that load images, at most one per core")
+    skip_bad_images: bool = parse.argument(
+        False, parse.boolean, "skip and list images that cannot be read, instead of stopping"
+    )
+    max_images: int | None = parse.argument(
+        None, parse.count, "use this many images, evenly spread over the test set (default: all)"
+    )
+
+    @property
+    def folder(self) -> Path:
+        """The run folder to write to."""
+        return self.save_path or self.model.parent
 
 
-def check_arguments(args: argparse.Namespace) -> None:
-    """Fill in the folder to write to.
-
-    Raises:
-        InputError: no checkpoint is named, or the folder is a file.
-    """
-    if args.model is None:
-        raise InputError("--model is missing: give the checkpoint to look at.")
-    args.save_path = args.save_path or args.model.parent
-    if args.save_path.exists() and not args.save_path.is_dir():
-        raise InputError(f"--save_path {args.save_path} is a file, not a folder.")
+def check_arguments(args: StudyArguments) -> None:
+    """Raise InputError if the folder to write to is a file."""
+    if args.folder.exists() and not args.folder.is_dir():
+        raise InputError(f"--save_path {args.folder} is a file; give a folder.")
 
 
-def read_test_set(args: argparse.Namespace, size: int) -> FaceImages:
+def read_test_set(args: StudyArguments, size: int) -> FaceImages:
     """Read the test set that ``--dataset`` names, for images of `size` pixels.
 
     Raises:
@@ -128,14 +134,14 @@ def read_test_set(args: argparse.Namespace, size: int) -> FaceImages:
 
 
 def read_out(
-    module: nn.Module, faces: FaceImages, args: argparse.Namespace, channels: str, title: str
+    module: nn.Module, faces: FaceImages, args: StudyArguments, channels: str, title: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put ``--max_images`` images of a test set through a module, and report those that cannot be read.
 
     Args:
         module: maps B x 3 x H x W images, normalised, to B x ...; moved to the device of ``--gpu_num``.
         faces: the test set.
-        args: of `make_study_parser`, and ``--max_images``.
+        args: the command line.
         channels: RGB or BGR, the order that the network was trained with.
         title: of the progress bar.
 
@@ -147,7 +153,7 @@ def read_out(
             ``--skip_bad_images``).
     """
     device = select_devices(args.gpu_num)[0]
-    make_folder(args.save_path)
+    make_folder(args.folder)
     chosen = Subset(faces, spread(len(faces), args.max_images))
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
     bad_images = BadImages(args.skip_bad_images)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bootstrap
 
-Random scores of 100,000 frames of 2,000 videos. The plain loop does what `utils.metrics.bootstrap_auc` does, draw by
-draw, with the drawn frames in hand; both do the first draws side by side, and have to agree.
+Random scores of 100,000 frames of 2,000 videos. The plain loop does what `evaluation.intervals.bootstrap_auc` does,
+draw by draw, with the drawn frames in hand. Both compute the first draws side by side and must agree.
 """
 
 import time
@@ -11,7 +11,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from utils.metrics import RESAMPLES, bootstrap_auc, draw_videos
+from evaluation.intervals import RESAMPLES, bootstrap_auc, draw_videos
 
 VIDEOS, FRAMES, DRAWS = 2000, 50, 20
 

@@ -5,8 +5,8 @@
 An AUC near 0.5 says that the classes differ in the forgery, not in anything as simple as colour.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,8 +16,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from utils import arguments as parse
-from utils.command import exit_code
+from utils import parsing as parse
+from utils.command import run_command
 from utils.errors import InputError
 
 
@@ -65,19 +65,28 @@ def histogram_auc(data: Path) -> dict[str, tuple[float, float]]:
     return result
 
 
-def run(args: argparse.Namespace) -> None:
-    """Print the AUCs on a demo data set."""
+@dataclass(kw_only=True)
+class BaselineArguments:
+    """The argument of the benchmark."""
+
+    data: Path = parse.argument(Path("dataset/demo"), parse.path, "folder of a drawn dataset")
+
+
+def run(args: BaselineArguments) -> None:
+    """Print the AUCs on a demo dataset."""
     if not (args.data / "train_real.txt").is_file():
-        raise InputError(f"{args.data} holds no demo data set; `python -m datasets.demo` draws one.")
+        raise InputError(f"{args.data} holds no demo dataset; `python -m demo` draws one.")
     for name, (frame, video) in histogram_auc(args.data).items():
         print(f"{name}: frame AUC {frame:.3f}, video AUC {video:.3f}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    parser = parse.Parser("python -m benchmarks.demo_baseline", __doc__)
-    parse.add(parser, "--data", Path("dataset/demo"), Path, "the folder of a drawn data set")
-    return exit_code("benchmarks.demo_baseline", lambda: run(parser.parse_args(argv)), "a smaller data set")
+
+    def work() -> None:
+        run(parse.Parser("-m benchmarks.demo_baseline", __doc__, BaselineArguments).parse(argv))
+
+    return run_command("benchmarks.demo_baseline", work, "a smaller dataset")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from faces.detectors import Detector, load_face_detector, shrink
-from faces.extraction import Recipe, Seconds, Source, extract_faces
+from faces.extraction import Seconds, Source, extract_faces
+from faces.recipe import Recipe
 from faces.videos import FrameReader
 from utils.devices import core_count
 

@@ -1,27 +1,39 @@
 """mixup (Zhang et al. 2018): train on blends of two images, with the losses of both labels."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 
-def mixup(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor, float]:
-    """Blend every image with another one of the batch.
+class Mix(NamedTuple):
+    """How the images of one batch are blended.
 
-    One lambda ~ Beta(alpha, alpha) serves the whole batch, and one random permutation makes the pairs. Both
-    come from PyTorch's CPU generator, so that a seed gives the same blends on every device.
+    Attributes:
+        lam: lambda, the share of each image in its blend, 0 to 1.
+        partner: B, int64, a permutation: the position of each image's partner.
+    """
+
+    lam: float
+    partner: Tensor
+
+
+def draw_mix(batch_size: int, alpha: float) -> Mix:
+    """Draw one lambda ~ Beta(alpha, alpha) and one random permutation for a batch.
+
+    Both come from PyTorch's CPU generator, so a seed gives the same blends on every device.
 
     Args:
-        images: B x 3 x H x W, float.
-        labels: B, int64.
-        alpha: the Beta distribution's two parameters, > 0.
-
-    Returns:
-        The blends lambda * images + (1 - lambda) * images[permutation], the partners' labels, and lambda,
-        from 0 to 1.
+        batch_size: B.
+        alpha: both parameters of the Beta distribution, > 0.
     """
     lam = torch.distributions.Beta(alpha, alpha).sample().item()
-    partner = torch.randperm(len(images)).to(images.device)
-    return lam * images + (1 - lam) * images[partner], labels[partner], lam
+    return Mix(lam, torch.randperm(batch_size))
+
+
+def mix_images(images: Tensor, mix: Mix) -> Tensor:
+    """Return lambda * images + (1 - lambda) * images[partner], B x 3 x H x W."""
+    return mix.lam * images + (1 - mix.lam) * images[mix.partner.to(images.device)]
 
 
 def mix_terms(terms: dict[str, Tensor], partner_terms: dict[str, Tensor], lam: float) -> dict[str, Tensor]:

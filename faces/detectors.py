@@ -13,9 +13,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
-from utils.checkpoints import read_torch_file
-from utils.errors import InputError, needed
+from utils.errors import InputError, require_package
 from utils.files import sha256
+from utils.torch_files import read_torch_file
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
 LONGER_SIDE = 640  # pixels: larger frames are shrunk to it before detection
@@ -157,7 +157,7 @@ def _timeout(seconds: float) -> Any:
 
 def _load_mtcnn(device: torch.device) -> Detector:
     """Make facenet-pytorch's MTCNN (Zhang et al., IEEE SPL 2016)."""
-    with needed("facenet-pytorch", by="--detector mtcnn"):
+    with require_package("facenet-pytorch", by="--detector mtcnn"):
         from facenet_pytorch import MTCNN
     mtcnn = MTCNN(keep_all=True, device=device)
 

@@ -25,33 +25,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from faces.crops import crop_face
 from faces.detectors import Detector, shrink
+from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader, VideoError
 from utils.files import own_part, remove_stale_parts, write_if_changed
-from utils.workers import start, start_worker
+from utils.workers import iterate, start_worker
 
-RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
 WRITERS = 4  # threads that write images
 MIN_TRACK = 3  # frames: with all faces, a shorter track is taken for a mistake of the detector
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How frames become face images.
-
-    Attributes:
-        every: one frame in so many, from frame 0 on.
-        frames: so many frames evenly spaced, in place of `every`; None for `every`.
-        margin: the crop's side over the longer side of the face's box.
-        crop_size: pixels; 0 keeps the size found.
-        all_faces: a folder for each face of a video, in place of its main face alone.
-    """
-
-    every: int = 5
-    frames: int | None = None
-    margin: float = 1.3
-    crop_size: int = 256
-    all_faces: bool = False
 
 
 class Source(NamedTuple):
@@ -183,7 +164,7 @@ def extract_faces(
     open_folders: dict[int, _FaceFolder] = {}
     with ThreadPoolExecutor(WRITERS) as pool:
         try:
-            for chunk in start(loader):
+            for chunk in iterate(loader):
                 seconds.decode += chunk.seconds
                 seconds.frames += len(chunk.positions)
                 if chunk.video not in open_folders:
@@ -342,17 +323,3 @@ def read_record(source: Source) -> dict[str, Any] | None:
         return record if size == record["bytes"] else None
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None
-
-
-def read_recipe(folder: Path) -> dict[str, Any] | None:
-    """Return how the faces in a dataset's folder were made (`Recipe` and detector); None where nothing tells it."""
-    try:
-        return json.loads((folder / RECIPE_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-        return None
-
-
-def common_recipe(datasets: list[str], data_root: Path) -> dict[str, Any] | None:
-    """Return how the faces of all of the datasets under ``--data_root`` were made, where that is one and known."""
-    recipes = [read_recipe(data_root / dataset.partition("/")[0]) for dataset in datasets]
-    return recipes[0] if all(recipe == recipes[0] for recipe in recipes) else None

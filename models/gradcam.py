@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from losses.terms import Logits
 from models.lib_network import LIBNetwork
 from utils.errors import InputError
 
 
-def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor], dict[str, Tensor | list[Tensor]]]:
+def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor], Logits]:
     """Map what in an image speaks for fake, in the eyes of each block.
 
     A block's last feature maps are weighted by the mean gradient of the prediction's fake logit, less its real one,
@@ -33,7 +34,7 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor],
         maps = [x.requires_grad_() for x in maps]
         features = [block.forward_head(x) for block, x in zip(network.blocks(), maps, strict=True)]
         outputs = network.judge(features)
-        logits = outputs["p_y_given_z"]
+        logits = outputs.fused
         gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), maps)
     cams = []
     for block, x, gradient in zip(network.blocks(), maps, gradients, strict=True):

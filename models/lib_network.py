@@ -6,6 +6,8 @@ The attribute names are those of the authors' release, because they are the key 
 import torch
 from torch import Tensor, nn
 
+from losses.terms import Logits
+
 
 class Bottleneck(nn.Module):
     """The fusion: Z, all LIBs' features side by side (n*d wide), is distilled into G (d wide).
@@ -56,16 +58,14 @@ class LIBNetwork(nn.Module):
         self.baseline_linear = nn.Linear(n * width, 2)
         self.linear = nn.Sequential(nn.Dropout(0.5), nn.Linear(width, 2))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor | list[Tensor]]:
+    def forward(self, images: Tensor) -> Logits:
         """Judge a batch of faces.
 
         Args:
             images: B x 3 x H x W, normalised.
 
         Returns:
-            Logits, class 0 real and class 1 fake: ``p_y_given_z``, B x 2, the prediction, from G;
-            ``p_y_given_f_all``, B x 2, from Z; ``p_y_given_f1_fn_list``, n times B x 2, the i-th from Z
-            without z_i (an empty list where n = 1).
+            The logits of every head, see `losses.terms.Logits`.
         """
         return self.judge([block(images) for block in self.blocks()])
 
@@ -73,16 +73,16 @@ class LIBNetwork(nn.Module):
         """Return the LIBs, in their order."""
         return [getattr(self, f"region_model{i}") for i in range(1, self.num_LIBs + 1)]
 
-    def judge(self, features: list[Tensor]) -> dict[str, Tensor | list[Tensor]]:
+    def judge(self, features: list[Tensor]) -> Logits:
         """Judge the LIBs' features, n times B x d; see `forward`."""
         everything = torch.cat(features, dim=1)
         # The heads stand in the authors' order: it decides in which order gradients are summed, and with it how
         # every training step is rounded.
-        p_y_given_f_all = self.baseline_linear(everything)
-        p_y_given_z = self.linear(self.bottleneck(everything))
-        without = []
+        logits_of_all = self.baseline_linear(everything)
+        fused = self.linear(self.bottleneck(everything))
+        leave_one_out = []
         if self.num_LIBs > 1:
             for i in range(self.num_LIBs):
                 others = torch.cat(features[:i] + features[i + 1 :], dim=1)
-                without.append(getattr(self, f"local_linear{i + 1}")(others))
-        return {"p_y_given_z": p_y_given_z, "p_y_given_f_all": p_y_given_f_all, "p_y_given_f1_fn_list": without}
+                leave_one_out.append(getattr(self, f"local_linear{i + 1}")(others))
+        return Logits(fused, logits_of_all, leave_one_out)

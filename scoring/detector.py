@@ -12,11 +12,11 @@ from datasets.augmentation import normalise, resize
 from engine import fake_probability
 from faces.crops import crop_face, crop_square
 from faces.detectors import DETECTORS, Detections, Detector, load_face_detector, shrink
-from faces.extraction import Recipe
+from faces.recipe import Recipe
 from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
+from models.checkpoints import load_trained
 from models.gradcam import heatmaps
-from models.trained import load_trained
 from utils.devices import select_devices
 from utils.errors import InputError
 

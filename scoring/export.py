@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from datasets.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from scoring.detector import ForgeryDetector
-from utils.errors import InputError, needed
-from utils.files import whole_file
+from utils.errors import InputError, require_package
+from utils.files import atomic_write
 
 TOLERANCE = 1e-4  # between PyTorch's scores and ONNX Runtime's
 LOGIT_TOLERANCE = 1e-3  # likewise of the logits, as a share of the largest
@@ -28,7 +28,7 @@ class Score(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score a batch of faces."""
-        return self.network(images)["p_y_given_z"].softmax(dim=1)[:, 1]
+        return self.network(images).fused.softmax(dim=1)[:, 1]
 
 
 def export(detector: ForgeryDetector, file: Path) -> None:
@@ -40,7 +40,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         InputError: ONNX is not installed or cannot hold the network, its scores or logits differ by more than the
             tolerances above, or the file cannot be written.
     """
-    with needed("ONNX", by="--export"):
+    with require_package("ONNX", by="--export"):
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
@@ -75,7 +75,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
     for batch in (images, images[:1]):
         found = session.run(None, {"images": batch.numpy()})
         with torch.inference_mode():
-            expected = network.network(batch)["p_y_given_z"]
+            expected = network.network(batch).fused
         for what, seen, there, tolerance in (
             ("scores", found[0], expected.softmax(dim=1)[:, 1], TOLERANCE),
             ("logits", found[1], expected, LOGIT_TOLERANCE * float(expected.abs().max())),
@@ -84,5 +84,5 @@ def export(detector: ForgeryDetector, file: Path) -> None:
             if not worst <= tolerance:
                 raise InputError(f"--export: the exported network's {what} differ by {worst:.1e} from PyTorch's.")
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         part.write_bytes(content)

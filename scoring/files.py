@@ -24,7 +24,7 @@ from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import DRAWN, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from utils.errors import InputError, one_line
-from utils.files import whole_file
+from utils.files import atomic_write
 
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, and the faces there
 STEM = 150  # bytes at most of a name that gets more words; most file systems take 255
@@ -235,7 +235,7 @@ def is_drawing(file: Path) -> bool:
 def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
     """Write the image or the video with boxes, scores and heatmaps, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as part:
+    with atomic_write(target) as part:
         if is_video(file):
             annotate_video(file, part, frames, threshold)
         else:
@@ -315,5 +315,5 @@ def _open_table(target: Path | None) -> Iterator[TextIO | None]:
         yield None
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with atomic_write(target) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         yield file

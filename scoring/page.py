@@ -24,7 +24,7 @@ from models.gradcam import heatmaps
 from scoring.annotate import lay_heat
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.files import is_video, load_image, score_file
-from utils.errors import InputError, needed
+from utils.errors import InputError, require_package
 
 MEGABYTES = 500  # of an upload
 MINUTES = 10  # of a video
@@ -163,7 +163,7 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     Raises:
         InputError: Gradio is not installed.
     """
-    with needed("Gradio", by="--serve"):
+    with require_package("Gradio", by="--serve"):
         import gradio as gr
 
     def answer(upload: str | None) -> Any:

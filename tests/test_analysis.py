@@ -22,20 +22,21 @@ import training
 from analysis import compare, embedding, robustness
 from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
-from analysis.delong import auc_covariance, delong_test
 from analysis.study import spread
 from datasets import images
 from datasets.augmentation import normalise
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from engine import BadImages, fake_probability
+from evaluation.delong import auc_covariance, delong_test
+from evaluation.intervals import RESAMPLES
+from evaluation.predictions import Scores
+from losses.terms import Logits
 from models.backbones import build_network
-from models.trained import load_trained
+from models.checkpoints import load_trained, save_checkpoint
 from tests.conftest import arguments, make_dataset
-from utils.checkpoints import save_checkpoint
 from utils.errors import InputError
-from utils.metrics import RESAMPLES
-from utils.output import TEST_FILES, Scores, check_output_folder, start_output_folder
+from utils.run_folder import TEST_FILES, check_output_folder, start_output_folder
 
 Row = tuple[str, str, int, float]
 
@@ -341,7 +342,7 @@ def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeyp
     names = ["jpeg", "noise", "h264" if find_spec("av") else "brightness"]
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2, bias=False))
     wrapped = torch.nn.Module()
-    wrapped.forward = lambda x: {"p_y_given_z": network(x)}
+    wrapped.forward = lambda x: Logits(network(x), network(x), [])
     options = {"channels": "RGB", "bad_images": BadImages(False)}
 
     def score(chosen: list[int], batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -463,7 +464,7 @@ def test_wrong_input_of_studies_of_a_checkpoint(
     def says(*words: str, more: tuple = ()) -> None:
         refused(main, study_arguments(trained, *more), capsys, *words)
 
-    refused(main, ["--dataset", "tiny"], capsys, "--model is missing")
+    refused(main, ["--dataset", "tiny"], capsys, "--model")
     says("--model: there is no file", more=("--model", tmp_path / "x.pth"))
     says("--model:", "is no checkpoint", more=("--model", folder / "args.json"))
     says("no dataset 'tinny'", "did you mean 'tiny'", more=("--dataset", "tinny"))
@@ -528,7 +529,7 @@ def test_features_are_those_that_the_judgement_rests_on() -> None:
     assert features.shape[:2] == (4, 4)
     for i in (1, 2, 3):
         assert torch.equal(features[:, i], getattr(network, f"region_model{i}")(x))
-    assert torch.allclose(network.linear(features[:, 0]), outputs["p_y_given_z"], atol=1e-6)
+    assert torch.allclose(network.linear(features[:, 0]), outputs.fused, atol=1e-6)
 
 
 def test_pca_and_tsne_of_planted_clusters() -> None:

@@ -21,9 +21,9 @@ import torch
 
 import training
 from datasets.images import FaceImages
+from models.checkpoints import load_checkpoint
 from models.lib_network import LIBNetwork
 from tests.conftest import Run, arguments, make_dataset
-from utils.checkpoints import load_checkpoint
 
 REAL = "tiny/train/real/000"  # the folder of the first line of train_real.txt
 Refused = Callable[..., str]
@@ -109,7 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--num_LIBs 1", ("--num_LIBs 1", "--lil_loss False")),
         ("--name ../x", ("--name", "'../x'", "plain folder name")),
         ("--gpu_num gpu", ("--gpu_num", "'gpu'", "cpu")),
-        ("--test True", ("--test True", "--resume_model")),
+        ("--test True", ("--test", "--resume_model")),
         ("--resume_model no.pth", ("no.pth", "--resume_model")),
         ("--pretrained no.pth", ("no.pth", "--pretrained", "True, False")),
         ("--model test_vit --size 100", ("test_vit", "--size 100")),

@@ -9,10 +9,10 @@ import torch
 
 import training
 from models.backbones import build_network
+from models.checkpoints import infer_settings, load_checkpoint, load_network, plain_state, save_checkpoint
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
-from utils.checkpoints import infer_settings, load_checkpoint, load_network, plain_state, save_checkpoint
 from utils.devices import seed_everything, smallest_share
 from utils.errors import InputError
 
@@ -114,7 +114,7 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
     images = torch.stack([faces[i][0] for i in range(len(faces))])
     with torch.inference_mode():
         bgr, rgb = (
-            network(training_images)["p_y_given_z"].double().softmax(1)[:, 1].tolist()
+            network(training_images).fused.double().softmax(1)[:, 1].tolist()
             for training_images in (normalised(images.flip(1)), normalised(images))
         )
     scores = [float(line.split(",")[-1]) for line in lines[1:]]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_baseline import histogram_auc
-from datasets import demo
-from datasets.draw_face import landmarks, random_person, random_poses, random_take, render
+from demo import dataset as demo
+from demo.__main__ import main
+from demo.draw_face import landmarks, random_person, random_poses, random_take, render
 from utils.errors import InputError
 
 SMALL = {"size": 32, "people": (3, 2, 2), "videos_per_person": 2, "frames": 2}
@@ -176,7 +177,7 @@ def test_second_run_does_nothing_and_other_settings_replace(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["notes.txt", demo.MANIFEST])
 def test_foreign_folder_is_left_alone(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / name).write_text("[1, 2]")
-    assert demo.main(["--out", str(tmp_path), "--people", "2,2,2", "--frames", "1"]) == 2
+    assert main(["--out", str(tmp_path), "--people", "2,2,2", "--frames", "1"]) == 2
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -205,9 +206,9 @@ def test_settings_out_of_range_are_refused(wrong: dict, tmp_path: Path) -> None:
 def test_command_says_what_is_wrong_in_one_line(
     flag: str, value: str, says: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert demo.main([flag, value]) == 2
+    assert main([flag, value]) == 2
     sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1 and sentence.startswith("datasets.demo: error: ")
+    assert sentence.count("\n") == 1 and sentence.startswith("demo: error: ")
     assert says in sentence
 
 
@@ -218,6 +219,6 @@ def test_command_is_interrupted_in_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "_draw_all", interrupted)
-    assert demo.main(["--out", str(tmp_path / "data")]) == 130
-    assert capsys.readouterr().err == "datasets.demo: interrupted\n"
+    assert main(["--out", str(tmp_path / "data")]) == 130
+    assert capsys.readouterr().err == "demo: interrupted\n"
     assert not list(tmp_path.iterdir())

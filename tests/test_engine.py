@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 
 import engine
 from datasets.images import Batch
-from utils.workers import start
+from datasets.mixup import Mix
+from losses.terms import Logits
+from utils.workers import iterate
 
 
 class Judge(nn.Module):
@@ -23,9 +25,10 @@ class Judge(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> Logits:
         fake = self.weight * images.mean(dim=(1, 2, 3))
-        return {"p_y_given_z": torch.stack([-fake, fake], dim=1)}
+        logits = torch.stack([-fake, fake], dim=1)
+        return Logits(logits, logits, [])
 
 
 class Batches(list):
@@ -51,7 +54,7 @@ def train(
     steps: list[dict[str, float]] = []
     engine.train_one_epoch(
         network,
-        lambda outputs, labels: {"classification": F.cross_entropy(outputs["p_y_given_z"], labels)},
+        lambda outputs, labels: {"classification": F.cross_entropy(outputs.fused, labels)},
         lambda terms: 3 * terms["classification"],
         optimizer,
         lambda step: (1.0, 0.25)[step % 2],
@@ -72,11 +75,12 @@ def sgd(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 
 def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "mixup", lambda images, labels, alpha: (images, labels.flip(0), 0.25))
+    monkeypatch.setattr(engine, "draw_mix", lambda batch_size, alpha: Mix(0.25, torch.arange(batch_size).flip(0)))
+    monkeypatch.setattr(engine, "mix_images", lambda images, mix: images)
     network = Judge()
     steps = train(network, sgd(network, lr=0.0), alpha=0.5)
     for batch, losses in zip(batches(), steps, strict=True):
-        logits = network(engine.normalise(batch.images))["p_y_given_z"]
+        logits = network(engine.normalise(batch.images)).fused
         both = [F.cross_entropy(logits, labels).item() for labels in (batch.labels, batch.labels.flip(0))]
         assert losses["classification"] == pytest.approx(0.25 * both[0] + 0.75 * both[1])
         assert losses["total"] == pytest.approx(3 * losses["classification"])  # the balance comes after
@@ -86,7 +90,7 @@ def test_the_schedule_moves_the_rates_of_each_step() -> None:
     network, by_hand = Judge(), Judge()
     train(network, sgd(network, lr=0.1), alpha=None)
     for batch, rate in zip(batches(), (0.1, 0.025), strict=True):
-        loss = 3 * F.cross_entropy(by_hand(engine.normalise(batch.images))["p_y_given_z"], batch.labels)
+        loss = 3 * F.cross_entropy(by_hand(engine.normalise(batch.images)).fused, batch.labels)
         gradient = torch.autograd.grad(loss, by_hand.weight)[0]
         with torch.no_grad():
             by_hand.weight -= rate * gradient
@@ -124,7 +128,7 @@ def test_a_connection_that_breaks_waits_for_word_of_the_process() -> None:
 
     before = signal.signal(signal.SIGALRM, told)
     try:
-        batches = start(Loader())
+        batches = iterate(Loader())
         assert next(batches) == 1
         with pytest.raises(RuntimeError, match="DataLoader worker"):
             next(batches)

@@ -21,13 +21,12 @@ from datasets.images import FaceImages
 from datasets.labels import read_split
 from engine import fake_probability
 from models.backbones import build_network
+from models.checkpoints import load_trained, save_checkpoint
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
-from models.trained import load_trained
 from scoring.detector import load_detector
 from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_analysis import refused, study
-from utils.checkpoints import save_checkpoint
 
 # ------------------------------------------------------------------------------------------------------------- overlap
 
@@ -133,7 +132,7 @@ def test_heatmaps_of_a_planted_network() -> None:
     assert maps == pytest.approx(wanted)
     # And what the network itself says.
     assert torch.cat(features)[:, 0].tolist() == pytest.approx(image[0].mean(dim=(1, 2)).tolist())
-    assert torch.equal(outputs["p_y_given_z"], network(image)["p_y_given_z"])
+    assert torch.equal(outputs.fused, network(image).fused)
     # Through the study's own function: the features first, then the maps.
     found = evidence.Evidence(network)(image)
     assert found.shape == (1, 3, 1 + 25)
@@ -309,7 +308,7 @@ def test_wrong_input_of_evidence(data: Path, tmp_path: Path, capsys: pytest.Capt
     def says(*words: str, more: tuple) -> None:
         refused(evidence.main, evidence_arguments(data, model, *map(str, more)), capsys, *words)
 
-    refused(evidence.main, ["--dataset", "tiny"], capsys, "--model is missing")
+    refused(evidence.main, ["--dataset", "tiny"], capsys, "--model")
     says("--model: there is no file", more=("--model", tmp_path / "x.pth"))
     says("no dataset 'tinny'", more=("--dataset", "tinny"))
     says("--max_images", "'0'", more=("--max_images", "0"))
@@ -366,9 +365,9 @@ def test_grid() -> None:
         "balance": ["default", "balance_loss_method_hyper"],
         "mixup": ["mixup_False", "default"],
     }
-    args = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
+    parsed = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
     for changes in [changes for rows in grid.values() for changes in rows.values()]:
-        run = ablation.make_run(args, changes, 3)
+        run = ablation.make_run(*parsed, changes, 3)
         differ = {
             key for key, value in vars(base).items() if run.settings[key] != json.loads(json.dumps(value, default=str))
         }
@@ -489,7 +488,7 @@ def test_wrong_input_of_ablation(tiny: Path, started: Started, capsys: pytest.Ca
     def says(*words: str, own: tuple = (), passed_on: tuple = ()) -> None:
         refused(ablation.main, [*ablation_arguments(tiny, *own), *passed_on], capsys, *words)
 
-    refused(ablation.main, ["--dataset", "tiny"], capsys, "--save_path is missing")
+    refused(ablation.main, ["--dataset", "tiny"], capsys, "--save_path")
     says("unknown table 'block'; did you mean 'blocks'?", own=("--only", "block"))
     says("--seeds", "'0,0'", own=("--seeds", "0,0"))
     says("--seeds", "'x'", own=("--seeds", "x"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.demo import draw_video, plan
+from demo.dataset import draw_video, plan
 from faces import detectors
 from faces.crops import crop_face
 from faces.detectors import LONGER_SIDE, load_face_detector, shrink

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import own_part, remove_stale_parts, whole_file
+from utils.files import atomic_write, own_part, remove_stale_parts
 
 ANOTHER = os.getppid()  # the number of another process that runs
 
@@ -32,13 +32,13 @@ def part_of(pid: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "a.json"
-    with whole_file(target) as mine:
+    with atomic_write(target) as mine:
         mine.write_text("mine")
         theirs = part_of(ANOTHER, target, monkeypatch)
         theirs.write_text("half of th")
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: ANOTHER)
-            with whole_file(target) as part:
+            with atomic_write(target) as part:
                 assert part == theirs
                 part.write_text("theirs")
         assert target.read_text() == "theirs" and mine.is_file()
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_goes_when_the_file_is_written_again(
     kept.append(left.with_name(left.name.replace(str(ended), "old")))
     for file in (left, *kept):
         file.write_text("half")
-    with whole_file(target) as part:
+    with atomic_write(target) as part:
         part.write_text("whole")
     assert sorted(tmp_path.iterdir()) == sorted([target, *kept])
 
@@ -89,13 +89,13 @@ def no_folder(part: Path) -> None:
 def test_what_fails_in_writing_is_told_of_the_target(tmp_path: Path, fail: Callable[[Path], None]) -> None:
     target = tmp_path / "folder/a.json"
     target.parent.mkdir()
-    with pytest.raises(InputError, match=r"^\S*folder/a.json could not be written: No s"), whole_file(target) as part:
+    with pytest.raises(InputError, match=r"^\S*folder/a.json could not be written: No s"), atomic_write(target) as part:
         fail(part)
     assert not list(tmp_path.rglob("a.json")) and not list(tmp_path.rglob("*.part"))
 
 
 def test_what_fails_elsewhere_is_not_told_of_the_target(tmp_path: Path) -> None:
     target, missing = tmp_path / "a.json", tmp_path / "missing"
-    with pytest.raises(FileNotFoundError) as caught, whole_file(target) as part:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(target) as part:
         shutil.copyfile(missing, part)
     assert caught.value.filename == str(missing) and not list(tmp_path.iterdir())

@@ -28,6 +28,7 @@ from faces.tracks import MAX_REACH
 from faces.videos import FrameReader
 from inference import load_detector
 from models.backbones import build_network
+from models.checkpoints import save_checkpoint
 from models.gradcam import heatmaps
 from scoring import detector as scoring_detector
 from scoring.annotate import FAKE, REAL, STRIP, ScoreStrip, annotate_video, draw_faces
@@ -36,7 +37,6 @@ from scoring.files import FileScore, annotation_targets
 from tests.conftest import ROOT, TINY
 from tests.test_checkpoints import official
 from tests.test_preprocessing import FACE, HEIGHT, WIDTH, find_the_drawn_face, picture, write_video
-from utils.checkpoints import save_checkpoint
 from utils.errors import InputError
 
 FACES = {"every": 2, "frames": None, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None}
@@ -183,7 +183,7 @@ def test_ready_crops_are_scored_as_they_are(model: Path) -> None:
     ((face,),) = detector([crop])
     images = normalise(torch.from_numpy(resize(crop, 32)).permute(2, 0, 1)[None])
     with torch.inference_mode():
-        expected = detector.network(images)["p_y_given_z"].double().softmax(1)[0, 1].item()
+        expected = detector.network(images).fused.double().softmax(1)[0, 1].item()
     assert face.score == pytest.approx(expected, abs=1e-7)
     assert face.box.tolist() == face.seen.tolist() == [0, 0, 40, 50]
 
@@ -203,8 +203,7 @@ def test_the_authors_checkpoint_is_fed_bgr(tmp_path: Path) -> None:
     images = torch.from_numpy(crop).permute(2, 0, 1)[None]
     with torch.inference_mode():
         bgr, rgb = (
-            detector.network(normalise(x))["p_y_given_z"].double().softmax(1)[0, 1].item()
-            for x in (images.flip(1), images)
+            detector.network(normalise(x)).fused.double().softmax(1)[0, 1].item() for x in (images.flip(1), images)
         )
     assert detector([crop])[0][0].score == pytest.approx(bgr, rel=1e-6) != pytest.approx(rgb, rel=1e-6)
 
@@ -765,7 +764,7 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     image = write_image(tmp_path / "a.png", photo(0))
     (tmp_path / "empty").mkdir()
     here = tree(tmp_path)
-    refused(capsys, image, says="--model is missing")
+    refused(capsys, image, says="--model")
     refused(capsys, "--model", model, says="give images, videos or folders")
     refused(capsys, "--model", model, "", says="an empty path")
     for flag in ("--json", "--csv", "--annotate"):

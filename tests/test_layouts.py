@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from datasets.identities import Identities, split_by_identity
+from corpora.identities import Identities, split_by_identity
+from corpora.layouts import LAYOUTS, SourceVideo, find_videos
 from datasets.labels import CLASSES, SPLITS, read_split
-from datasets.layouts import LAYOUTS, SourceVideo, find_videos
 from tests.conftest import ROOT
 from utils.errors import InputError
 
@@ -738,7 +738,7 @@ def test_the_order_of_the_videos_does_not_matter(seed: int) -> None:
 def test_the_split_is_the_same_in_every_process() -> None:
     videos = [random_videos(seed) for seed in range(30)]
     code = (
-        "import json, sys; from datasets.identities import split_by_identity as split\n"
+        "import json, sys; from corpora.identities import split_by_identity as split\n"
         "for videos in json.load(sys.stdin):\n"
         "    print(split([(label, frozenset(people)) for label, people in videos], {'val': 0.15, 'test': 0.15}))"
     )

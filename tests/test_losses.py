@@ -7,21 +7,21 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from datasets.mixup import mix_terms, mixup
+from datasets.mixup import draw_mix, mix_images, mix_terms
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import kl_divergence, wasserstein_distance
-from losses.terms import classification_loss, global_information_loss, local_information_loss, loss_terms
+from losses.terms import Logits, classification_loss, global_information_loss, local_information_loss, loss_terms
 
 LN3 = math.log(3)
 
 
-def outputs() -> dict:
+def outputs() -> Logits:
     """One image whose heads say: fused 3/4 fake, everything 1/2, without the first 1/4, without the second 1/2."""
-    return {
-        "p_y_given_z": torch.tensor([[0.0, LN3]], requires_grad=True),
-        "p_y_given_f_all": torch.tensor([[0.0, 0.0]], requires_grad=True),
-        "p_y_given_f1_fn_list": [torch.tensor([[LN3, 0.0]], requires_grad=True), torch.tensor([[5.0, 5.0]])],
-    }
+    return Logits(
+        fused=torch.tensor([[0.0, LN3]], requires_grad=True),
+        all=torch.tensor([[0.0, 0.0]], requires_grad=True),
+        leave_one_out=[torch.tensor([[LN3, 0.0]], requires_grad=True), torch.tensor([[5.0, 5.0]])],
+    )
 
 
 FAKE = torch.tensor([1])
@@ -66,8 +66,8 @@ def test_local_loss() -> None:
     loss = local_information_loss(heads, 1.0, kl_divergence)
     assert loss.item() == pytest.approx(math.exp(-KL))
     loss.backward()
-    assert heads["p_y_given_f_all"].grad is None  # p(y given Z) is detached
-    assert heads["p_y_given_f1_fn_list"][0].grad is not None
+    assert heads.all.grad is None  # p(y given Z) is detached
+    assert heads.leave_one_out[0].grad is not None
 
 
 def test_global_loss() -> None:
@@ -75,12 +75,12 @@ def test_global_loss() -> None:
     loss = global_information_loss(heads, 1.0, kl_divergence)
     assert loss.item() == pytest.approx(KL)
     loss.backward()
-    assert heads["p_y_given_f_all"].grad is None
-    assert heads["p_y_given_z"].grad is not None
+    assert heads.all.grad is None
+    assert heads.fused.grad is not None
 
 
 def test_temperature_softens_both_sides() -> None:
-    heads = {"p_y_given_z": torch.tensor([[0.0, 2 * LN3]]), "p_y_given_f_all": torch.tensor([[0.0, 0.0]])}
+    heads = Logits(torch.tensor([[0.0, 2 * LN3]]), torch.tensor([[0.0, 0.0]]), [])
     assert global_information_loss(heads, 2.0, kl_divergence).item() == pytest.approx(KL)
 
 
@@ -155,17 +155,16 @@ def test_scales_are_classification_local_global_and_go_by_name() -> None:
 def test_mixup_blends_a_batch_by_one_lambda() -> None:
     torch.manual_seed(0)
     images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2)
-    labels = torch.arange(8)
-    blends, partners, lam = mixup(images, labels, 0.5)
-    assert sorted(partners.tolist()) == labels.tolist()
-    torch.testing.assert_close(blends[:, 0, 0, 0], lam * labels + (1 - lam) * partners)
+    lam, partner = mix = draw_mix(8, 0.5)
+    blends = mix_images(images, mix)
+    assert sorted(partner.tolist()) == list(range(8))
+    torch.testing.assert_close(blends[:, 0, 0, 0], lam * torch.arange(8) + (1 - lam) * partner)
     assert 0 <= lam <= 1
 
 
 def test_mixup_draws_lambda_from_beta() -> None:
     torch.manual_seed(0)
-    images, labels = torch.zeros(2, 3, 1, 1), torch.tensor([0, 1])
-    drawn = np.array([mixup(images, labels, 0.5)[2] for _ in range(2000)])
+    drawn = np.array([draw_mix(2, 0.5).lam for _ in range(2000)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.03)
     assert drawn.var() == pytest.approx(1 / 8, abs=0.01)  # of Beta(1/2, 1/2); the uniform's is 1/12
 

@@ -6,16 +6,8 @@ import torch
 from sklearn import metrics as sk
 from torchmetrics.functional import classification as tm
 
-from utils.metrics import (
-    METRICS,
-    binary_metrics,
-    bootstrap_auc,
-    choose_threshold,
-    dataset_metrics,
-    group_metrics,
-    interval,
-    score_videos,
-)
+from evaluation.intervals import bootstrap_auc, interval
+from evaluation.metrics import METRICS, binary_metrics, choose_threshold, dataset_metrics, group_metrics, score_videos
 
 REAL_FAKE = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 

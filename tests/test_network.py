@@ -21,8 +21,8 @@ def test_backbones(model: str, size: int, width: int) -> None:
     with torch.inference_mode():
         outputs = network(torch.randn(3, 3, size, size))
     assert network.baseline_linear.in_features == 2 * width
-    assert outputs["p_y_given_z"].shape == outputs["p_y_given_f_all"].shape == (3, 2)
-    assert [logits.shape for logits in outputs["p_y_given_f1_fn_list"]] == [(3, 2)] * 2
+    assert outputs.fused.shape == outputs.all.shape == (3, 2)
+    assert [logits.shape for logits in outputs.leave_one_out] == [(3, 2)] * 2
 
 
 def test_efficientnet_is_b4() -> None:
@@ -59,13 +59,13 @@ def test_each_head_sees_what_it_should() -> None:
     nn.init.ones_(network.baseline_linear.weight)
     nn.init.zeros_(network.baseline_linear.bias)
     outputs = network(torch.ones(1, 3, 1, 1))
-    assert outputs["p_y_given_f_all"][0, 0].item() == 111
-    assert [logits[0, 0].item() for logits in outputs["p_y_given_f1_fn_list"]] == [110, 101, 11]
+    assert outputs.all[0, 0].item() == 111
+    assert [logits[0, 0].item() for logits in outputs.leave_one_out] == [110, 101, 11]
 
 
 def test_one_lib_has_no_leave_one_out_head() -> None:
     network = build_network("mobilenet", 1, 32)
-    assert network(torch.randn(2, 3, 32, 32))["p_y_given_f1_fn_list"] == []
+    assert network(torch.randn(2, 3, 32, 32)).leave_one_out == []
     assert not any(key.startswith("local_linear") for key in network.state_dict())
 
 

@@ -20,13 +20,13 @@ import torch
 
 from faces.videos import FrameReader
 from models.backbones import build_network
+from models.checkpoints import save_checkpoint
 from scoring.detector import ScoredFace, load_detector
 from scoring.files import FileScore, score_file
 from scoring.page import _crop, _Record, judge, make_page, remove_remains, ten_crops
 from tests.conftest import ROOT
 from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
-from utils.checkpoints import save_checkpoint
 from utils.errors import InputError
 
 CHROMIUM = shutil.which("chromium")

@@ -23,11 +23,12 @@ from PIL import Image
 
 import preprocessing
 import training
-from datasets.demo import draw_video, plan
-from datasets.gather import SHEET_COLUMNS, SHEET_SIDE
+from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
 from datasets.labels import CLASSES, SPLITS, Video, read_split
+from demo.dataset import draw_video, plan
 from faces.detectors import Detections
-from faces.extraction import Outcome, Recipe, Seconds, Source, extract_faces
+from faces.extraction import Outcome, Seconds, Source, extract_faces
+from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
@@ -845,10 +846,10 @@ def test_shards_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (folder / "train").mkdir(exist_ok=True)
         return listing(path)
 
-    preprocessing.claim_folder(folder, recipe)
+    claim_folder(folder, recipe)
     (folder / "preprocessing.json").unlink()
     monkeypatch.setattr(Path, "iterdir", too_late)
-    preprocessing.claim_folder(folder, recipe)
+    claim_folder(folder, recipe)
 
 
 def test_a_run_that_is_slower_by_a_moment(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import training
-from datasets.layouts import LAYOUTS
+from corpora.layouts import LAYOUTS
+from evaluation.published import FILE, quote, read_published
 from tests.conftest import arguments, make_dataset
 from tests.test_report import contained, make_run, page_of
-from utils.published import FILE, quote, read_published
 
 PAGE = """# Published
 
@@ -67,33 +67,6 @@ def test_only_the_same_protocol_is_quoted(page: Path) -> None:
     assert quote(tables, ["FF++_c23"], both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets == ["tiny"]
     for videos in (466, 570):
         assert quote(tables, ["FF++_c23"], {"Celeb-DF-v2": {"videos": videos}}) == []
-
-
-@pytest.mark.parametrize(
-    "there, instead, sentence",
-    [
-        ("Source: Another\n", "", "0 lines that begin with 'Source: '"),
-        ("| 518 |", "| 1,000 |", "1,000"),
-        ("| *test videos* | 518 | 4 |\n", "", "a first row '*test videos*'"),
-        ("| 518 | 4 |", "| 518 |", "1 cells, not 2"),
-        ("| 0.70 | 0.6543 |", "| 0.70 |", "'One' has 1 cells"),
-        ("| 0.9 |", "| 93.82 % |", "93.82 %"),
-        ("| 0.9 |", "| 93.82 |", "no share from 0 to 1"),
-        ("| Three |", "| One |", "a method stands there twice"),
-        ("AUC of videos, trained", "AUC of clips, trained", "the heading"),
-        ("| method | tiny |\n|---|---|\n| *test videos* | |\n| One | 0.9 |\n", "", "needs a table"),
-    ],
-)
-def test_a_page_that_is_not_as_it_should_be(
-    page: Path, tmp_path: Path, there: str, instead: str, sentence: str, capsys: pytest.CaptureFixture
-) -> None:
-    assert there in PAGE
-    page.write_text(PAGE.replace(there, instead, 1))
-    make_dataset(tmp_path)
-    assert training.main(arguments(tmp_path, "--name", "run")) == 2
-    said = capsys.readouterr().err
-    assert "published.md: the section 'AUC of " in said and sentence in said
-    assert not (tmp_path / "output").exists()  # before any work
 
 
 def test_spaces_mean_nothing_and_a_page_may_be_missing(page: Path) -> None:

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.study import write_study
+from evaluation.metrics import dataset_metrics, group_metrics
+from evaluation.predictions import Scores
+from evaluation.report import CURVE_POINTS, MISTAKES, summary, thinned, worst_mistakes, write_report
+from evaluation.results import average
 from utils.errors import InputError
-from utils.metrics import dataset_metrics, group_metrics
-from utils.output import Scores
-from utils.report import CURVE_POINTS, MISTAKES, summary, thinned, worst_mistakes, write_report
-from utils.results import average
 
 HOSTILE = "<script>alert(1)</script>"
 VOID = {"meta", "link", "img", "br", "wbr", "path", "use"}

@@ -17,9 +17,9 @@ from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import training
+from evaluation.metrics import METRICS
 from tests.conftest import ROOT, Run, arguments, make_dataset
 from utils.devices import seed_everything
-from utils.metrics import METRICS
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
 HERE = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
@@ -193,7 +193,7 @@ def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
     assert training.main(["--resume_model", str(last), *HERE, "--epoch", "2", "--lr", "0.002"]) == 0
-    assert "note: going on with --lr 0.002" in capsys.readouterr().out
+    assert "note: continuing with --lr 0.002" in capsys.readouterr().out
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
     assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
@@ -300,13 +300,12 @@ def test_ctrl_c_says_how_to_go_on(tiny: Path) -> None:
 
 def test_schedules() -> None:
     assert [cosine_factor(step, 50, 200) for step in (0, 50, 150)] == pytest.approx([0.8535534, 0.5, 0.0])
-    assert [official_factor(step, 0) for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
-    assert official_factor(75, 2) == pytest.approx(0.125)
+    assert [official_factor(step) for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
     # The authors': torch's own scheduler with T_max = 150
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
     for step in range(400):
-        assert official_factor(step, 0) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        assert official_factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
         theirs.step()
 
@@ -330,7 +329,7 @@ def test_official_schedule_halves_and_begins_anew(tiny: Path, monkeypatch: pytes
 
     def watched(*args: Any, **options: Any) -> Any:
         optimizer, rate_factor = args[3:5]
-        rates.append(rate_factor(0))
+        rates.append([group["initial_lr"] * rate_factor(0) for group in optimizer.param_groups])
         moments.append(len(optimizer.state))
         return real_epoch(*args, **options)
 
@@ -338,7 +337,8 @@ def test_official_schedule_halves_and_begins_anew(tiny: Path, monkeypatch: pytes
     monkeypatch.setattr(training, "train_one_epoch", watched)
     more = ["--epoch", "7", "--lr_schedule", "official"]
     assert training.main(arguments(tiny, "--name", "run", *more)) == 0
-    assert rates == [1, 1, 1, 1, 1, 0.5, 0.5]  # halved before the sixth; the list is cleared, so not again
+    # Halved before the sixth epoch; the list is cleared, so not again. The rate of the learnt loss weights stays.
+    assert rates == [[1e-3, 1e-3]] * 5 + [[0.5e-3, 1e-3]] * 2
     assert moments == [0] * 7  # Adam is rebuilt
 
 

@@ -1,13 +1,14 @@
 """How a command ends: its exit code, and one sentence for what went wrong."""
 
 import sys
+import traceback
 from collections.abc import Callable
 
 from utils.devices import is_out_of_memory
 from utils.errors import InputError, one_line
 
 
-def exit_code(
+def run_command(
     program: str, work: Callable[[], int | None], less_memory: str, how_to_go_on: Callable[[], str] = lambda: ""
 ) -> int:
     """Do the work of a command line.
@@ -25,22 +26,27 @@ def exit_code(
     try:
         return work() or 0
     except InputError as error:
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        caught: Exception = error
+        sentence = one_line(error)
     except OSError as error:
+        caught = error
         where = f"{one_line(error.filename)}: " if error.filename else ""
-        print(f"{program}: error: {where}{error.strerror or error}.", file=sys.stderr)
-        return 2
+        sentence = f"{where}{error.strerror or error}."
     except RuntimeError as error:
-        if "DataLoader worker" in str(error):  # PyTorch has no class of its own for it
-            cause = "a loading process was killed, most often for want of memory (in a container: of shared memory, "
-            advice = f"--shm-size); try fewer --num_workers or {less_memory}{how_to_go_on()}"
-            print(f"{program}: error: {cause}{advice}.", file=sys.stderr)
-            return 2
-        if not is_out_of_memory(error):
+        caught = error
+        if "DataLoader worker" in str(error):  # PyTorch has no exception class for it
+            sentence = (
+                "a loading process was killed, most often because the memory ran out (in a container, the shared "
+                f"memory: --shm-size); try fewer --num_workers or {less_memory}{how_to_go_on()}."
+            )
+        elif is_out_of_memory(error):
+            sentence = f"the memory is too small; try {less_memory}."
+        else:
             raise
-        print(f"{program}: error: the memory is too small; try {less_memory}.", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted{how_to_go_on()}", file=sys.stderr)
         return 130
+    if "--traceback" in sys.argv:
+        traceback.print_exception(caught)
+    print(f"{program}: error: {sentence}", file=sys.stderr)
+    return 2

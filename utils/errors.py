@@ -14,7 +14,7 @@ class InputError(Exception):
 
 
 @contextmanager
-def needed(package: str, by: str) -> Iterator[None]:
+def require_package(package: str, by: str) -> Iterator[None]:
     """Import inside a package of requirements-extra.txt, which not everybody has installed.
 
     Args:

@@ -2,12 +2,14 @@
 
 import glob
 import hashlib
+import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
 
@@ -49,7 +51,7 @@ def _is_running(pid: int) -> bool:
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Give a file to write to beside `target`, which takes its place once it is whole.
 
     Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was. A link stays one. A
@@ -88,7 +90,7 @@ def write_if_changed(file: Path, text: str) -> None:
     if file.is_file() and file.read_bytes() == content:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         part.write_bytes(content)
 
 
@@ -99,3 +101,30 @@ def sha256(file: Path) -> str:
         while block := content.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all."""
+    with atomic_write(target) as part:
+        shutil.copyfile(source, part)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_write(file) as part:
+        part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a file of `write_json`.
+
+    Raises:
+        InputError: it cannot be read, or is not whole.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); remove it, and make it anew.") from error
+    return content

@@ -1,16 +1,15 @@
 """What a training says: a line an epoch in train.log, and curves and pictures for TensorBoard."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from datasets.images import Batch
-from datasets.labels import CLASSES
-from utils.files import whole_file
+from utils.files import atomic_write
 
 Metrics = dict[str, float | None]
 
@@ -36,10 +35,10 @@ class TrainingLog:
         if self.file.is_file():
             lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if (m := re.match(r"epoch (\d+)/", line)) and int(m[1]) <= epochs_done]
-            with whole_file(self.file) as part:
+            with atomic_write(self.file) as part:
                 part.write_text("".join(kept), encoding="utf-8")
 
-    def scalars(self, group: str, values: dict[str, float | None], step: int) -> None:
+    def scalars(self, group: str, values: Mapping[str, float | None], step: int) -> None:
         """Add the values that are defined to TensorBoard, as ``group/name``."""
         for name, value in values.items():
             if value is not None:
@@ -103,15 +102,20 @@ class TrainingLog:
             file.write(line + "\n")
         self.writer.flush()
 
-    def images(self, batch: Batch) -> None:
-        """Show up to 16 augmented training images with their labels."""
+    def images(self, images: Tensor, names: Sequence[str]) -> None:
+        """Show up to 16 augmented training images in TensorBoard.
+
+        Args:
+            images: B x 3 x H x W, uint8, RGB.
+            names: the class of each image, real or fake.
+        """
         figure = Figure(figsize=(8, 8.6), layout="constrained")
         axes = figure.subplots(4, 4)
         for axis in axes.flat:
             axis.axis("off")
-        for axis, image, label in zip(axes.flat, batch.images, batch.labels, strict=False):
+        for axis, image, name in zip(axes.flat, images, names, strict=False):
             axis.imshow(image.permute(1, 2, 0).numpy())
-            axis.set_title(CLASSES[label], color=("tab:green", "tab:red")[label], fontsize=12)
+            axis.set_title(name, color="tab:red" if name == "fake" else "tab:green", fontsize=12)
         self.writer.add_figure("augmented training images", figure)
 
     def close(self) -> None:

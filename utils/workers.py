@@ -14,7 +14,7 @@ def start_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def start(loader: DataLoader) -> Iterator[Any]:
+def iterate(loader: DataLoader) -> Iterator[Any]:
     """Start a pass over `loader`, whose worker processes leave Ctrl-C to this one.
 
     They inherit the blocked signal; and no interruption falls between the forks, where Python would lose it.

@@ -9,18 +9,18 @@ faces were found and cropped, where preprocessing.py made them) and ``best`` (th
 """
 
 import re
-import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.backbones import build_network
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
-from utils.files import sha256, whole_file
+from utils.files import atomic_write, sha256
+from utils.torch_files import read_torch_file
 
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # what a checkpoint decides
 
@@ -44,7 +44,7 @@ def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int
         InputError: it cannot be written (a full disk, no permission).
     """
     state = to_official(plain_state(network), model)
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         try:
             with part.open("wb") as content:  # given a name, PyTorch would write that into the file
                 torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(rest)}, content)
@@ -59,32 +59,6 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _on_cpu(part) for key, part in value.items()}
     return [_on_cpu(part) for part in value] if isinstance(value, list) else value
-
-
-def read_torch_file(file: Path, flag: str) -> Any:
-    """Read what a PyTorch file holds, onto the CPU; nothing in it is executed.
-
-    Raises:
-        InputError: there is no such file, or it is no PyTorch file; `flag` is the argument that named it.
-    """
-    if not file.is_file():
-        inside = f", but a folder; its checkpoints are {', '.join(p.name for p in file.glob('*.pth')) or 'none'}"
-        raise InputError(f"{flag}: there is no file {file}{inside if file.is_dir() else ''}.")
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as parts:
-                if damaged := parts.testzip():  # PyTorch itself does not look
-                    raise ValueError(f"{damaged} is damaged")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what a broken file raises depends on where it is broken
-        reason = "it is no PyTorch file, or cut off or damaged"
-        if "Weights only" in str(error) and zipfile.is_zipfile(file):
-            reason = "it holds Python objects, which could run code and are not loaded"
-        raise InputError(f"{flag}: {file} is no checkpoint: {reason}.") from error
 
 
 def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
@@ -183,3 +157,21 @@ def load_state(part: torch.nn.Module | torch.optim.Optimizer, state: dict[str, A
         raise InputError(
             f"--resume_model: {file} does not fit: the state of its {type(part).__name__} is wrong."
         ) from error
+
+
+def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
+    """Load the checkpoint that ``--model`` names, this project's or the authors'.
+
+    Returns:
+        The network, on the CPU, in evaluation mode; and the checkpoint, whose ``args`` hold model, num_LIBs and size
+        (the side of the network's images in pixels), and whose ``channels`` are RGB or BGR.
+
+    Raises:
+        InputError: it is no checkpoint, or one of a network that is not known.
+    """
+    checkpoint = load_checkpoint(file, "--model")
+    # Of the authors' networks the two others are told by their tensors, and all were trained at 224 pixels.
+    checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
+    network = build_network(*(checkpoint["args"][name] for name in ("model", "num_LIBs", "size")))
+    load_network(network, checkpoint, "--model")
+    return network.eval(), checkpoint

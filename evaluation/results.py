@@ -1,6 +1,5 @@
 """What a test leaves: the metrics of each dataset, and the score of every image."""
 
-import argparse
 import hashlib
 import sys
 from pathlib import Path
@@ -10,9 +9,12 @@ import numpy as np
 
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
-from utils.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
-from utils.output import write_json, write_predictions
-from utils.report import write_report
+from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
+from evaluation.predictions import write_predictions
+from evaluation.report import write_report
+from utils.files import write_json
+from utils.tables import format_rows
+from utils.training_arguments import TrainingArguments
 
 Tested = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of the images scored, their scores
 
@@ -20,7 +22,7 @@ Tested = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions 
 def write_results(
     folder: Path,
     tested: dict[str, Tested],
-    args: argparse.Namespace,
+    args: TrainingArguments,
     file: Path | None,
     checkpoint: dict[str, Any],
 ) -> dict[str, Any]:
@@ -79,13 +81,13 @@ def measure(
         faces: its images.
         positions: N, the images that were scored.
         scores: N, from 0 (real) to 1 (fake).
-        video_score: mean, max or top5, see `utils.metrics.score_videos`.
+        video_score: mean, max or top5, see `evaluation.metrics.score_videos`.
         threshold: the one chosen on the validation set, or None.
         group_by: a regular expression whose match in a fake video's path names its group; None for the manipulations
             of FaceForensics++, where the paths tell them.
 
     Returns:
-        The metrics of `utils.metrics.dataset_metrics`, and, where there are groups, those of each group of fakes
+        The metrics of `evaluation.metrics.dataset_metrics`, and, where there are groups, those of each group of fakes
         against all real videos under ``groups``.
     """
     labels, videos = faces.labels[positions], faces.video_of[positions]
@@ -119,3 +121,40 @@ def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: 
         size = (video.folder / image).stat().st_size
         digest.update(f"{video.path}/{image} {size}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+COLUMNS = {  # of the table, and what each is in results.json
+    "frames": "frames",
+    "videos": "videos",
+    "ACC": "acc",
+    "AUC": "auc",
+    "AP": "ap",
+    "EER": "eer",
+    "log loss": "log_loss",
+    "video AUC": "video_auc",
+}
+
+
+def format_table(results: dict[str, Any]) -> str:
+    """Return the table of metrics: a row a dataset, a group of it, and the average over datasets.
+
+    Shares from 0 to 1, a dash where one is not defined; 95 % intervals behind the AUCs.
+
+    Args:
+        results: the content of results.json.
+    """
+
+    def cell(metrics: dict[str, Any], name: str) -> str:
+        value, interval = metrics[name], metrics.get(f"{name}_interval")
+        if value is None:
+            return "-"
+        text = f"{value:.1f}".removesuffix(".0") if name in ("frames", "videos") else f"{value:.4f}"
+        return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else text
+
+    parts = []
+    for dataset, metrics in results["datasets"].items():
+        parts += [(dataset, metrics), *((f"  {name}", group) for name, group in metrics.get("groups", {}).items())]
+    if "average" in results:
+        parts.append(("average", results["average"]))
+    rows = [["dataset", *COLUMNS], *([name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts)]
+    return format_rows(rows)

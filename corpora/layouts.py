@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
-from datasets.identities import Identities, split_by_identity
+from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
 from faces.videos import VIDEO_ENDINGS
 from utils.errors import InputError, did_you_mean, first_ten

@@ -18,11 +18,11 @@ from PIL import Image
 from scipy.special import ndtri
 
 from datasets.images import read_image
+from evaluation.metrics import calibration_bins, score_videos
+from evaluation.predictions import Scores, read_predictions
+from evaluation.published import quote, read_published
 from utils.errors import InputError
-from utils.files import whole_file
-from utils.metrics import calibration_bins, score_videos
-from utils.output import Scores, read_json, read_predictions
-from utils.published import quote, read_published
+from utils.files import atomic_write, read_json
 
 CURVE_POINTS = 1000  # more are not seen, and would fill the file
 MISTAKES = 20
@@ -121,7 +121,7 @@ def write_report(folder: Path) -> Path:
         meanings=[NAMES[name] for name in NAMES if any(name in metrics for metrics in results["datasets"].values())],
         studies=[read_study(file, results["checkpoint_sha256"]) for file in sorted(folder.glob("study_*.json"))],
     )
-    with whole_file(folder / "report.html") as part:
+    with atomic_write(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may hold bytes that are no text
     return folder / "report.html"
 
@@ -199,7 +199,7 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
 
     Args:
         scored: its frames.
-        video_score: how its videos are scored, see `utils.metrics.score_videos`.
+        video_score: how its videos are scored, see `evaluation.metrics.score_videos`.
         threshold: the one to mark, or None.
         salt: differs between the datasets of a page, so that no two drawings share an id.
 

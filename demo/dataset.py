@@ -1,17 +1,13 @@
-"""Draw a small data set of invented faces, real and forged, to try out training and test without any data.
+"""Draw a small dataset of invented faces, real and forged.
 
-    python -m datasets.demo
-
-Every 'video' is a folder of PNG frames of one drawn person.  A forged video is drawn in the same way and then
-loses part of its face to one of three forgeries; both kinds go through the same camera and the same JPEG.
+Each "video" is a folder of PNG frames of one drawn person. A forged video is drawn in the same way and then loses part
+of its face to one of three forgeries. Both kinds go through the same camera and the same JPEG compression.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,19 +18,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from datasets.draw_face import (
-    Person,
-    Pose,
-    Take,
-    landmarks,
-    random_person,
-    random_poses,
-    random_take,
-    render,
-    vary,
-)
 from datasets.labels import CLASSES, SPLITS
-from utils import arguments as parse
+from demo.draw_face import Person, Pose, Take, landmarks, random_person, random_poses, random_take, render, vary
 from utils.errors import InputError
 
 KINDS = ("swap", "mouth", "lowpass")
@@ -293,51 +278,3 @@ def _draw_all(write: Callable[[Video], None], videos: list[Video], processes: in
     with multiprocessing.get_context("spawn").Pool(processes, _start_process) as pool:
         for _ in bar(pool.imap_unordered(write, videos, chunksize=2)):
             pass
-
-
-def _three(text: str) -> list[int]:
-    try:
-        people = [int(part) for part in text.split(",")]
-    except ValueError:
-        people = []
-    if len(people) != 3:
-        raise argparse.ArgumentTypeError(f"'{text}' is not three whole numbers like 48,12,20")
-    return people
-
-
-def make_parser() -> parse.Parser:
-    """Declare every argument."""
-    parser, add = parse.Parser("python -m datasets.demo", __doc__), parse.add
-    count = parse.number(int, 1)
-    add(parser, "--out", Path("dataset/demo"), Path, "the folder to write")
-    add(parser, "--seed", 0, parse.number(int, 0), "the same seed draws the same data")
-    add(parser, "--size", 64, parse.number(int, 32), "side of a frame in pixels")
-    add(parser, "--people", [48, 12, 20], _three, "in train, val and test")
-    add(parser, "--videos_per_person", 4, count, "half real, half forged")
-    add(parser, "--frames", 6, count, "of a video")
-    return parser
-
-
-def run(args: argparse.Namespace) -> None:
-    """Draw the data set, unless it is there, and say what is in it."""
-    written = make_demo(**vars(args), processes=min(8, os.cpu_count() or 1), quiet=False)
-    if not written:
-        print(f"{args.out} already holds this data set.")
-        return
-    for split, count in zip(SPLITS, args.people, strict=True):
-        each = count * args.videos_per_person // 2
-        print(
-            f"{args.out / split}_{{real,fake}}.txt: {count} people, "
-            f"{each} real and {each} forged videos of {args.frames} frames"
-        )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    from utils.command import exit_code  # not above: each drawing process would import PyTorch with it
-
-    return exit_code("datasets.demo", lambda: run(make_parser().parse_args(argv)), "a smaller --size")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
+from corpora.layouts import SourceVideo
 from datasets.labels import CLASSES, SPLITS
-from datasets.layouts import SourceVideo
 from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
-from utils.files import whole_file, write_if_changed
+from utils.files import atomic_write, write_if_changed
 
 REPORT = "preprocessing_report.json"
 LABEL_FILES = [f"{split}_{kind}.txt" for split in SPLITS for kind in CLASSES]
@@ -48,7 +48,7 @@ def gather(
     """Write the six label files and the report under `home`; files that would not change are left alone.
 
     Args:
-        videos: of the dataset, as `datasets.layouts.find_videos` lists them.
+        videos: of the dataset, as `corpora.layouts.find_videos` lists them.
         faces: the value of ``--faces``.
         home: the dataset's folder of label files.
         recipe: how the faces were made, for the report.
@@ -140,6 +140,6 @@ def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) 
             with Image.open(images[i]) as face:
                 sheet.paste(face.convert("RGB").resize((SHEET_SIDE, SHEET_SIDE)), (column * SHEET_SIDE, top + band))
     file.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(file) as part:
+    with atomic_write(file) as part:
         sheet.save(part, "PNG")
     return len(rows)

@@ -1,0 +1,67 @@
+"""Draw a small dataset of invented faces, to try training and test without real data.
+
+python -m demo
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.labels import SPLITS
+from demo.dataset import make_demo
+from utils import parsing as parse
+
+
+def three_counts(text: str) -> list[int]:
+    """Parse three whole numbers."""
+    try:
+        people = [int(part) for part in text.split(",")]
+    except ValueError:
+        people = []
+    if len(people) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three whole numbers such as 48,12,20")
+    return people
+
+
+@dataclass(kw_only=True)
+class DemoArguments:
+    """Every argument of the command; the fields are documented by their help texts."""
+
+    out: Path = parse.argument(Path("dataset/demo"), parse.path, "folder to write")
+    seed: int = parse.argument(
+        0, parse.count_or_zero, "seed of all random numbers: the same seed draws the same dataset"
+    )
+    size: int = parse.argument(64, parse.number(int, 32), "side of a frame in pixels")
+    people: list[int] = parse.argument([48, 12, 20], three_counts, "number of people in train, val and test")
+    videos_per_person: int = parse.argument(4, parse.count, "videos per person, half real and half forged")
+    frames: int = parse.argument(6, parse.count, "frames per video")
+
+
+def run(args: DemoArguments) -> None:
+    """Draw the dataset unless the folder holds it already, and print what it contains."""
+    written = make_demo(**vars(args), processes=min(8, os.cpu_count() or 1), quiet=False)
+    if not written:
+        print(f"{args.out} already holds this dataset")
+        return
+    for split, people in zip(SPLITS, args.people, strict=True):
+        each = people * args.videos_per_person // 2
+        print(
+            f"{args.out / split}_{{real,fake}}.txt: {people} people, "
+            f"{each} real and {each} forged videos of {args.frames} frames"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    from utils.command import run_command  # not above: each drawing process would import PyTorch with it
+
+    def work() -> None:
+        run(parse.Parser("-m demo", __doc__, DemoArguments).parse(argv))
+
+    return run_command("demo", work, "a smaller --size")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

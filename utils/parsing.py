@@ -1,0 +1,251 @@
+"""Command lines: a dataclass declares the arguments, a parser fills it, and every mistake is one sentence."""
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, Generic, NoReturn, TypeVar
+
+from utils.errors import InputError, did_you_mean
+
+Arguments = TypeVar("Arguments")  # a dataclass whose fields are made by `argument` and `positional`
+
+
+def argument(default: Any, parse: Callable[[str], Any], text: str, group: str = "") -> Any:
+    """Declare a field of a dataclass as the command-line flag of the same name.
+
+    Args:
+        default: the value when the flag is absent.
+        parse: turns the flag's text into the value; raises `argparse.ArgumentTypeError` for text it refuses.
+        text: the help text, without the default.
+        group: the heading of ``--help`` that the flag is listed under.
+    """
+    metadata = {"parse": parse, "text": text, "group": group}
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def required(parse: Callable[[str], Any], text: str, group: str = "") -> Any:
+    """Declare a field of a dataclass as a command-line flag that must be given."""
+    return field(metadata={"parse": parse, "text": text, "group": group})
+
+
+def positional(parse: Callable[[str], Any], text: str, count: str | None = None) -> Any:
+    """Declare a field of a dataclass as a positional argument; `count` is argparse's ``nargs``."""
+    return field(metadata={"parse": parse, "text": text, "group": "", "count": count, "positional": True})
+
+
+def default_of(item: Field[Any]) -> Any:
+    """Return the default of a field; `dataclasses.MISSING` if the argument is required."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def show_default(value: Any) -> str:
+    """Return a default as a user types it; empty if there is nothing to show."""
+    if value is MISSING or value is None or value == {}:
+        return ""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+class Parser(argparse.ArgumentParser, Generic[Arguments]):
+    """An argparse parser whose flags are the fields of a dataclass.
+
+    Args:
+        program: the command as the user types it after ``python``, such as ``training.py``.
+        description: the text above the flags in ``--help``.
+        arguments: the dataclass, with fields made by `argument` and `positional`.
+    """
+
+    def __init__(self, program: str, description: str | None, arguments: type[Arguments]) -> None:
+        super().__init__(
+            prog=f"python {program}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=110),
+        )
+        self.arguments = arguments
+        self.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+        groups: dict[str, Any] = {"": self}
+        for item in fields(arguments):  # type: ignore[arg-type]  # mypy has no bound for "a dataclass"
+            about = item.metadata
+            if about.get("positional"):
+                name = item.name.upper()
+                self.add_argument(
+                    item.name, type=about["parse"], nargs=about["count"], metavar=name, help=about["text"]
+                )
+                continue
+            if about["group"] not in groups:
+                groups[about["group"]] = self.add_argument_group(about["group"])
+            options: dict[str, Any] = {"metavar": item.name.upper()}
+            if about["parse"] is boolean:
+                options = {"metavar": "True|False", "nargs": "?", "const": True}
+            default = default_of(item)
+            shown = show_default(default)
+            groups[about["group"]].add_argument(
+                f"--{item.name}",
+                default=default,
+                required=default is MISSING,
+                type=about["parse"],
+                help=about["text"] + (f" (default: {shown})" if shown else ""),
+                **options,
+            )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage."""
+        raise InputError(f"{message} ({self.prog} --help lists all arguments)")
+
+    def parse(self, argv: Sequence[str] | None, defaults: Mapping[str, Any] | None = None) -> Arguments:
+        """Parse a command line.
+
+        Args:
+            argv: the arguments; None for those of this process.
+            defaults: replace the dataclass's defaults.
+
+        Raises:
+            InputError: an unknown argument or a value that cannot be parsed.
+        """
+        self.set_defaults(**(defaults or {}))
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
+        values = vars(namespace)
+        del values["traceback"]  # read by `utils.command.run_command`
+        return self.arguments(**values)
+
+
+# -------------------------------------------------------------------------------------------------- text to values
+
+
+def boolean(text: str) -> bool:
+    """Parse True or False."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither True nor False")
+    return text.lower() == "true"
+
+
+def number(kind: type, low: float, exclusive: bool = False, high: float = 1e9) -> Callable[[str], Any]:
+    """Return a parser of numbers from `low` (above `low` if exclusive) to `high`."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (exclusive and value == low):
+            what = "a whole number" if kind is int else "a number"
+            limit = "1e9" if high == 1e9 else f"{high:g}"
+            raise argparse.ArgumentTypeError(
+                f"'{text[:40]}' is not {what} {'above' if exclusive else 'from'} {low:g} (and up to {limit})"
+            )
+        return value
+
+    return parse
+
+
+count = number(int, 1)
+count_or_zero = number(int, 0)
+positive = number(float, 0, exclusive=True)
+share = number(float, 0, high=1)
+
+
+def one_of(*valid: str) -> Callable[[str], str]:
+    """Return a parser of one of the names."""
+
+    def parse(text: str) -> str:
+        if text not in valid:
+            raise argparse.ArgumentTypeError(
+                f"unknown value '{text}'{did_you_mean(text, valid)} Give {' or '.join(valid)}"
+            )
+        return text
+
+    return parse
+
+
+def path(text: str) -> Path:
+    """Parse a path; refuse an empty one, which a shell makes of an unset variable."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path; give . for the current folder")
+    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text}' is a URL; download the file and give its path")
+    return Path(text)
+
+
+def pretrained(text: str) -> bool | Path:
+    """Parse True, False or a file."""
+    return text.lower() == "true" if text.lower() in ("true", "false") else path(text)
+
+
+def oversample(text: str) -> str:
+    """Parse paper, auto or a whole number from 1 up."""
+    if text not in ("paper", "auto") and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not paper, auto or a whole number from 1 up")
+    return text
+
+
+def video_score(text: str) -> str:
+    """Parse mean, max, or top followed by a number."""
+    if not re.fullmatch("mean|max|top[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not mean, max, or topK such as top5")
+    return text
+
+
+def pattern(text: str) -> str:
+    """Parse a regular expression that is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty regular expression; leave the flag out")
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a regular expression: {error}") from None
+    return text
+
+
+def scales(text: str) -> list[float]:
+    """Parse three positive numbers, with or without brackets."""
+    try:
+        values = [positive(part) for part in text.strip().strip("[]()").split(",")]
+    except argparse.ArgumentTypeError:
+        values = []
+    if len(values) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not three positive numbers such as [1,2,10]")
+    return values
+
+
+def names(text: str) -> list[str]:
+    """Parse a comma-separated list of different names."""
+    found = [part.strip() for part in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma-separated list of different names")
+    return found
+
+
+def some_of(kind: str, valid: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return a parser of a comma-separated list of different names from `valid`; `kind` is the word for one of them."""
+    known = list(valid)
+
+    def parse(text: str) -> list[str]:
+        found = names(text)
+        if unknown := [name for name in found if name not in known]:
+            raise argparse.ArgumentTypeError(
+                f"unknown {kind} '{unknown[0]}'{did_you_mean(unknown[0], known)} Choose from {','.join(known)}"
+            )
+        return found
+
+    return parse
+
+
+def folder_name(text: str) -> str:
+    """Parse the name of one folder."""
+    if text != Path(text).name or text in ("", ".", ".."):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name")
+    return text
+
+
+def plain_arguments(args: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass of arguments as JSON values, for args.json and for checkpoints."""
+    return json.loads(json.dumps(vars(args), default=str))

@@ -1,0 +1,72 @@
+"""Progress bars: live on a terminal, a line a minute in a log file."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+SECONDS = 60  # between two lines in a log file
+
+
+class _Lines(tqdm):
+    """A progress bar that prints whole lines, without the control characters that redraw a bar."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._printed = time.monotonic()
+        super().__init__(*args, **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print a line if the last one is a minute old."""
+        if time.monotonic() - self._printed >= SECONDS:
+            self._printed = time.monotonic()
+            print(self, file=self.fp, flush=True)
+
+    def clear(self, nolock: bool = False) -> None:
+        """Do nothing: there is no bar to clear."""
+
+    def close(self) -> None:
+        """End the bar without a last line."""
+        self.leave, self.sp = False, None  # tqdm then writes nothing
+        super().close()
+
+
+def progress(
+    items: Iterable[Item] | None = None,
+    description: str | None = None,
+    *,
+    unit: str,
+    total: int | None = None,
+    delay: float = 0,
+    leave: bool = False,
+    disable: bool = False,
+) -> "tqdm[Item]":
+    """Make a progress bar on standard error.
+
+    Args:
+        items: what to iterate over; None for a bar that is moved with ``update``.
+        description: printed before the bar.
+        unit: what is counted, in the plural, such as ``images``.
+        total: the number of items, if `items` does not know its length.
+        delay: seconds before the bar appears.
+        leave: keep the finished bar on the screen.
+        disable: show nothing.
+    """
+    live = sys.stderr.isatty()
+    counted = "{n_fmt}{unit}" if total is None and not hasattr(items, "__len__") else "{n_fmt}/{total_fmt}{unit}"
+    times = "{elapsed}" if "/" not in counted else "{elapsed}<{remaining}"
+    bar = "{l_bar}{bar}| " if live and "/" in counted else "{desc}: "
+    return (tqdm if live else _Lines)(
+        items,
+        desc=description,
+        total=total,
+        unit=f" {unit}",
+        bar_format=f"{bar}{counted} [{times}, {{rate_noinv_fmt}}{{postfix}}]",  # never seconds per item
+        delay=delay,
+        leave=leave,
+        disable=disable,
+        mininterval=0.5,
+        dynamic_ncols=True,
+    )

@@ -1,0 +1,143 @@
+"""The arguments of training.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils import parsing as parse
+from utils.errors import InputError
+
+# These describe the current call and machine, so a resumed run does not take them from its checkpoint.
+NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers")
+
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """Every argument of training.py; the fields are documented by their help texts."""
+
+    name: str = parse.argument(
+        "train_model", parse.folder_name, "run name: the folder under --save_path; a resumed run keeps its name", "run"
+    )
+    gpu_num: str | None = parse.argument(
+        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "run"
+    )
+    seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers", "run")
+
+    model: str = parse.argument(
+        "resnet", str, "backbone of each LIB: resnet, efficientnet, mobilenet, or any timm model name", "train"
+    )
+    pretrained: bool | Path = parse.argument(
+        True,
+        parse.pretrained,
+        "initial weights of the backbones: True (ImageNet), False (random), or a weights file",
+        "train",
+    )
+    epoch: int = parse.argument(20, parse.count, "total number of epochs, including those before a resume", "train")
+    weight_decay: float = parse.argument(
+        1e-6, parse.number(float, 0), "weight decay of Adam, applied to the network and the loss weights", "train"
+    )
+    lr: float = parse.argument(1e-3, parse.positive, "initial learning rate of the network", "train")
+    lr_schedule: str = parse.argument(
+        "cosine",
+        parse.one_of("cosine", "official"),
+        "learning rate schedule: cosine (to 0 over the run) or official (the one in the authors' code)",
+        "train",
+    )
+    bs: int = parse.argument(
+        256, parse.number(int, 2), "training batch size, in images, over all GPUs together", "train"
+    )
+    test_bs: int = parse.argument(1000, parse.count, "validation and test batch size, in images", "train")
+    num_workers: int = parse.argument(
+        12, parse.count_or_zero, "processes that load images, at most one per core", "train"
+    )
+    size: int = parse.argument(
+        224, parse.number(int, 2), "input size of the network in pixels: images are resized to size x size", "train"
+    )
+    mixup: bool = parse.argument(True, parse.boolean, "train on mixup blends of two images", "train")
+    alpha: float = parse.argument(
+        0.5, parse.number(float, 1e-3), "alpha of mixup: lambda ~ Beta(alpha, alpha)", "train"
+    )
+    oversample: str = parse.argument(
+        "paper",
+        parse.oversample,
+        "how often the real training videos are repeated: paper, auto, or a whole number",
+        "train",
+    )
+    fpr: float | None = parse.argument(
+        None,
+        parse.share,
+        "false positive rate, on the validation frames, that fixes the decision threshold "
+        "(0 to 1; default: the equal error rate point)",
+        "train",
+    )
+
+    dataset: list[str] = parse.argument(
+        ["FF++_c23"],
+        parse.names,
+        "comma-separated dataset names: training uses their union, a test evaluates each separately",
+        "data",
+    )
+    dataset_root: Path = parse.argument(
+        Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset", "data"
+    )
+    data_root: Path = parse.argument(
+        Path("."), parse.path, "folder that relative paths in label files start from", "data"
+    )
+    skip_bad_images: bool = parse.argument(
+        False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
+    )
+
+    lil_loss: bool = parse.argument(True, parse.boolean, "use the Local Information Loss", "loss")
+    gil_loss: bool = parse.argument(True, parse.boolean, "use the Global Information Loss", "loss")
+    temperature: float = parse.argument(
+        1.5, parse.positive, "temperature T of softmax(logits / T) in the local and the global loss", "loss"
+    )
+    mi_calculator: str = parse.argument(
+        "kl", parse.one_of("kl", "w"), "divergence in both losses: kl (Kullback-Leibler) or w (Wasserstein)", "loss"
+    )
+    balance_loss_method: str = parse.argument(
+        "auto",
+        parse.one_of("auto", "hyper"),
+        "weights of the loss terms: auto (learnt) or hyper (fixed by --scales)",
+        "loss",
+    )
+    scales: list[float] = parse.argument(
+        [1.0, 2.0, 10.0],
+        parse.scales,
+        "weights of the classification, local and global loss, used with --balance_loss_method hyper",
+        "loss",
+    )
+
+    num_LIBs: int = parse.argument(4, parse.count, "number of Local Information Blocks", "model")
+    resume_model: Path | None = parse.argument(
+        None, parse.path, "checkpoint to resume from, or to evaluate with --test", "model"
+    )
+
+    video_score: str = parse.argument(
+        "mean",
+        parse.video_score,
+        "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)",
+        "evaluation",
+    )
+    group_by: str | None = parse.argument(
+        None,
+        parse.pattern,
+        "regular expression on a fake video's path; its first capture group names the manipulation",
+        "evaluation",
+    )
+
+    test: bool = parse.argument(
+        False, parse.boolean, "evaluate the checkpoint given with --resume_model; do not train", "checkpoint"
+    )
+    save_model: bool = parse.argument(True, parse.boolean, "write checkpoints", "checkpoint")
+    save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
+    overwrite: bool = parse.argument(False, parse.boolean, "replace the run in the output folder", "checkpoint")
+
+
+def check_training_arguments(args: TrainingArguments) -> None:
+    """Raise InputError if two arguments contradict each other."""
+    if args.test and args.resume_model is None:
+        raise InputError("--test needs a checkpoint to evaluate; give --resume_model FILE.")
+    if args.test and args.fpr is not None:
+        raise InputError("--fpr sets the threshold during training, so it has no effect with --test; leave it out.")
+    if args.num_LIBs == 1 and args.lil_loss and not args.test:
+        raise InputError("--num_LIBs 1 has no leave-one-out head and so no local loss; give --lil_loss False.")
