@@ -1,4 +1,4 @@
-"""Face images from disk to batches."""
+"""Datasets and loaders of face images."""
 
 import struct
 from pathlib import Path
@@ -17,20 +17,20 @@ from utils.workers import start_worker
 
 
 class BadImage(NamedTuple):
-    """An image that could not be read, and why."""
+    """An image that cannot be read, with the reason."""
 
     path: str
     reason: str
 
 
 class Batch(NamedTuple):
-    """What a loader gives.
+    """A batch of images.
 
     Attributes:
         images: B x 3 x size x size, uint8, RGB.
         labels: B, int64, 0 real and 1 fake.
-        positions: B, int64, each image's position in its `FaceImages`.
-        bad: the images of the batch that could not be read; they are in none of the above.
+        positions: B, int64, index of each image in its `FaceImages`.
+        bad: images of the batch that cannot be read; the tensors leave them out.
     """
 
     images: Tensor
@@ -39,39 +39,43 @@ class Batch(NamedTuple):
     bad: list[BadImage]
 
 
-def read_image(path: Path, turn: bool = False) -> np.ndarray:
-    """Read an image as H x W x 3, uint8, RGB; with `turn`, turned as its camera says.
+def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
+    """Read an image as H x W x 3, uint8, RGB.
 
-    Pillow reads it, and not OpenCV, because OpenCV fills the rest of a truncated file with grey.
+    This uses Pillow because OpenCV fills the missing part of a truncated file with grey.
+
+    Args:
+        path: image file.
+        exif_rotation: rotate the image as its EXIF orientation says.
 
     Raises:
-        InputError: it is missing, unreadable or truncated.
+        InputError: the file is missing, unreadable or truncated.
     """
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image) if turn else image
-            if image.mode.startswith("I;16"):  # Pillow itself would cut 16 bits off at 255
+            image = ImageOps.exif_transpose(image) if exif_rotation else image
+            if image.mode.startswith("I;16"):  # Pillow's own conversion clips 16-bit values at 255
                 return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
             if image.mode in ("I", "F"):
-                raise ValueError(f"its pixels are of Pillow's mode {image.mode}, not 8 or 16 bits")
+                raise ValueError(f"Pillow mode {image.mode} is not supported; save it with 8 or 16 bits per channel")
             return np.asarray(image.convert("RGB"))
     # SyntaxError: a broken PNG; struct.error: broken EXIF
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{path}: {reason}") from error
 
 
 class FaceImages(Dataset):
-    """All images of some videos.
+    """The face images of a list of videos.
 
-    Each image's augmentation is drawn from (seed, epoch, position) and from nothing else, so that it does
-    not depend on the number of workers, nor on what was read before.
+    The augmentation of an image depends only on (seed, epoch, position), so it does not change with the number of
+    workers or the reading order.
 
     Args:
-        videos: as `datasets.labels.read_split` gives them; a video that stands there four times is read
-            four times an epoch, each time augmented otherwise.
-        size: images are resized to size x size.
-        seed: None to leave the images as they are (validation and test).
+        videos: videos from `datasets.labels.read_split`. A video listed four times is read four times per epoch,
+            with a different augmentation each time.
+        size: side of the resized images in pixels.
+        seed: seed of the augmentation; None for no augmentation (validation and test).
     """
 
     def __init__(self, videos: list[Video], size: int, seed: int | None = None) -> None:
@@ -80,7 +84,7 @@ class FaceImages(Dataset):
         self.seed = seed
         self.epoch = 0
         self.augment = None if seed is None else training_augmentation(size)
-        # Arrays, which worker processes share. Of lists, as of the names in `videos`, each copies what it looks at.
+        # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)
         self.frame_of = np.concatenate([np.arange(n) for n in frames])
@@ -90,7 +94,7 @@ class FaceImages(Dataset):
         return len(self.video_of)
 
     def path(self, position: int) -> str:
-        """Return an image's path as the label file gives it, with the file's name."""
+        """Return the path of an image: the folder as written in the label file, then the file name."""
         video = self.videos[self.video_of[position]]
         return f"{video.path.rstrip('/')}/{video.images[self.frame_of[position]]}"
 
@@ -101,17 +105,17 @@ class FaceImages(Dataset):
             image = read_image(path)
         except InputError as error:
             return BadImage(str(path), str(error).removeprefix(f"{path}: "))
-        if self.augment is None:
+        if self.augment is None or self.seed is None:
             image = resize(image, self.size)
         else:
-            draw = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1)
-            self.augment.set_random_seed(int(draw[0]))
+            state = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1)
+            self.augment.set_random_seed(int(state[0]))
             image = self.augment(image=image)["image"]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), video.label, position
 
 
 def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
-    """Make a batch of what could be read."""
+    """Collate the readable images into a batch and list the others in its ``bad``."""
     bad = [item for item in items if isinstance(item, BadImage)]
     good = [item for item in items if not isinstance(item, BadImage)]
     images, labels, positions = zip(*good, strict=True) if good else ((), (), ())
@@ -126,7 +130,7 @@ def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
 def make_loader(
     faces: FaceImages, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
 ) -> DataLoader:
-    """Load `faces` in batches (`Batch`) for `device`, in order or, for training, shuffled by ``loader.generator``."""
+    """Return a loader of `Batch`; with `shuffle`, ``loader.generator`` determines the order."""
     return DataLoader(
         faces,
         batch_size,

@@ -1,8 +1,8 @@
-"""Label files: which folders of face images are real and which are fake, in each split of a dataset.
+"""Label files: the real and fake videos of each split of a dataset.
 
-``<dataset_root>/<dataset>/{train,val,test}_{real,fake}.txt`` holds a line a video, ``label,path,number of
-frames``: label 0 real and 1 fake; path a folder of face images, relative to the data root or absolute. Names
-may hold spaces, not commas.
+``<dataset_root>/<dataset>/{train,val,test}_{real,fake}.txt`` holds one line per video: ``label,path,number of
+frames``. The label is 0 (real) or 1 (fake). The path is a folder of face images, relative to the data root or
+absolute. It may contain spaces but no commas.
 """
 
 import os
@@ -11,28 +11,27 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.errors import InputError, did_you_mean, first_ten
+from utils.progress import progress
 
-CLASSES = ("real", "fake")  # a label is an index into this
+CLASSES = ("real", "fake")  # indexed by the label
 SPLITS = ("train", "val", "test")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
-# How often the paper repeats the real videos of a training set, to bring the classes level.
+# How often the paper repeats the real videos of a training set to balance the classes.
 PAPER_OVERSAMPLING = {"FF++": 4, "DFDC-Preview": 4, "Celeb-DF-v2": 6, "DFDC": 5}
 
 
 @dataclass(frozen=True)
 class Video:
-    """A line of a label file: one video's face images.
+    """The face images of one video: one line of a label file.
 
     Attributes:
-        dataset: the dataset's name.
-        path: the folder as the label file gives it.
+        dataset: name of the dataset.
+        path: folder as written in the label file.
         label: 0 real, 1 fake.
-        folder: the folder on this machine, absolute and without links, by which folders are told apart.
-        images: its images' file names, sorted, so that a seed means the same on every file system.
+        folder: absolute folder without symbolic links; it identifies the video.
+        images: file names of the images, sorted so that a seed gives the same run on every file system.
     """
 
     dataset: str
@@ -43,47 +42,46 @@ class Video:
 
 
 def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
-    """Read the (path, number of frames) of each line; all of the file's errors come in one InputError."""
+    """Return (path, number of frames) for each line; one InputError names all bad lines."""
     if not file.is_file():
         raise InputError(
-            f"there is no label file {file}; a dataset needs {{train,val,test}}_{{real,fake}}.txt, "
-            "a line a video: label,path,number of frames."
+            f"there is no label file {file}; a dataset needs {{train,val,test}}_{{real,fake}}.txt with one line per "
+            "video: label,path,number of frames."
         )
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{file}: line {line} is not text in UTF-8; save the file in that encoding.") from error
+        number = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{file}: line {number} is not UTF-8 text; save the file as UTF-8.") from error
     entries, bad = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         parts = [part.strip() for part in line.split(",")]
         if len(parts) != 3:
-            bad.append(f"line {number}: fields: {len(parts)} and not 3 in '{line.strip()[:120]}'")
+            bad.append(f"line {number}: {len(parts)} fields instead of 3 in '{line.strip()[:120]}'")
         elif parts[0] not in ("0", "1"):
             bad.append(f"line {number}: label '{parts[0]}' is not 0 (real) or 1 (fake)")
         elif int(parts[0]) != label:
-            bad.append(f"line {number}: label {parts[0]} contradicts the file's name, which says {CLASSES[label]}")
+            bad.append(f"line {number}: label {parts[0]} contradicts the file name, which says {CLASSES[label]}")
         elif not parts[1] or "\0" in parts[1]:
-            bad.append(f"line {number}: no path")
+            bad.append(f"line {number}: the path is empty or contains a null character")
         elif not re.fullmatch("[0-9]{1,9}", parts[2]) or int(parts[2]) == 0:
-            bad.append(f"line {number}: '{parts[2][:40]}' is not a number of frames from 1 up")
+            bad.append(f"line {number}: number of frames '{parts[2][:40]}' is not a whole number above 0")
         else:
             entries.append((parts[1], int(parts[2])))
     if bad:
-        plural = "line is" if len(bad) == 1 else "lines are"
-        raise InputError(f"{file}: {len(bad)} {plural} bad: {first_ten(bad, '; ')}.")
+        raise InputError(f"{file}: {len(bad)} bad line{'s' * (len(bad) > 1)}: {first_ten(bad, '; ')}.")
     return entries
 
 
 def _is_image(name: str) -> bool:
-    # A name that begins with a dot is hidden: macOS leaves ._0000.png beside 0000.png on foreign disks.
+    # macOS writes a hidden file ._0000.png beside 0000.png on foreign disks.
     return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
 
 
 def _list_images(folder: Path) -> tuple[str, ...] | None:
-    """List the names of a folder's images, sorted; None where there is no such folder."""
+    """Return the sorted file names of the images in a folder; None if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             return tuple(sorted(e.name for e in entries if _is_image(e.name)))
@@ -92,105 +90,110 @@ def _list_images(folder: Path) -> tuple[str, ...] | None:
 
 
 def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) -> list[Video]:
-    """Read the two label files of one split, list every folder's images, and check both.
+    """Read and check both label files of one split, and list the images of each video.
 
     Args:
-        dataset: a folder's name under `dataset_root`.
+        dataset: name of a folder under `dataset_root`.
         split: train, val or test.
-        dataset_root: where the datasets' label files lie.
-        data_root: what relative paths in them start from.
+        dataset_root: folder of the datasets' label files.
+        data_root: folder that relative paths in label files start from.
 
     Returns:
-        The real videos, then the fake ones, in the order of the files.
+        The real videos, then the fake videos, in file order.
 
     Raises:
-        InputError: an unknown dataset; a label file that is missing, empty or malformed (in a test, and
-            there alone, one of the two may be empty: a set of one class); folders that are missing or hold
-            no images; a folder that stands twice.
+        InputError: the dataset is unknown; a label file is missing, empty or malformed; a folder is missing, has
+            no images or is listed twice. A test set may have one empty label file.
     """
-    home = dataset_root / dataset
-    if not home.is_dir():
+    label_folder = dataset_root / dataset
+    if not label_folder.is_dir():
         known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
-        choice = f"Give one of: {first_ten(known)}." if known else "It holds none: give --dataset_root."
+        choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
         raise InputError(
             f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
         )
-    entries = {label: _parse_label_file(home / f"{split}_{name}.txt", label) for label, name in enumerate(CLASSES)}
-    empty = [home / f"{split}_{CLASSES[label]}.txt" for label in entries if not entries[label]]
-    if len(empty) == 2 or (empty and split != "test"):
-        raise InputError(f"{' and '.join(map(str, empty))}: empty; give a line a video: label,path,number of frames.")
+    files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
+    entries = [_parse_label_file(file, label) for label, file in enumerate(files)]
+    empty_files = [str(file) for file, videos_of_class in zip(files, entries, strict=True) if not videos_of_class]
+    if len(empty_files) == 2 or (empty_files and split != "test"):
+        raise InputError(f"{' and '.join(empty_files)}: empty; write one line per video: label,path,number of frames.")
 
-    lines = [(label, path, frames) for label in entries for path, frames in entries[label]]
-    videos, missing, bare = [], [], []
-    for label, path, _ in tqdm(lines, desc=f"{dataset} {split}", unit=" folders", delay=2, leave=False):
-        folder = Path(os.path.realpath(data_root / path))  # unlike Path.resolve it leaves endless links to the listing
+    lines = [(label, path) for label in (0, 1) for path, _ in entries[label]]
+    videos: list[Video] = []
+    missing: list[str] = []
+    empty: list[str] = []
+    for label, path in progress(lines, f"{dataset} {split}", unit="folders", delay=2):
+        folder = Path(os.path.realpath(data_root / path))  # Path.resolve would raise on a loop of links
         images = _list_images(folder)
         if not images:
-            (missing if images is None else bare).append(path)
+            (missing if images is None else empty).append(path)
         videos.append(Video(dataset, path, label, folder, images or ()))
 
-    _check_repeats(videos, split)
-    for what, paths in (("are missing, or no folders,", missing), ("hold no images", bare)):
+    _check_duplicates(videos, split)
+    for problem, paths in (("are missing or are not folders", missing), ("have no images", empty)):
         if paths:
             raise InputError(
-                f"{home}: {len(paths)} of the {len(videos)} folders of {split}_real.txt and {split}_fake.txt "
-                f"{what} under --data_root {data_root}: {first_ten(paths)}."
+                f"{label_folder}: {len(paths)} of the {len(videos)} folders in {split}_real.txt and {split}_fake.txt "
+                f"{problem}, under --data_root {data_root}: {first_ten(paths)}."
             )
-    told = sum(frames for _, _, frames in lines)
+    declared_frames = sum(frames for of_class in entries for _, frames in of_class)
     found = sum(len(v.images) for v in videos)
-    if told != found:
-        print(f"note: {home}: the {split} label files tell of {told} images, the folders hold {found}; all are used")
+    if declared_frames != found:
+        print(
+            f"note: {label_folder}: the {split} label files declare {declared_frames} images and the folders hold "
+            f"{found}; all {found} are used"
+        )
     return videos
 
 
-def _check_repeats(videos: list[Video], where: str) -> None:
-    """Raise InputError where one folder, however it is spelt, stands twice in a dataset, or as real and as fake.
+def _check_duplicates(videos: list[Video], split: str) -> None:
+    """Raise InputError if a folder is listed twice in one dataset, or as real and as fake.
 
-    Two datasets of a union may share folders: the originals of FaceForensics++ belong to every manipulation.
+    Two datasets may share folders: the manipulations of FaceForensics++ share their original videos.
     """
     first: dict[Path, Video] = {}
-    repeats = []
+    duplicates = []
     for video in videos:
         before = first.setdefault(video.folder, video)
         if before is not video and (before.dataset == video.dataset or before.label != video.label):
-            lists = [f"{v.dataset}'s {where}_{CLASSES[v.label]}.txt as {v.path}" for v in (before, video)]
-            repeats.append(" and ".join(lists))
-    if repeats:
-        raise InputError(f"a folder stands twice: in {first_ten(repeats, '; ')}; take one of the lines out.")
+            places = [f"{v.dataset}/{split}_{CLASSES[v.label]}.txt (as {v.path})" for v in (before, video)]
+            duplicates.append(" and in ".join(places))
+    if duplicates:
+        raise InputError(f"folders listed twice: in {first_ten(duplicates, '; ')}; remove one line of each pair.")
 
 
 def check_leaks(splits: dict[str, list[Video]]) -> None:
-    """Raise InputError, naming the folders, where one folder stands in two splits, or as real and as fake.
+    """Raise InputError if a folder is in two splits, or is listed as real and as fake.
 
     Args:
-        splits: the videos of each split, of all datasets together.
+        splits: the videos of all datasets, by split.
     """
     names: dict[Path, list[str]] = {}
     for split, videos in splits.items():
-        _check_repeats(videos, split)
+        _check_duplicates(videos, split)
         for folder in {video.folder for video in videos}:
             names.setdefault(folder, []).append(split)
     leaks = [f"{folder} ({' and '.join(found)})" for folder, found in sorted(names.items()) if len(found) > 1]
     if leaks:
         raise InputError(
-            f"a leak: folders that stand in two splits ({len(leaks)}): {first_ten(leaks)}; take each out of one."
+            f"data leak: {len(leaks)} folders are in two splits: {first_ten(leaks)}; remove each from one split."
         )
 
 
 def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> int:
-    """Return how often the real videos of one training set are repeated.
+    """Return how often a training set repeats its real videos.
 
     Args:
-        dataset: the dataset's name; a compression behind it (FF++_c23) does not matter. One manipulation alone
-            (FF++_c23/Deepfakes) is level as it is.
-        videos: its training videos.
-        oversample: ``paper`` (the authors' numbers: FF++ and DFDC-Preview 4, Celeb-DF-v2 6, DFDC 5, else 1),
-            ``auto`` (the number of fake frames over that of the real, rounded), or a whole number.
+        dataset: name of the dataset; a compression suffix such as _c23 is ignored. A single manipulation such as
+            FF++_c23/Deepfakes is already balanced.
+        videos: training videos of the dataset.
+        oversample: ``paper`` (FF++ and DFDC-Preview 4, Celeb-DF-v2 6, DFDC 5, else 1), ``auto`` (number of fake
+            frames divided by number of real frames, rounded, at least 1), or a whole number.
     """
     if oversample == "paper":
         return 1 if "/" in dataset else PAPER_OVERSAMPLING.get(dataset.split("_")[0], 1)
     if oversample == "auto":
-        frames = Counter()
+        frames: Counter[int] = Counter()
         for video in videos:
             frames[video.label] += len(video.images)
         return max(1, round(frames[1] / frames[0]))
@@ -200,11 +203,11 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
 def read_datasets(
     datasets: list[str], dataset_root: Path, data_root: Path, oversample: str
 ) -> tuple[list[Video], list[Video], dict[str, list[Video]]]:
-    """Read all that a training needs of its datasets, and check that no folder stands in two splits.
+    """Read all splits of the datasets for a training, and check that no folder is in two splits.
 
     Returns:
-        The training videos, the union of the datasets, the real ones of each repeated by its own
-        `oversampling_factor`; the validation videos, the union too; and the test videos of each dataset.
+        The training videos of all datasets, with real videos repeated by each dataset's `oversampling_factor`; the
+        validation videos of all datasets; the test videos by dataset.
 
     Raises:
         InputError: see `read_split` and `check_leaks`.
@@ -213,7 +216,7 @@ def read_datasets(
         split: {dataset: read_split(dataset, split, dataset_root, data_root) for dataset in datasets}
         for split in SPLITS
     }
-    check_leaks({split: [video for videos in of.values() for video in videos] for split, of in read.items()})
+    check_leaks({split: [v for videos in sets.values() for v in videos] for split, sets in read.items()})
     train = []
     for dataset, videos in read["train"].items():
         factor = oversampling_factor(dataset, videos, oversample)

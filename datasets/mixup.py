@@ -1,4 +1,4 @@
-"""mixup (Zhang et al. 2018): train on blends of two images, with the losses of both labels."""
+"""mixup (Zhang et al. 2018): blend pairs of images and mix the losses of their labels."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Mix(NamedTuple):
-    """How the images of one batch are blended.
+    """The mixup parameters of one batch.
 
     Attributes:
-        lam: lambda, the share of each image in its blend, 0 to 1.
-        partner: B, int64, a permutation: the position of each image's partner.
+        lam: lambda, the weight of each image in its blend, 0 to 1.
+        partner: B, int64, a permutation: the index of each image's partner.
     """
 
     lam: float
@@ -21,11 +21,11 @@ class Mix(NamedTuple):
 def draw_mix(batch_size: int, alpha: float) -> Mix:
     """Draw one lambda ~ Beta(alpha, alpha) and one random permutation for a batch.
 
-    Both come from PyTorch's CPU generator, so a seed gives the same blends on every device.
+    Both draws use PyTorch's CPU generator, so a seed gives the same blends on every device.
 
     Args:
         batch_size: B.
-        alpha: both parameters of the Beta distribution, > 0.
+        alpha: parameter of the Beta distribution, above 0.
     """
     lam = torch.distributions.Beta(alpha, alpha).sample().item()
     return Mix(lam, torch.randperm(batch_size))
@@ -37,5 +37,11 @@ def mix_images(images: Tensor, mix: Mix) -> Tensor:
 
 
 def mix_terms(terms: dict[str, Tensor], partner_terms: dict[str, Tensor], lam: float) -> dict[str, Tensor]:
-    """Return lambda * term + (1 - lambda) * partner's term for each loss term, by name."""
+    """Return lambda * term + (1 - lambda) * partner term for each loss term, by name.
+
+    Args:
+        terms: loss terms with the labels of the images.
+        partner_terms: loss terms with the labels of the partners.
+        lam: lambda, 0 to 1.
+    """
     return {name: lam * terms[name] + (1 - lam) * partner_terms[name] for name in terms}

@@ -190,7 +190,7 @@ def load_image(file: Path) -> np.ndarray:
         with warnings.catch_warnings():
             # Twice as large an image is an error; up to there a photograph may well be large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return read_image(file, turn=True)
+            return read_image(file, exif_rotation=True)
     except InputError as error:
         raise NotScored(f"unreadable: {str(error).removeprefix(f'{file}: ')}") from error
 

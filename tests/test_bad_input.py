@@ -164,14 +164,14 @@ LABELS = {
     "missing": (None, ("there is no label file",)),
     "empty": ("", ("empty",)),
     "blank": (" \n\n", ("empty",)),
-    "two fields": (f"0,{REAL},3\n0,{REAL}\n", ("line 2", "2 and not 3")),
-    "twelve bad lines": (f"0,{REAL},3\n" + "0,x\n" * 12, ("12 lines", "line 2:", "line 11:", "2 more")),
-    "contradicts the name": (f"1,{REAL},3\n", ("line 1", "contradicts the file's name", "real")),
+    "two fields": (f"0,{REAL},3\n0,{REAL}\n", ("line 2", "2 fields")),
+    "twelve bad lines": (f"0,{REAL},3\n" + "0,x\n" * 12, ("12 bad lines", "line 2:", "line 11:", "2 more")),
+    "contradicts the name": (f"1,{REAL},3\n", ("line 1", "contradicts the file name", "real")),
     "a word for a label": (f"real,{REAL},3\n", ("line 1", "'real'")),
     "a word for a count": (f"\n0,{REAL},three\n", ("line 2", "'three'")),
     "endless count": (f"0,{REAL},{'9' * 5000}\n", ("line 1",)),
     "no path": ("0,,3\n", ("line 1", "no path")),
-    "twice": (f"0,{REAL},3\n0,{REAL},3\n", ("stands twice", "train_real.txt", REAL)),
+    "twice": (f"0,{REAL},3\n0,{REAL},3\n", ("listed twice", "train_real.txt", REAL)),
     "twice, spelt otherwise": (f"0,{REAL},3\n0,./{REAL}/,3\n", (REAL,)),
     "NUL": ("0,a\0b,3\n", ("line 1",)),
     "latin-1": (f"0,{REAL},3\n0,tiny/caf\xe9,3\n".encode("latin-1"), ("UTF-8", "line 2")),
@@ -195,7 +195,7 @@ def test_label_files(refused: Refused, tiny: Path, case: str) -> None:
 def test_folder_without_images(refused: Refused, tiny: Path, hidden: bool) -> None:
     for file in (tiny / "faces" / REAL).iterdir():
         file.rename(file.with_name("._" + file.name)) if hidden else file.unlink()
-    refused(says=("1 of the 4 folders", "hold no images", REAL))
+    refused(says=("1 of the 4 folders", "have no images", REAL))
 
 
 @pytest.mark.parametrize("spelling", ["{real}", "{real}/", "{root}/faces/{real}"])
