@@ -1,10 +1,10 @@
-"""Compare two runs that tested the same images: is the difference of their AUCs more than chance?
+"""Test whether two runs that were tested on the same images differ in AUC by more than chance.
 
     python -m analysis.compare output/baseline output/ff
 
-Both folders hold a predictions.csv. The difference is RUN_B's AUC less RUN_A's, of frames and of videos; its interval
-and p value come from a paired bootstrap over videos and from DeLong's test. Written into RUN_B's folder:
-study_compare_<the last two parts of RUN_A's path>.json and .png.
+Both run folders hold a predictions.csv. The difference is the AUC of RUN_B minus the AUC of RUN_A, for frames and for
+videos, with a paired bootstrap over videos and DeLong's test. The command writes
+study_compare_<last two parts of RUN_A's path>.json and .png to RUN_B's folder.
 """
 
 import sys
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from analysis.study import BLUE, GREY, ORANGE, write_study
 from evaluation.delong import delong_test
@@ -24,18 +23,19 @@ from evaluation.predictions import read_predictions
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, first_ten
+from utils.progress import progress
 
 UNITS = ("frames", "videos")
 
 
 class Pair(NamedTuple):
-    """The scores of one dataset's images by two runs.
+    """Two runs' scores of the images of one dataset.
 
     Attributes:
         labels: N, 0 real and 1 fake.
-        videos: N, from 0 to V - 1: which video each image is of.
-        first: N, the scores of the first run, from 0 to 1.
-        second: N, those of the second.
+        videos: N, the index of each image's video, 0 to V - 1.
+        first: N scores of the first run, 0 to 1.
+        second: N scores of the second run, 0 to 1.
     """
 
     labels: np.ndarray
@@ -48,63 +48,62 @@ class Pair(NamedTuple):
 
 
 def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
-    """Read two runs, and set the scores of each image side by side.
+    """Read the predictions of two runs and match them image by image.
 
     Returns:
-        Each dataset's scores, in the order of the first run.
+        The scores by dataset, in the order of the first run.
 
     Raises:
-        InputError: a run cannot be read, the two differ in an image or a label, or a dataset has one class alone.
+        InputError: a run cannot be read, the runs differ in an image or a label, or a dataset has one class only.
     """
     one, other = (read_predictions(folder / "predictions.csv") for folder in (first, second))
     images = [{(name, path) for name, scored in run.items() for path in scored.paths} for run in (one, other)]
     for run, extra in ((first, images[0] - images[1]), (second, images[1] - images[0])):
         if extra:
             names = first_ten([f"{dataset} {path}" for dataset, path in sorted(extra)])
-            raise InputError(f"the runs did not test the same images: {len(extra)} are in {run} alone: {names}.")
+            raise InputError(f"the runs were not tested on the same images: {len(extra)} are only in {run}: {names}.")
     pairs, changed = {}, []
     for dataset, scored in one.items():
-        line = {path: i for i, path in enumerate(other[dataset].paths)}
-        order = [line[path] for path in scored.paths]
+        index = {path: i for i, path in enumerate(other[dataset].paths)}
+        order = [index[path] for path in scored.paths]
         differ = np.flatnonzero(scored.labels != other[dataset].labels[order])
         changed += [f"{dataset} {scored.paths[i]}" for i in differ]
         pairs[dataset] = Pair(scored.labels, scored.videos, scored.scores, other[dataset].scores[order])
     if changed:
-        raise InputError(
-            f"the runs do not agree on what is real: the labels of {len(changed)} images differ: {first_ten(changed)}."
-        )
+        raise InputError(f"the runs differ in the labels of {len(changed)} images: {first_ten(changed)}.")
     for dataset, pair in pairs.items():
         if not 0 < pair.labels.sum() < len(pair.labels):
-            raise InputError(f"the test set of {dataset} holds one class alone, of which no AUC is defined.")
+            raise InputError(f"the test set of {dataset} has one class only; the AUC needs real and fake images.")
     return pairs
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def of_videos(pair: Pair, video_score: str) -> Pair:
-    """Return the videos' labels and scores, V, see `evaluation.metrics.score_videos`."""
+def aggregate_videos(pair: Pair, video_score: str) -> Pair:
+    """Return the labels and scores of the V videos; see `evaluation.metrics.score_videos`."""
     _, first, videos = np.unique(pair.videos, return_index=True, return_inverse=True)
     scores = (score_videos(scores, videos, video_score) for scores in (pair.first, pair.second))
     return Pair(pair.labels[first], np.arange(len(first)), *scores)
 
 
 def bootstrap_differences(pair: Pair, resamples: int = RESAMPLES, seed: int = 0, title: str = "") -> np.ndarray:
-    """Return the AUC of the second run less that of the first in each draw of videos, the same for both.
+    """Return the difference of AUC, second run minus first, in each bootstrap draw of videos.
 
-    See `evaluation.intervals.bootstrap_auc`: a draw of one class alone is left out.
+    Both runs share each draw. Draws of one class only are left out, as in `evaluation.intervals.bootstrap_auc`.
     """
     first, second = (weighted_auc(pair.labels, scores, pair.videos) for scores in (pair.first, pair.second))
     draws = draw_videos(int(pair.videos.max()) + 1, resamples, seed)
-    bar = tqdm(draws, title, total=resamples, unit=" draws", leave=False, delay=1)
+    bar = progress(draws, title, total=resamples, unit="draws", delay=1)
     differences = np.array([second(weights) - first(weights) for weights in bar])
     return differences[~np.isnan(differences)]
 
 
 def bootstrap_p(differences: np.ndarray) -> float | None:
-    """Return the two-sided p value of no difference: twice the share of draws on the rarer side of 0, and on it.
+    """Return the two-sided p value of the hypothesis that the AUCs are equal; None without draws.
 
-    The difference itself counts as one draw more, so that p is never 0 (Davison and Hinkley, 1997, section 4.2).
+    Twice the share of draws on the less frequent side of 0, ties included. The observed difference counts as one more
+    draw, so p is never 0 (Davison and Hinkley, 1997, section 4.2).
     """
     if not len(differences):
         return None
@@ -113,17 +112,16 @@ def bootstrap_p(differences: np.ndarray) -> float | None:
 
 
 def compare(pair: Pair, resamples: int = RESAMPLES, title: str = "") -> dict[str, Any]:
-    """Compare two runs on frames, or on videos.
+    """Compare two runs on frames or on videos.
 
     Returns:
-        ``auc_a``, ``auc_b``, their ``difference``, b less a; ``bootstrap`` and ``delong``, each with the 95 %
-        ``interval`` of the difference and ``p`` (None where they are not defined: the bootstrap's where a class has
-        one video alone, of which every draw is the same).
+        ``count``, ``auc_a``, ``auc_b``, their ``difference`` (b - a), and for ``bootstrap`` and ``delong`` the 95 %
+        ``interval`` of the difference and ``p``. Undefined values are None; the bootstrap needs two videos per class.
     """
     first_frames = np.unique(pair.videos, return_index=True)[1]
     enough = min(np.bincount(pair.labels[first_frames], minlength=2)) > 1
-    everything = np.ones(int(pair.videos.max()) + 1)
-    first, second = (weighted_auc(pair.labels, scores, pair.videos)(everything) for scores in (pair.first, pair.second))
+    ones = np.ones(int(pair.videos.max()) + 1)
+    first, second = (weighted_auc(pair.labels, scores, pair.videos)(ones) for scores in (pair.first, pair.second))
     differences = bootstrap_differences(pair, resamples if enough else 0, title=title)
     delong = delong_test(pair.labels, pair.first, pair.second)
     return {
@@ -139,29 +137,35 @@ def compare(pair: Pair, resamples: int = RESAMPLES, title: str = "") -> dict[str
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def describe(results: dict[str, dict[str, Any]], first: Path, second: Path, video_score: str) -> str:
-    """Say what was measured, how, and what came out."""
-    sentences = [
-        f"The AUC of {second} (B) less that of {first} (A) on the same images, of frames and of videos; a video's "
-        f"score is the {video_score} of its frames'.",
-        f"The first interval (95 %) and p value are those of a paired bootstrap: {RESAMPLES:,} draws of as many "
-        "videos, the same for both runs.",
-        "The second are those of DeLong's test, which takes frames for independent; those of one video are not, so "
-        "that for frames its interval is too narrow: there the bootstrap is the one to trust.",
-    ]
+def summarise(results: dict[str, dict[str, Any]]) -> str:
+    """List the differences by the verdict of the bootstrap: significant, perhaps chance, not tested."""
+    verdicts: dict[str, list[str]] = {
+        "Significant (bootstrap over videos, p < 0.05)": [],
+        "Not significant (p >= 0.05; may be chance)": [],
+        "Not tested (one video in a class; the result does not generalise to other videos)": [],
+    }
+    significant, chance, untested = verdicts.values()
     for dataset, units in results.items():
         for unit, result in units.items():
             p = result["bootstrap"]["p"]
-            if p is None:
-                verdict = "says nothing of other videos: one class has fewer than two"
-            else:
-                verdict = "may be chance" if p >= 0.05 else "is more than chance at the level of 5 %"
-            sentences.append(f"On {dataset} the difference of {unit}, {result['difference']:+.4f}, {verdict}.")
-    return " ".join(sentences)
+            verdict = untested if p is None else significant if p < 0.05 else chance
+            verdict.append(f"{dataset} {unit} {result['difference']:+.4f}")
+    return " ".join(f"{verdict}: {', '.join(found)}." for verdict, found in verdicts.items() if found)
+
+
+def describe_method(first: Path, second: Path, video_score: str) -> str:
+    """Describe how the runs are compared."""
+    return (
+        f"The difference is the AUC of {second} (B) minus the AUC of {first} (A) on the same images. "
+        f"The video score is the {video_score} of the video's frame scores. "
+        f"Trust the bootstrap's 95 % interval and p value: {RESAMPLES:,} draws of as many videos, shared by both runs. "
+        "DeLong's test assumes independent images; frames of one video are not. "
+        "For frames, its interval is therefore too narrow."
+    )
 
 
 def make_table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Return a row a dataset and unit, below the header."""
+    """Return the header and one row per dataset and unit."""
 
     def cells(test: dict[str, Any]) -> list[str]:
         low_high, p = test["interval"], test["p"]
@@ -170,7 +174,7 @@ def make_table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
             "-" if p is None else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}",
         ]
 
-    header = ["dataset", "of", "number", "AUC A", "AUC B", "B - A", "bootstrap 95 %", "p", "DeLong 95 %", "p"]
+    header = ["dataset", "unit", "count", "AUC A", "AUC B", "B - A", "bootstrap 95 %", "p", "DeLong 95 %", "p"]
     rows = [
         [
             dataset, unit, str(r["count"]), f"{r['auc_a']:.4f}", f"{r['auc_b']:.4f}", f"{r['difference']:+.4f}",
@@ -183,7 +187,7 @@ def make_table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 
 def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figure:
-    """Draw the differences as dots with both intervals, a row a dataset and unit."""
+    """Draw each difference with both intervals, one row per dataset and unit."""
     rows = [(f"{dataset}\n{unit}", result) for dataset, units in results.items() for unit, result in units.items()]
     figure = Figure(figsize=(7.5, 1.5 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -192,14 +196,13 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
     for test, label, shift, colour, marker in styles:
         axes.plot([], [], marker, color=colour, label=label)
         for y, (_, result) in enumerate(rows):
-            if result[test]["interval"]:  # else nothing is known of how far off it may be
+            if result[test]["interval"]:  # a dot without an interval would look exact
                 axes.plot(result[test]["interval"], [y + shift] * 2, color=colour, linewidth=2, solid_capstyle="butt")
                 axes.plot(result["difference"], y + shift, marker, color=colour)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(
-        f"AUC of B less that of A, with 95 % interval\nA: {first.resolve().name}\nB: {second.resolve().name}"
-    )
+    names = f"A: {first.resolve().name}\nB: {second.resolve().name}"
+    axes.set_xlabel(f"AUC of B minus AUC of A, with 95 % interval\n{names}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
@@ -211,10 +214,10 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
 
 @dataclass(kw_only=True)
 class CompareArguments:
-    """Every argument of the study; the fields are documented by their help texts."""
+    """All arguments of the study; the help texts document the fields."""
 
     run_a: Path = parse.positional(parse.path, "folder of the first tested run")
-    run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written there")
+    run_b: Path = parse.positional(parse.path, "folder of the second tested run; receives the study")
     video_score: str = parse.argument(
         "mean",
         parse.video_score,
@@ -228,25 +231,26 @@ def parse_arguments(argv: list[str] | None) -> CompareArguments:
 
 
 def run(args: CompareArguments) -> None:
-    """Do what the arguments say."""
+    """Compare the runs and write the study."""
     results: dict[str, dict[str, Any]] = {}
     for dataset, pair in pair_runs(args.run_a, args.run_b).items():
-        both = zip(UNITS, (pair, of_videos(pair, args.video_score)), strict=True)
+        both = zip(UNITS, (pair, aggregate_videos(pair, args.video_score)), strict=True)
         results[dataset] = {unit: compare(part, title=f"{dataset} {unit}") for unit, part in both}
     write_study(
         args.run_b,
         "compare",
         "-".join(args.run_a.resolve().parts[-2:]),
-        f"{args.run_b.resolve().name} compared with {args.run_a.resolve().name}",
-        describe(results, args.run_a, args.run_b, args.video_score),
+        f"{args.run_b.resolve().name} (B) compared with {args.run_a.resolve().name} (A)",
+        summarise(results),
         make_table(results),
         {"run_a": str(args.run_a), "run_b": str(args.run_b), "video_score": args.video_score, "datasets": results},
         draw(results, args.run_a, args.run_b),
+        describe_method(args.run_a, args.run_b, args.video_score),
     )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     return run_command("analysis.compare", lambda: run(parse_arguments(argv)), "fewer images")
 
 

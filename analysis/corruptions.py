@@ -1,10 +1,10 @@
-"""What spoils images on their way through cameras, editors and platforms, each in five strengths.
+"""Image corruptions that occur in cameras, editors and on platforms, each in five strengths.
 
-Every function takes and returns an image of H x W x 3, uint8, RGB; beside it a strength, and the generator of what is
-random in it.
+Every function maps an H x W x 3 uint8 RGB image, a strength and a random generator to the corrupted image.
 """
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import cv2
@@ -16,14 +16,14 @@ Corrupt = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
 class Corruption(NamedTuple):
-    """A way to spoil images.
+    """A corruption and its strengths.
 
     Attributes:
-        title: its name for people.
-        axis: what the strength is, with its unit.
-        strengths: five.
+        title: name in tables and plots.
+        axis: meaning and unit of the strength.
+        strengths: the five strengths.
         apply: the function.
-        neutral: the strength that changes nothing; None where there is none.
+        neutral: the strength that changes nothing; None if there is none.
     """
 
     title: str
@@ -34,54 +34,56 @@ class Corruption(NamedTuple):
 
 
 def jpeg(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
-    """Write and read as JPEG; quality from 1 to 100.
+    """Compress as JPEG; quality from 1 to 100.
 
-    By OpenCV itself, because albumentations' ImageCompression takes RGB for BGR, and so weighs red as blue.
+    OpenCV does it because albumentations' ImageCompression swaps the weights of red and blue.
     """
-    written = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return cv2.cvtColor(cv2.imdecode(written, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
-    """Blur by a Gaussian; sigma in pixels, from 0."""
+    """Blur with a Gaussian; sigma in pixels, at least 0."""
     return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
 
 
 def noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """Add Gaussian noise to every pixel and channel; its standard deviation in grey levels of 255, from 0.
+    """Add Gaussian noise to every pixel and channel; standard deviation in grey levels of 255, at least 0.
 
-    albumentations' GaussNoise rounds towards zero, which takes a sixth of the weakest noise.
+    NumPy does it because albumentations' GaussNoise rounds towards zero, which weakens the weakest noise by a sixth.
     """
     return (image + rng.normal(0, deviation, image.shape)).round().clip(0, 255).astype(np.uint8)
 
 
 def resample(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Shrink to 1 / factor of the side, averaging, and enlarge again, bilinear; factor from 1."""
+    """Shrink the sides by a factor (area averaging) and enlarge again (bilinear); factor at least 1."""
     height, width = image.shape[:2]
     small = max(1, round(width / factor)), max(1, round(height / factor))
     return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
 
 
 def brightness(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Multiply every colour by factor, from 0."""
+    """Multiply the pixel values by a factor, at least 0."""
     return cv2.addWeighted(image, factor, image, 0, 0)
 
 
 def contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Multiply every colour's distance from the image's mean grey by factor, from 0."""
+    """Multiply the distance of pixel values from the image's mean grey by a factor, at least 0."""
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
 
 
 def h264(image: np.ndarray, crf: float, _: np.random.Generator) -> np.ndarray:
-    """Encode by x264 as a single intra frame, 4:2:0, and decode; crf, the constant rate factor, from 0 to 51."""
+    """Encode with x264 as a single 4:2:0 intra frame and decode; crf is the constant rate factor, 0 to 51."""
     import av
 
     height, width = image.shape[:2]
-    # 4:2:0 has one colour for two by two pixels, so that both sides must be even.
-    even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    even = np.asarray(padded, np.uint8)  # 4:2:0 needs even sides
     encoder = av.CodecContext.create("libx264", "w")
     encoder.height, encoder.width = even.shape[:2]
-    encoder.pix_fmt, encoder.framerate, encoder.thread_count = "yuv420p", 25, 1
+    encoder.pix_fmt, encoder.framerate, encoder.thread_count = "yuv420p", Fraction(25), 1
     encoder.options = {"crf": f"{crf:g}"}
     packets = [*encoder.encode(av.VideoFrame.from_ndarray(even, "rgb24")), *encoder.encode()]
     decoder = av.CodecContext.create("h264", "r")
@@ -102,7 +104,7 @@ CORRUPTIONS = {
 
 
 def check_installed(names: list[str]) -> None:
-    """Raise InputError where a corruption needs a package that is not there."""
+    """Raise InputError if one of the corruptions needs a package that is not installed."""
     if "h264" in names:
         with require_package("PyAV with libx264", by="h264 of --corruptions"):
             import av

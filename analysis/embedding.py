@@ -1,10 +1,10 @@
-"""Look at what a checkpoint makes of faces: the fused feature G and each block's own, in two dimensions.
+"""Project a checkpoint's features to two dimensions: the fused feature G and the feature of each block.
 
     python -m analysis.embedding --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
     tensorboard --logdir output/ff/study_embedding_FF++_c23
 
-The images are those of the test set. Written: study_embedding_<dataset>.json and .png, and the features themselves
-for TensorBoard's projector in the folder study_embedding_<dataset>.
+The command uses images of the test set. It writes study_embedding_<dataset>.json and .png to the run folder, and the
+features for TensorBoard's projector to the folder study_embedding_<dataset>.
 """
 
 import re
@@ -12,22 +12,21 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.artist import setp
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from analysis.study import (
     BLUE,
     ORANGE,
     StudyArguments,
-    check_arguments,
-    read_out,
+    check_save_path,
     read_test_set,
+    run_on_test_set,
     study_name,
     write_study,
 )
@@ -39,18 +38,19 @@ from models.lib_network import LIBNetwork
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError
+from utils.progress import progress
 
-PERPLEXITY = 30.0  # t-SNE's, where there are images enough for it
-# Of the groups of fakes, one after the other: warm colours, where that of real is cold.
+PERPLEXITY = 30.0  # of t-SNE; less with fewer than 91 images
+# Manipulations take warm colours in turn; real images are blue.
 MARKERS, WARM = "^sDvP*Xpd<>", (ORANGE, "#E69F00", "#CC79A7", "#7A3B00")
 METHODS = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 class Features(nn.Module):
-    """The features of a network in place of its judgement.
+    """Return a network's features instead of its logits.
 
     Args:
-        network: whose features.
+        network: the network.
     """
 
     def __init__(self, network: LIBNetwork) -> None:
@@ -58,25 +58,25 @@ class Features(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map B x 3 x H x W images, normalised, to B x (1 + n) x d features: G, then z_1 to z_n."""
-        features = [block(images) for block in self.network.blocks()]
+        """Map B x 3 x H x W normalised images to B x (1 + n) x d features: G, then z_1 to z_n."""
+        features = [block(images) for block in self.network.backbones()]
         fused = self.network.bottleneck(torch.cat(features, dim=1))
         return torch.stack([fused, *features], dim=1)
 
 
-def flatten(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
-    """Map features to the plane.
+def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
+    """Project features to two dimensions.
 
     Args:
         features: N x d, N >= 4.
-        method: ``tsne`` (van der Maaten and Hinton, JMLR 2008; from PCA's plane, so that it keeps something of the
-            whole) or ``pca``.
-        seed: of both.
+        method: ``tsne`` (van der Maaten and Hinton, JMLR 2008; starts from PCA to keep the global structure) or
+            ``pca``.
+        seed: seed of both methods.
 
     Returns:
         N x 2, without a unit.
     """
-    from sklearn.decomposition import PCA  # a second to import
+    from sklearn.decomposition import PCA  # takes a second to import
     from sklearn.manifold import TSNE
 
     if method == "pca":
@@ -86,14 +86,14 @@ def flatten(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
 
 
 def silhouette(features: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean silhouette (Rousseeuw 1987) of real and fake, in the feature space: -1 to 1, 0 where they mix."""
+    """Return the mean silhouette score (Rousseeuw 1987) of real against fake: -1 to 1, 0 if the classes mix."""
     from sklearn.metrics import silhouette_score
 
     return float(silhouette_score(features, labels))
 
 
-def name_groups(faces: FaceImages, positions: np.ndarray, pattern: str) -> list[str]:
-    """Return each image's group: real, or what `pattern` finds in a fake video's path, else fake."""
+def image_groups(faces: FaceImages, positions: np.ndarray, pattern: str) -> list[str]:
+    """Return each image's group: real, the manipulation that `pattern` finds in the video's path, or fake."""
     names = [(video.label and group_of(video.path, pattern)) or CLASSES[video.label] for video in faces.videos]
     return [names[video] for video in faces.video_of[positions]]
 
@@ -102,7 +102,7 @@ def name_groups(faces: FaceImages, positions: np.ndarray, pattern: str) -> list[
 
 
 def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups: list[str], method: str) -> Figure:
-    """Draw a panel a feature: real and fake by colour, groups of fakes by shape."""
+    """Draw one panel per feature: classes by colour, manipulations by marker."""
     columns = min(3, len(planes))
     lines = -(-len(planes) // columns)
     figure = Figure(figsize=(3.6 * columns, 0.7 + 3.5 * lines), layout="constrained")
@@ -114,7 +114,7 @@ def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups
         kinds.append((name, inside, WARM[i % len(WARM)], MARKERS[i % len(MARKERS)]))
     size = float(np.clip(12000 / len(labels), 9, 25))  # square points
     for axes, title, plane in zip(panels.flat, titles, planes, strict=False):
-        # In a drawn order, so that the kind that comes last does not hide the others.
+        # Random layers, so that no group hides another.
         layer = np.random.default_rng(0).permutation(len(labels)) // max(1, len(labels) // 20)
         for part in range(layer.max() + 1):
             for name, inside, colour, marker in kinds:
@@ -125,47 +125,52 @@ def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups
         axes.set_xlabel(f"{METHODS[method]} 1 (no unit)", fontsize=9)
         axes.set_ylabel(f"{METHODS[method]} 2 (no unit)", fontsize=9)
         axes.tick_params(labelsize=7)
-        if method == "tsne":  # whose numbers mean nothing
+        if method == "tsne":  # its coordinates have no meaning
             axes.set(xticks=[], yticks=[])
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels.flat[len(planes) :]:
         axes.axis("off")
     handles, names = panels.flat[0].get_legend_handles_labels()
     legend = figure.legend(handles, names, loc="outside upper center", ncols=min(6, len(names)), frameon=False)
-    for handle in legend.legend_handles:
-        handle.set_sizes([30])
-        handle.set_alpha(1)
+    for handle in filter(None, legend.legend_handles):
+        setp(handle, sizes=[30], alpha=1)
     return figure
 
 
 def write_projector(folder: Path, features: dict[str, np.ndarray], metadata: list[list[str]]) -> None:
-    """Write features for TensorBoard's projector, in place of those that the folder holds.
+    """Write features for TensorBoard's projector; replace the folder.
 
     Args:
-        folder: where to.
-        features: N x d each.
+        folder: folder to write to.
+        features: N x d by name.
         metadata: N rows of label, group and path.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    # A path may hold what ends a cell there.
+    # A tab or line break in a path would end the cell.
     rows = [[re.sub(r"\s", " ", cell) for cell in row] for row in metadata]
     with SummaryWriter(folder) as writer:
         for name, values in features.items():
             writer.add_embedding(values, rows, tag=name, metadata_header=["label", "group", "path"])
 
 
-def describe(dataset: str, numbers: dict[str, Any]) -> str:
-    """Say what was measured, how, and what came out."""
-    scores = numbers["silhouette"]
+def summarise(scores: dict[str, float]) -> str:
+    """State the silhouette score of G and the highest one."""
     best = max(scores, key=scores.__getitem__)
-    method = METHODS[numbers["method"]]
-    how = "keeps neighbours together, and no distances" if method == "t-SNE" else "keeps the directions of most spread"
+    return f"Silhouette score of real against fake: {scores['G']:.3f} for G; highest for {best} ({scores[best]:.3f})."
+
+
+def describe_method(dataset: str, images: int, method: str) -> str:
+    """Describe how the features are measured and drawn."""
+    caution = {
+        "tsne": "t-SNE keeps neighbours together; distances in the plot have no meaning.",
+        "pca": "PCA keeps the two directions of largest variance.",
+    }
     return (
-        f"The features of {numbers['images']:,} images of the test set of {dataset}: G, the fused one, and z_i, that "
-        f"of block i. The plot shows each in two dimensions by {method}, which {how}. The silhouette score says, in "
-        "the feature space itself, how much nearer an image is to its own class, real or fake, than to the other: 1 "
-        f"where the two are far apart, 0 where they mix. It is {scores['G']:.3f} for G, and highest for {best} "
-        f"({scores[best]:.3f})."
+        f"The features come from {images:,} images of the test set of {dataset}. "
+        "G is the fused feature; z_i is the feature of block i. "
+        "The silhouette score is measured in the feature space, not in the plot: "
+        "1 if the classes are far apart, 0 if they mix. "
+        f"The plot shows each feature in two dimensions by {METHODS[method]}. {caution[method]}"
     )
 
 
@@ -174,14 +179,14 @@ def describe(dataset: str, numbers: dict[str, Any]) -> str:
 
 @dataclass(kw_only=True)
 class EmbeddingArguments(StudyArguments):
-    """Every argument of the study; the fields are documented by their help texts."""
+    """All arguments of the study; the help texts document the fields."""
 
     test_bs: int = parse.argument(256, parse.count, "batch size, in images")
     max_images: int | None = parse.argument(
-        2000, parse.number(int, 4), "use at most this many images, evenly spread over the test set"
+        2000, parse.number(int, 4), "maximum number of images, evenly spaced over the test set"
     )
     method: str = parse.argument(
-        "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (preserves neighbours) or pca (linear)"
+        "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (keeps neighbours together) or pca (linear)"
     )
     group_by: str | None = parse.argument(
         None, parse.pattern, "regular expression on a fake video's path; its first capture group names the manipulation"
@@ -194,23 +199,24 @@ def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
 
 
 def run(args: EmbeddingArguments) -> None:
-    """Do what the arguments say."""
-    check_arguments(args)
+    """Compute and project the features, and write the study."""
+    check_save_path(args)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = read_test_set(args, size)
-    positions, stacked = read_out(Features(network), faces, args, channels, "features")
+    positions, stacked = run_on_test_set(Features(network), faces, args, channels, "features")
     labels = faces.labels[positions]
     if len(labels) < 4 or len(set(labels)) < 2:
         raise InputError(
-            f"{len(labels)} images, of {len(set(labels))} classes, are too few: four, and both, are needed."
+            f"{len(labels)} readable images with {len(set(labels))} class(es) are too few; this study needs at least "
+            "four images and both classes."
         )
     names = ["G", *(f"z_{i}" for i in range(1, network.num_LIBs + 1))]
     features = dict(zip(names, stacked.transpose(1, 0, 2), strict=True))
-    bar = tqdm(features.items(), METHODS[args.method], unit=" features", leave=False)
-    planes = {name: flatten(values, args.method) for name, values in bar}
+    bar = progress(features.items(), METHODS[args.method], unit="features")
+    planes = {name: project(values, args.method) for name, values in bar}
     scores = {name: silhouette(values, labels) for name, values in features.items()}
-    groups = name_groups(faces, positions, args.group_by or FFPP_MANIPULATION)
+    groups = image_groups(faces, positions, args.group_by or FFPP_MANIPULATION)
 
     paths = [faces.path(position) for position in positions]
     metadata = [[CLASSES[label], *rest] for label, *rest in zip(labels, groups, paths, strict=True)]
@@ -229,15 +235,15 @@ def run(args: EmbeddingArguments) -> None:
     }
     table = [["feature", "dimensions", "silhouette real/fake"]]
     table += [[name, str(features[name].shape[1]), f"{score:.4f}"] for name, score in scores.items()]
-    title, text = f"Features on {args.dataset}", describe(args.dataset, numbers)
+    title, method = f"Features on {args.dataset}", describe_method(args.dataset, len(labels), args.method)
     titles = [f"{name} (silhouette {score:.3f})" for name, score in scores.items()]
     figure = draw(list(planes.values()), titles, labels, groups, args.method)
-    write_study(args.folder, "embedding", args.dataset, title, text, table, numbers, figure)
+    write_study(args.folder, "embedding", args.dataset, title, summarise(scores), table, numbers, figure, method)
     print(f"projector: tensorboard --logdir {projector}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
     return run_command("analysis.embedding", lambda: run(parse_arguments(argv)), less)
 

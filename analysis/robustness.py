@@ -1,10 +1,10 @@
-"""Measure how a checkpoint stands corruptions: AUC against the strength of each.
+"""Measure how image corruptions change a checkpoint's AUC.
 
     python -m analysis.robustness --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
 
-The test set goes through the network as it is, and in five strengths each of JPEG, H.264, down- and upsampling, blur,
-noise, brightness and contrast, made at the network's size. Written:
-study_robustness_<dataset>.json and .png.
+The command scores the test set without corruption and with JPEG, H.264, down- and upsampling, blur, noise, brightness
+and contrast, each in five strengths, applied at the network's input size. It writes study_robustness_<dataset>.json
+and .png to the run folder.
 """
 
 import sys
@@ -23,10 +23,10 @@ from analysis.study import (
     GREY,
     ORANGE,
     StudyArguments,
-    check_arguments,
-    make_folder,
+    check_save_path,
+    evenly_spaced,
+    prepare_folder,
     read_test_set,
-    spread,
     write_study,
 )
 from datasets.images import BadImage, Batch, FaceImages, collate
@@ -40,21 +40,21 @@ from utils.devices import select_devices, worker_count
 from utils.errors import InputError
 from utils.workers import start_worker
 
-Version = tuple[str, float]  # the name of a corruption, and its strength
+Version = tuple[str, float]  # name and strength of a corruption
 
 
 class CorruptedFaces(Dataset):
-    """Images, each in several versions: as it is, and corrupted.
+    """Images of the test set, each in V versions: uncorrupted, then every strength of every corruption.
 
-    An item is all V versions of an image, V x 3 x size x size, so that each image is decoded once, its label, and its
-    position in the test set. What is random in a corruption is drawn from that position alone: neither the number of
-    workers nor that of images changes it, and strengths differ in nothing else.
+    An item is an image's V x 3 x size x size uint8 versions, its label and its position in the test set, so that each
+    image is decoded once. Random corruptions depend only on the seed and the position, so they do not change with the
+    number of workers or images, and all strengths share their draws.
 
     Args:
         faces: the test set, without augmentation.
-        chosen: the positions of the images to take.
-        names: of the corruptions.
-        seed: of what is random.
+        chosen: positions of the images to use.
+        names: names of the corruptions.
+        seed: seed of the random corruptions.
     """
 
     def __init__(self, faces: FaceImages, chosen: list[int], names: list[str], seed: int = 0) -> None:
@@ -81,7 +81,7 @@ class CorruptedFaces(Dataset):
 
 
 def collate_versions(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
-    """Make a batch of B images with all V versions of each: B * V images, one image's after the other's."""
+    """Collate B images into a batch of B * V images: the V versions of the first image, then of the next."""
     batch = collate(items)
     return batch._replace(images=batch.images.flatten(0, 1))
 
@@ -101,14 +101,14 @@ def score_versions(
     Args:
         network: on `device`.
         faces: the images.
-        device: where they go.
-        batch_size: how many images, each in all its versions, go through the network together.
-        num_workers: processes that load and corrupt.
+        device: device of the images.
+        batch_size: number of images per batch; each passes through the network in all its versions.
+        num_workers: number of processes that load and corrupt images.
         channels: RGB or BGR.
-        bad_images: gathers what cannot be read.
+        bad_images: collects unreadable images.
 
     Returns:
-        The positions in the test set of the images that could be read, N, and their scores, N x versions.
+        The positions of the N readable images in the test set, and their N x V scores.
     """
     loader = DataLoader(
         faces,
@@ -122,42 +122,47 @@ def score_versions(
     def read(outputs: Logits) -> Tensor:
         return fake_probability(outputs).view(-1, len(faces.versions))
 
-    options = {"channels": channels, "bad_images": bad_images, "title": "robustness", "read": read}
-    return evaluate(network, loader, device, **options)
+    return evaluate(network, loader, device, channels=channels, bad_images=bad_images, title="robustness", read=read)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def measure(faces: FaceImages, positions: np.ndarray, scores: np.ndarray, video_score: str) -> dict[str, float]:
-    """Return the AUC of frames and of videos."""
+def measure(faces: FaceImages, positions: np.ndarray, scores: np.ndarray, video_score: str) -> dict[str, Any]:
+    """Return the frame AUC, ``auc``, and the video AUC, ``video_auc``."""
     metrics = dataset_metrics(faces.labels[positions], scores, faces.video_of[positions], video_score, resamples=0)
     return {"auc": metrics["auc"], "video_auc": metrics["video_auc"]}
 
 
-def describe(dataset: str, numbers: dict[str, Any]) -> str:
-    """Say what was measured, how, and what came out."""
+def summarise(numbers: dict[str, Any]) -> str:
+    """State the clean AUCs and the range of the worst-case AUCs."""
     clean = numbers["clean"]
-    worst = {
-        name: min(rows, key=lambda row: row["auc"]) | {"title": CORRUPTIONS[name].title}
+    worst = [
+        (row["auc"], f"{CORRUPTIONS[name].title} ({row['auc']:.4f} at {CORRUPTIONS[name].axis} {row['strength']:g})")
         for name, rows in numbers["corruptions"].items()
-    }
-    hardest = min(worst.values(), key=lambda row: row["auc"])
-    mildest = max(worst.values(), key=lambda row: row["auc"])
-    frames, videos, size = numbers["images"], numbers["videos"], numbers["size"]
+        for row in [min(rows, key=lambda row: row["auc"])]
+    ]
+    lowest, highest = min(worst)[1], max(worst)[1]
+    extremes = f"{lowest}" if len(worst) == 1 else f"lowest under {lowest} and highest under {highest}"
     return (
-        f"{frames:,} images of {videos:,} videos of the test set of {dataset} were scored as they are, and again with "
-        f"each corruption in five strengths, made from the decoded image at the network's size, {size} x {size} "
-        f"pixels. A video's score is the {numbers['video_score']} of its frames'"
-        f"{', here of one alone: both AUCs are the same' if frames == videos else ''}. Clean, the AUC is "
-        f"{clean['auc']:.4f} of frames and {clean['video_auc']:.4f} of videos. Of the corruptions at their worst, "
-        f"{hardest['title']} leaves the lowest AUC of frames ({hardest['auc']:.4f}, at {hardest['strength']:g}) and "
-        f"{mildest['title']} the highest ({mildest['auc']:.4f}, at {mildest['strength']:g})."
+        f"Without corruption, the AUC is {clean['auc']:.4f} (frames) and {clean['video_auc']:.4f} (videos). "
+        f"Worst frame AUC per corruption: {extremes}."
+    )
+
+
+def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
+    """Describe how the AUCs are measured."""
+    images, videos, size = numbers["images"], numbers["videos"], numbers["size"]
+    same = " Each video has one image here, so both AUCs are equal." if images == videos else ""
+    return (
+        f"The study scores {images:,} images of {videos:,} videos from the test set of {dataset}. "
+        f"Corruptions change the image at the network's input size, {size} x {size} pixels. "
+        f"The video score is the {numbers['video_score']} of the video's frame scores.{same}"
     )
 
 
 def make_table(numbers: dict[str, Any]) -> list[list[str]]:
-    """Return a row a corruption and strength, below the header and the clean row."""
+    """Return the header, the row without corruption, and one row per corruption and strength."""
     clean = numbers["clean"]
     rows = [["clean", "", f"{clean['auc']:.4f}", "", f"{clean['video_auc']:.4f}", ""]]
     for name, results in numbers["corruptions"].items():
@@ -169,9 +174,9 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
 
 
 def draw(numbers: dict[str, Any]) -> Figure:
-    """Draw a small panel a corruption: AUC against strength, the clean AUC beside."""
+    """Draw AUC against strength, one panel per corruption, with the clean AUC as a dotted line."""
     results, clean = numbers["corruptions"], numbers["clean"]
-    columns = min(4, len(results) + 1)  # one panel is the legend's
+    columns = min(4, len(results) + 1)  # one panel holds the legend
     lines = -(-(len(results) + 1) // columns)
     figure = Figure(figsize=(1 + 2.5 * columns, 0.7 + 2.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
@@ -187,12 +192,12 @@ def draw(numbers: dict[str, Any]) -> Figure:
         axes.axhline(0.5, color=GREY, linewidth=0.6, zorder=0, label="chance")
         axes.set_title(corruption.title, fontsize=10)
         axes.set_xlabel(corruption.axis, fontsize=9)
-        ticks = {*corruption.strengths, corruption.neutral} - {None}
-        axes.set_xticks(sorted(ticks), [f"{strength:g}" for strength in sorted(ticks)])
+        ticks = sorted(x for x in {*corruption.strengths, corruption.neutral} if x is not None)
+        axes.set_xticks(ticks, [f"{strength:g}" for strength in ticks])
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         if name == "jpeg":
-            axes.invert_xaxis()  # the damage grows to the right, as it does in the others
+            axes.invert_xaxis()  # damage grows to the right, as in the other panels
     for axes in panels[:, 0]:
         axes.set_ylabel("AUC", fontsize=9)
     handles, labels = panels.flat[0].get_legend_handles_labels()
@@ -207,7 +212,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
 
 @dataclass(kw_only=True)
 class RobustnessArguments(StudyArguments):
-    """Every argument of the study; the fields are documented by their help texts."""
+    """All arguments of the study; the help texts document the fields."""
 
     test_bs: int = parse.argument(8, parse.count, "batch size, in images; each image is scored in 36 versions")
     corruptions: list[str] = parse.argument(
@@ -226,19 +231,19 @@ def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
 
 
 def run(args: RobustnessArguments) -> None:
-    """Do what the arguments say."""
-    check_arguments(args)
+    """Score the corrupted test set and write the study."""
+    check_save_path(args)
     check_installed(args.corruptions)
     devices = select_devices(args.gpu_num)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     test_set = read_test_set(args, size)
-    chosen = spread(len(test_set), args.max_images)
+    chosen = evenly_spaced(len(test_set), args.max_images)
     if len(set(test_set.labels[chosen])) < 2:
-        fewer = "" if args.max_images is None else f" of --max_images {args.max_images}"
-        raise InputError(f"the images of {args.dataset}{fewer} are of one class alone, of which no AUC is defined.")
+        limit = "" if args.max_images is None else f"--max_images {args.max_images}: "
+        raise InputError(f"{limit}the images chosen from {args.dataset} have one class only; the AUC needs both.")
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
-    make_folder(args.folder)
+    prepare_folder(args.folder)
     network.to(devices[0])
     bad_images = BadImages(args.skip_bad_images)
     positions, scores = score_versions(
@@ -252,7 +257,7 @@ def run(args: RobustnessArguments) -> None:
     )
     bad_images.report()
     if len(set(test_set.labels[positions])) < 2:
-        raise InputError("the images that could be read are of one class alone, of which no AUC is defined.")
+        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both.")
 
     measured = [measure(test_set, positions, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}
@@ -271,12 +276,13 @@ def run(args: RobustnessArguments) -> None:
         "corruptions": corruptions,
     }
     title = f"Robustness on {args.dataset}"
-    text = describe(args.dataset, numbers)
-    write_study(args.folder, "robustness", args.dataset, title, text, make_table(numbers), numbers, draw(numbers))
+    summary, method = summarise(numbers), describe_method(args.dataset, numbers)
+    table, figure = make_table(numbers), draw(numbers)
+    write_study(args.folder, "robustness", args.dataset, title, summary, table, numbers, figure, method)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     return run_command("analysis.robustness", lambda: run(parse_arguments(argv)), "a smaller --test_bs")
 
 

@@ -1,4 +1,4 @@
-"""What every study leaves in a run's folder, and how those of a test set read it."""
+"""Shared parts of the studies: their arguments, the pass over the test set, and the files they write."""
 
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, write_json
 from utils.tables import format_rows
 
-# Of Okabe and Ito's palette, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/).
+# From Okabe and Ito's palette, which colour-blind readers can distinguish (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
 
 
@@ -29,64 +29,66 @@ def write_study(
     study: str,
     subject: str,
     title: str,
-    text: str,
+    summary: str,
     table: list[list[str]],
     numbers: dict[str, Any],
     figure: Figure,
+    method: str = "",
 ) -> None:
-    """Write ``study_<study>_<subject>.json`` and ``.png``, each whole or not at all, and print text and table.
+    """Write ``study_<study>_<subject>.json`` and ``.png`` atomically; print the title, the table and the summary.
 
-    Where the folder holds a test's results, its report.html is made anew, with the study in it.
+    If the folder has results.json, update its report.html.
 
     Args:
-        folder: a run's.
-        study: its name.
-        subject: what it is of, such as the dataset: a study of another subject does not replace it.
-        title: of its section in the report.
-        text: plain sentences: what was measured, how, and what came out.
-        table: rows of cells, the first the header.
-        numbers: what stands in the table, and more, as numbers; a ``checkpoint`` among them, with its
-            ``checkpoint_sha256``, is told in the text.
+        folder: run folder to write to.
+        study: name of the study.
+        subject: what the study measured, such as the dataset; studies of other subjects keep their files.
+        title: heading of the study in the report.
+        summary: the result, in at most three short sentences.
+        table: rows of cells; the first row is the header.
+        numbers: the numbers of the table and more; a ``checkpoint`` comes with its ``checkpoint_sha256``.
         figure: the plot.
+        method: how the study measured, in short sentences; follows the summary in the report and is not printed.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: a file cannot be written.
     """
+    text = f"{summary} {method}".strip()
     if "checkpoint" in numbers:
-        text += f" The checkpoint is {numbers['checkpoint']}, of SHA-256 {numbers['checkpoint_sha256'][:16]}..."
+        text += f" Checkpoint: {numbers['checkpoint']} (SHA-256 {numbers['checkpoint_sha256'][:16]}...)."
     file = folder / f"{study_name(study, subject)}.json"
-    plot = file.with_name(f"{study_name(study, subject)}.png")
+    plot = file.with_suffix(".png")
     with atomic_write(plot) as part:
         figure.savefig(part, format="png", dpi=150)
     content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
     write_json(file, content)
     if (folder / "results.json").is_file():
         write_report(folder)
-    print(f"\n{format_rows(table)}\n\n{text}\n\nstudy: {file}, plot: {plot}")
+    print(f"\n{title}\n\n{format_rows(table)}\n\n{summary}\n\nstudy: {file}, plot: {plot}")
 
 
 def study_name(study: str, subject: str) -> str:
-    """Return what the files of a study are called, without their ending."""
+    """Return the name of a study's files, without the suffix."""
     return f"study_{study}_{subject.replace('/', '-')}"
 
 
-def make_folder(folder: Path) -> None:
-    """Make a study's folder, and try whether files can be written there, before the hours that a study may take.
+def prepare_folder(folder: Path) -> None:
+    """Create a study's folder and check that files can be written there, before hours of work.
 
     Raises:
-        InputError: they cannot.
+        InputError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"--save_path {folder} cannot be written: {error.strerror}; give another.") from error
+        raise InputError(f"--save_path {folder} cannot be written: {error.strerror}; give another folder.") from error
 
 
 @dataclass(kw_only=True)
 class StudyArguments:
-    """The arguments that the studies of a checkpoint share; the fields are documented by their help texts."""
+    """Arguments that every study of a checkpoint has; the help texts document the fields."""
 
     model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
     dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
@@ -106,89 +108,90 @@ class StudyArguments:
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping"
     )
     max_images: int | None = parse.argument(
-        None, parse.count, "use this many images, evenly spread over the test set (default: all)"
+        None, parse.count, "number of images to use, evenly spaced over the test set (default: all)"
     )
 
     @property
     def folder(self) -> Path:
-        """The run folder to write to."""
+        """Run folder to write to."""
         return self.save_path or self.model.parent
 
 
-def check_arguments(args: StudyArguments) -> None:
+def check_save_path(args: StudyArguments) -> None:
     """Raise InputError if the folder to write to is a file."""
     if args.folder.exists() and not args.folder.is_dir():
         raise InputError(f"--save_path {args.folder} is a file; give a folder.")
 
 
 def read_test_set(args: StudyArguments, size: int) -> FaceImages:
-    """Read the test set that ``--dataset`` names, for images of `size` pixels.
+    """Read the test set of ``--dataset``, with images resized to `size` pixels.
 
     Raises:
-        InputError: it is not there or malformed, see `datasets.labels.read_split`, or holds one class alone.
+        InputError: the label files are missing or malformed (see `datasets.labels.read_split`), or list one class only.
     """
     faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), size)
     if len(set(faces.labels)) < 2:
-        raise InputError(f"--dataset: the test set of {args.dataset} holds one class alone; this needs real and fake.")
+        raise InputError(f"--dataset {args.dataset}: the test set has one class only; a study needs real and fake.")
     return faces
 
 
-def read_out(
+def run_on_test_set(
     module: nn.Module, faces: FaceImages, args: StudyArguments, channels: str, title: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Put ``--max_images`` images of a test set through a module, and report those that cannot be read.
+    """Run a module on ``--max_images`` images of a test set, and list the images that cannot be read.
 
     Args:
-        module: maps B x 3 x H x W images, normalised, to B x ...; moved to the device of ``--gpu_num``.
+        module: maps B x 3 x H x W normalised images to B x ...; moved to the device of ``--gpu_num``.
         faces: the test set.
         args: the command line.
-        channels: RGB or BGR, the order that the network was trained with.
-        title: of the progress bar.
+        channels: RGB or BGR, the channel order that the network was trained with.
+        title: description of the progress bar.
 
     Returns:
-        N, the positions of the images in the test set; and N x ..., what the module made of them, float32.
+        N positions of the images in the test set, and the module's N x ... outputs, float32.
 
     Raises:
-        InputError: the device is not there, ``--save_path`` cannot be written, or an image cannot be read (without
+        InputError: the device does not exist, ``--save_path`` cannot be written, or an image cannot be read (without
             ``--skip_bad_images``).
     """
     device = select_devices(args.gpu_num)[0]
-    make_folder(args.folder)
-    chosen = Subset(faces, spread(len(faces), args.max_images))
+    prepare_folder(args.folder)
+    chosen = Subset(faces, evenly_spaced(len(faces), args.max_images))
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
     bad_images = BadImages(args.skip_bad_images)
-    options = {"channels": channels, "bad_images": bad_images, "title": title, "read": Tensor.float}
-    found = evaluate(module.to(device), loader, device, **options)
+    found = evaluate(
+        module.to(device), loader, device, channels=channels, bad_images=bad_images, title=title, read=Tensor.float
+    )
     bad_images.report()
     return found
 
 
-def spread(total: int, most: int | None) -> list[int]:
-    """Return all positions below `total`, or `most` of them, evenly spread over it and so over its videos."""
-    if most is None or most >= total:
+def evenly_spaced(total: int, limit: int | None) -> list[int]:
+    """Return `limit` positions below `total`, evenly spaced; all positions if `limit` is None or not below `total`."""
+    if limit is None or limit >= total:
         return list(range(total))
-    return [(2 * i + 1) * total // (2 * most) for i in range(most)]
+    return [(2 * i + 1) * total // (2 * limit) for i in range(limit)]
 
 
 def mean_and_deviation(values: np.ndarray | list[float | None]) -> dict[str, float | None]:
-    """Return the ``mean`` and the standard deviation, ``std`` (ddof 1), of the values that there are.
+    """Return the ``mean`` and the standard deviation ``std`` (ddof 1), ignoring NaN and None.
 
     Args:
-        values: of any shape; NaN or None where there is none.
+        values: numbers in any shape.
 
     Returns:
-        None in place of what is not defined: the mean of none, and the deviation of fewer than two.
+        ``mean`` is None without values, ``std`` is None with fewer than two.
     """
-    there = np.array(values, float)
-    there = there[~np.isnan(there)]
+    found = np.array(values, float)
+    found = found[~np.isnan(found)]
     return {
-        "mean": float(there.mean()) if len(there) else None,
-        "std": float(there.std(ddof=1)) if len(there) > 1 else None,
+        "mean": float(found.mean()) if len(found) else None,
+        "std": float(found.std(ddof=1)) if len(found) > 1 else None,
     }
 
 
-def cell(result: dict[str, Any] | None, sign: str = "") -> str:
-    """Return a `mean_and_deviation` as a table shows it; `sign` is + to show that of a positive mean."""
+def format_mean(result: dict[str, Any] | None, sign: str = "") -> str:
+    """Format a `mean_and_deviation` for a table; `sign` is + to show the sign of a positive mean."""
     if result is None or result["mean"] is None:
         return "-"
     return f"{result['mean']:{sign}.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")

@@ -1,10 +1,9 @@
-"""How strongly each training augmentation changes a picture: mean absolute change in grey levels.
+"""Measure how strongly each training augmentation changes an image: mean absolute change in grey levels.
 
     python -m benchmarks.augmentation_strength
 
-Under albumentations 2 it measures this project's augmentation; under 1.3.1 (an environment with
-albumentations==1.3.1, opencv-python-headless==4.8.1.78 and numpy<2) what the authors used. docs/fidelity.md sets the
-two side by side.
+With albumentations 2 it measures this project's augmentation. With 1.3.1 (and opencv-python-headless==4.8.1.78 and
+numpy<2) it measures the authors' augmentation. docs/fidelity.md compares the two.
 """
 
 import random
@@ -17,14 +16,14 @@ DRAWS = 4000
 
 
 def picture() -> np.ndarray:
-    """Return the test picture: waves in each channel, 64 x 64 x 3, uint8."""
+    """Return the test image: waves in each channel, 64 x 64 x 3, uint8."""
     y, x = np.mgrid[0:64, 0:64]
     channels = [128 + 90 * np.sin(x / 7), 128 + 90 * np.cos(y / 5), 128 + 90 * np.sin((x + y) / 9)]
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def version_1() -> list:
-    """Return the transforms by albumentations 1.3.1's own names and defaults, always applied."""
+def version_1() -> list[A.BasicTransform]:
+    """Return the authors' transforms with the names and defaults of albumentations 1.3.1, always applied."""
     return [
         A.ImageCompression(quality_lower=60, quality_upper=100, p=1),
         A.GaussNoise(p=1),
@@ -37,8 +36,8 @@ def version_1() -> list:
     ]
 
 
-def ours() -> list:
-    """Return the training augmentation's transforms, always applied, then version 2's own in place of two."""
+def ours() -> list[A.BasicTransform]:
+    """Return this project's transforms, always applied, then version 2's own GaussNoise and FancyPCA to compare."""
     from datasets.augmentation import training_augmentation
 
     transforms = []
@@ -47,12 +46,12 @@ def ours() -> list:
             if type(transform) not in (A.Resize, A.PadIfNeeded, A.HorizontalFlip):
                 transform.p = 1.0
                 transforms.append(transform)
-    as_shares = (10**0.5 / 255, 50**0.5 / 255)  # a variance of 10 to 50
+    as_shares = (10**0.5 / 255, 50**0.5 / 255)  # a variance of 10 to 50 grey levels squared
     return [*transforms, A.GaussNoise(std_range=as_shares, p=1), A.FancyPCA(alpha=0.1, p=1)]
 
 
 def main() -> None:
-    """Print a line a transform: its name, the mean change, and its standard deviation over draws."""
+    """Print the name, the mean change and its standard deviation over draws, one line per transform."""
     before = picture()
     first = A.__version__.startswith("1.")
     print(f"albumentations {A.__version__}")

@@ -1,8 +1,8 @@
-"""How far colour alone goes on the demo data: AUC of a logistic regression on colour histograms.
+"""Measure how far colour alone separates the demo data: AUC of a logistic regression on colour histograms.
 
     python -m benchmarks.demo_baseline --data dataset/demo
 
-An AUC near 0.5 says that the classes differ in the forgery, not in anything as simple as colour.
+An AUC near 0.5 means that colour does not reveal the forgeries.
 """
 
 import sys
@@ -22,13 +22,13 @@ from utils.errors import InputError
 
 
 def channel_histogram(image: np.ndarray) -> np.ndarray:
-    """8 bins per channel of an image (H x W x 3, uint8): 24 shares, of which each channel's add up to 1."""
+    """Return 8 bins per channel of an H x W x 3 uint8 image: 24 shares that sum to 1 per channel."""
     counts = [np.bincount(image[..., c].ravel() >> 5, minlength=8) for c in range(3)]
     return np.concatenate(counts) / image[..., 0].size
 
 
 def joint_histogram(image: np.ndarray) -> np.ndarray:
-    """8 x 8 x 8 bins of an image (H x W x 3, uint8): 512 shares that add up to 1."""
+    """Return 8 x 8 x 8 joint bins of an H x W x 3 uint8 image: 512 shares that sum to 1."""
     bins = (image >> 5).astype(np.int64) @ np.array([64, 8, 1])
     return np.bincount(bins.ravel(), minlength=512) / bins.size
 
@@ -37,14 +37,18 @@ HISTOGRAMS = {"8 bins per channel": channel_histogram, "8 x 8 x 8 joint bins": j
 
 
 def read_split(data: Path, split: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """All frames of a split, with the label (0 or 1) and the video (running number) of each."""
+    """Return the frames of a split, their labels (0 real, 1 fake) and the index of their video."""
     images, labels, videos, number = [], [], [], 0
     for word in ("real", "fake"):
         for line in (data / f"{split}_{word}.txt").read_text().splitlines():
             label, path, count = line.split(",")
-            # The path in the file counts from the directory of its making; the data may be read from another.
+            # The paths in the label file are relative to the directory in which the demo was drawn.
             for i in range(int(count)):
-                images.append(cv2.imread(str(data / "videos" / Path(path).name / f"{i:04d}.png")))
+                file = data / "videos" / Path(path).name / f"{i:04d}.png"
+                image = cv2.imread(str(file))
+                if image is None:
+                    raise InputError(f"{file} cannot be read; make the dataset again with python -m demo.")
+                images.append(image)
                 labels.append(int(label))
                 videos.append(number)
             number += 1
@@ -52,7 +56,7 @@ def read_split(data: Path, split: str) -> tuple[list[np.ndarray], np.ndarray, np
 
 
 def histogram_auc(data: Path) -> dict[str, tuple[float, float]]:
-    """AUC of a frame and of a video (mean score of its frames) for each kind of histogram."""
+    """Return the frame AUC and the video AUC (mean of the frame scores) for each kind of histogram."""
     train, train_labels, _ = read_split(data, "train")
     test, labels, videos = read_split(data, "test")
     result = {}
@@ -67,21 +71,21 @@ def histogram_auc(data: Path) -> dict[str, tuple[float, float]]:
 
 @dataclass(kw_only=True)
 class BaselineArguments:
-    """The argument of the benchmark."""
+    """All arguments of the benchmark."""
 
-    data: Path = parse.argument(Path("dataset/demo"), parse.path, "folder of a drawn dataset")
+    data: Path = parse.argument(Path("dataset/demo"), parse.path, "folder of the demo dataset")
 
 
 def run(args: BaselineArguments) -> None:
-    """Print the AUCs on a demo dataset."""
+    """Print the AUCs on the demo dataset."""
     if not (args.data / "train_real.txt").is_file():
-        raise InputError(f"{args.data} holds no demo dataset; `python -m demo` draws one.")
+        raise InputError(f"--data {args.data} has no demo dataset; make one with python -m demo.")
     for name, (frame, video) in histogram_auc(args.data).items():
         print(f"{name}: frame AUC {frame:.3f}, video AUC {video:.3f}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
 
     def work() -> None:
         run(parse.Parser("-m benchmarks.demo_baseline", __doc__, BaselineArguments).parse(argv))
