@@ -1,8 +1,9 @@
-"""Face detectors, by the names of ``--detector``: frames in, boxes and scores out."""
+"""Face detectors, named as in ``--detector``: they map frames to boxes and scores."""
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +14,17 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
-from utils.errors import InputError, require_package
+from utils.errors import InputError, one_line, require_package
 from utils.files import sha256
 from utils.torch_files import read_torch_file
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
-LONGER_SIDE = 640  # pixels: larger frames are shrunk to it before detection
+LONGER_SIDE = 640  # pixels; larger frames are shrunk to this before detection
 MIN_SCORE = 0.5
-MAX_OVERLAP = 0.4  # intersection over union above which the weaker of two boxes goes; RetinaFace's own value
+MAX_OVERLAP = 0.4  # intersection over union for non-maximum suppression, as in RetinaFace
 
 RELEASES = "https://github.com/xinntao/facexlib/releases/download/v0.1.0/"
-# The published checkpoints: file and SHA-256.
+# Published checkpoints: file name and SHA-256.
 WEIGHTS = {
     "retinaface": (
         "detection_mobilenet0.25_Final.pth",
@@ -40,7 +41,7 @@ class Detections(NamedTuple):
     """The faces of one frame.
 
     Attributes:
-        boxes: N x 4, float32: left, top, right, bottom in pixels; they may reach beyond the frame.
+        boxes: N x 4, float32: left, top, right, bottom in pixels; may extend beyond the frame.
         scores: N, float32, `MIN_SCORE` to 1.
     """
 
@@ -48,12 +49,12 @@ class Detections(NamedTuple):
     scores: np.ndarray
 
 
-# B x H x W x 3, uint8, BGR, to the faces of each frame.
+# Maps frames (B x H x W x 3, uint8, BGR) to the faces of each frame.
 Detector = Callable[[np.ndarray], list[Detections]]
 
 
 def shrink(frame: np.ndarray) -> np.ndarray:
-    """Shrink a frame (H x W x 3) for detection to `LONGER_SIDE`; a smaller one stays as it is."""
+    """Shrink a frame (H x W x 3) so that its longer side is `LONGER_SIDE`; return a smaller frame unchanged."""
     height, width = frame.shape[:2]
     scale = LONGER_SIDE / max(height, width)
     if scale >= 1:
@@ -63,23 +64,23 @@ def shrink(frame: np.ndarray) -> np.ndarray:
 
 
 def load_face_detector(name: str, weights: Path | None, device: torch.device) -> tuple[Detector, dict[str, Any]]:
-    """Make a detector, and say which it is.
+    """Load a face detector.
 
     Args:
         name: one of `DETECTORS`.
-        weights: a RetinaFace checkpoint, whose body (MobileNet-0.25 or ResNet-50) is recognised by its tensors; None
-            for the published one, which is fetched once into PyTorch's cache.
+        weights: a RetinaFace checkpoint; its tensors determine the body (MobileNet-0.25 or ResNet-50). None for the
+            published checkpoint, which is downloaded once into PyTorch's cache.
         device: where the network runs.
 
     Returns:
-        The detector, and its name and its weights' SHA-256.
+        The detector, and a dict with its name (``detector``) and the SHA-256 of its weights (``weights``).
 
     Raises:
-        InputError: the weights cannot be fetched or are no RetinaFace checkpoint; facenet-pytorch is not installed.
+        InputError: the download failed, the file is not a RetinaFace checkpoint, or facenet-pytorch is missing.
     """
     if name == "mtcnn":
         if weights is not None:
-            raise InputError("--detector_weights belongs to retinaface; mtcnn's weights come with facenet-pytorch.")
+            raise InputError("--detector_weights is for retinaface; the weights of mtcnn come with facenet-pytorch.")
         return _load_mtcnn(device), {"detector": "mtcnn", "weights": None}
     file = fetch_weights(name) if weights is None else weights
     network = load_retinaface(file).to(device)
@@ -100,16 +101,16 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
 
 
 def load_retinaface(file: Path) -> RetinaFace:
-    """Load a checkpoint in the Pytorch_Retinaface format.
+    """Load a checkpoint in the Pytorch_Retinaface format, in evaluation mode.
 
     Raises:
-        InputError: it is none.
+        InputError: the file is not such a checkpoint.
     """
     state = read_torch_file(file, "--detector_weights")
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"--detector_weights: {file} is no RetinaFace checkpoint: it holds no plain tensors by name.")
+        raise InputError(f"--detector_weights: {file} is not a RetinaFace checkpoint: it is not a dict of tensors.")
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
     network = RetinaFace(ResNet50() if "body.layer1.0.conv1.weight" in state else MobileNet025())
     try:
@@ -117,28 +118,29 @@ def load_retinaface(file: Path) -> RetinaFace:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:160]
         raise InputError(
-            f"--detector_weights: {file} is no RetinaFace checkpoint with MobileNet-0.25 or ResNet-50: {reason}"
+            f"--detector_weights: {file} is not a RetinaFace checkpoint with MobileNet-0.25 or ResNet-50: {reason}"
         ) from error
     return network.eval()
 
 
 def fetch_weights(name: str) -> Path:
-    """Return the published checkpoint of `name`, fetched where the cache has none, its SHA-256 checked.
+    """Return the published checkpoint of a detector; download it into PyTorch's cache if it is not there.
 
     Raises:
-        InputError: it cannot be fetched, or is another file than the published one.
+        InputError: the download failed, or the SHA-256 of the file is wrong.
     """
     filename, digest = WEIGHTS[name]
+    url = RELEASES + filename
     file = Path(torch.hub.get_dir()) / "checkpoints" / filename
-    choices = "give --detector_weights FILE, or --detector mtcnn, whose weights come with facenet-pytorch"
     if not file.is_file():
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with _timeout(10):
-                torch.hub.download_url_to_file(RELEASES + filename, str(file), hash_prefix=digest)
-        except (OSError, RuntimeError) as error:  # RuntimeError: another SHA-256
+            with _socket_timeout(10):
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=digest)
+        except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: wrong SHA-256
             raise InputError(
-                f"--detector {name}: its weights could not be fetched from {RELEASES}{filename} ({error}); {choices}."
+                f"--detector {name}: the download of {url} failed ({one_line(error)}); download the file elsewhere and "
+                "give it with --detector_weights FILE, or give --detector mtcnn, which needs no download."
             ) from error
     if sha256(file) != digest:
         raise InputError(f"--detector {name}: {file} is not the published file (its SHA-256 differs); delete it.")
@@ -146,24 +148,24 @@ def fetch_weights(name: str) -> Path:
 
 
 @contextmanager
-def _timeout(seconds: float) -> Any:
-    before = socket.getdefaulttimeout()
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    default = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(default)
 
 
 def _load_mtcnn(device: torch.device) -> Detector:
-    """Make facenet-pytorch's MTCNN (Zhang et al., IEEE SPL 2016)."""
+    """Load MTCNN (Zhang et al., IEEE SPL 2016) from facenet-pytorch."""
     with require_package("facenet-pytorch", by="--detector mtcnn"):
         from facenet_pytorch import MTCNN
     mtcnn = MTCNN(keep_all=True, device=device)
 
     def detect(frames: np.ndarray) -> list[Detections]:
         found = []
-        if min(frames.shape[1:3]) < mtcnn.min_face_size:  # at which it breaks
+        if min(frames.shape[1:3]) < mtcnn.min_face_size:  # MTCNN fails on such frames
             return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32)) for _ in frames]
         for boxes, scores in zip(*mtcnn.detect(np.ascontiguousarray(frames[..., ::-1])), strict=True):
             if boxes is None:

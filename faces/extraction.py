@@ -1,8 +1,8 @@
-"""From video files to folders of face images: decoding in worker processes, detection in batches, whole folders.
+"""Extract face crops from videos: decode in worker processes, detect in batches, write one folder per video.
 
-A video's folder appears only when it is whole: its images are written to a hidden folder beside it, which is then
-renamed. The folder's ``faces.json`` says which frame and which box each image is. A video that gives none leaves
-``<folder>.failed.json`` with the cause in its place.
+The crops of a video are written to a hidden folder, which is renamed when the video is finished; so a folder is always
+complete. Its ``faces.json`` gives the frame and box of each image. A video without crops leaves
+``<folder>.failed.json`` with the cause.
 """
 
 import errno
@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,53 +31,72 @@ from faces.videos import FrameReader, VideoError
 from utils.files import own_part, remove_stale_parts, write_if_changed
 from utils.workers import iterate, start_worker
 
-WRITERS = 4  # threads that write images
-MIN_TRACK = 3  # frames: with all faces, a shorter track is taken for a mistake of the detector
+WRITERS = 4  # threads that encode and write images
+MIN_TRACK = 3  # frames; with all_faces, shorter tracks are dropped as false detections
 
 
 class Source(NamedTuple):
-    """A video file, and the folder for its faces."""
+    """A video file and the folder of its face crops."""
 
     file: Path
     folder: Path
 
 
 class Outcome(NamedTuple):
-    """What became of a video: the frames looked at, and why it gave no face, or None."""
+    """The result for one video.
+
+    Attributes:
+        source: the video.
+        sampled_frames: number of frames that the detector saw.
+        failure: why the video gave no face; None if it gave one.
+    """
 
     source: Source
-    frames: int
+    sampled_frames: int
     failure: str | None
 
 
 @dataclass
-class Seconds:
-    """Time spent in each stage, summed over all processes and threads, and the frames that went through it."""
+class StageTimes:
+    """Seconds spent in each stage, summed over processes and threads, and the number of frames and images."""
 
     decode: float = 0.0
     detect: float = 0.0
     write: float = 0.0
-    frames: int = 0  # decoded and converted, then looked at
+    frames: int = 0  # sampled: decoded and passed to the detector
     images: int = 0  # written
 
     def speeds(self) -> dict[str, float]:
-        """Return frames per second of each stage; of `write`, images per second."""
+        """Return the frames per second of each stage; for ``write``, the images per second."""
         stages = {"decode": (self.frames, self.decode), "detect": (self.frames, self.detect)}
         stages["write"] = (self.images, self.write)
         return {stage: round(count / seconds, 1) for stage, (count, seconds) in stages.items() if seconds > 0}
 
 
-class Chunk(NamedTuple):
-    """Successive wanted frames of one video.
+class VideoEnd(NamedTuple):
+    """How the decoding of a video ended.
 
     Attributes:
-        video: the number of the video.
-        positions: of the B frames in the video.
+        frames_read: number of decoded frames.
+        declared_frames: number of frames in the header if the video ends early; else 0.
+        failure: why the video cannot be read, or None.
+    """
+
+    frames_read: int
+    declared_frames: int
+    failure: str | None
+
+
+class Chunk(NamedTuple):
+    """Successive sampled frames of one video.
+
+    Attributes:
+        video: index of the video.
+        positions: positions of the B frames in the video.
         frames: B x H x W x 3, uint8, BGR.
         small: the same frames, shrunk for detection.
-        seconds: what decoding them took.
-        end: None but in a video's last chunk: the video's length in frames as read and as its header tells, and
-            why it cannot be used, or None.
+        seconds: decoding time.
+        end: set in the last chunk of a video only.
     """
 
     video: int
@@ -85,11 +104,11 @@ class Chunk(NamedTuple):
     frames: Tensor
     small: Tensor
     seconds: float
-    end: tuple[int, int, str | None] | None
+    end: VideoEnd | None
 
 
 class VideoChunks(IterableDataset):
-    """Chunks of up to `batch_size` frames of some videos, in order within a video; each worker reads whole videos."""
+    """Chunks of up to `batch_size` frames, in order within a video; one worker decodes all of a video."""
 
     def __init__(self, files: Sequence[Path], recipe: Recipe, batch_size: int) -> None:
         self.files, self.recipe, self.batch_size = files, recipe, batch_size
@@ -101,10 +120,11 @@ class VideoChunks(IterableDataset):
             yield from self._read(video)
 
     def _read(self, video: int) -> Iterator[Chunk]:
-        positions, frames, began = [], [], time.perf_counter()
-        length, told, failure = 0, 0, None
+        positions: list[int] = []
+        frames: list[np.ndarray] = []
+        began = time.perf_counter()
 
-        def chunk(end: tuple[int, int, str | None] | None) -> Chunk:
+        def chunk(end: VideoEnd | None) -> Chunk:
             nonlocal positions, frames, began
             small = [shrink(frame) for frame in frames]
             now = time.perf_counter()
@@ -120,10 +140,12 @@ class VideoChunks(IterableDataset):
                     began = time.perf_counter()
                 positions.append(position)
                 frames.append(frame)
-            length, told = reader.read, reader.told if reader.breaks_off() else 0
-        except (VideoError, cv2.error, OSError) as error:
-            failure = str(error) if isinstance(error, VideoError) else f"unreadable: {error}"
-        yield chunk((length, told, failure))
+            end = VideoEnd(reader.frames_read, reader.declared_frames if reader.ends_early() else 0, None)
+        except VideoError as error:
+            end = VideoEnd(0, 0, str(error))
+        except (cv2.error, OSError) as error:
+            end = VideoEnd(0, 0, f"unreadable: {error}")
+        yield chunk(end)
 
 
 def _stack(frames: list[np.ndarray]) -> Tensor:
@@ -136,185 +158,184 @@ def extract_faces(
     detector: Detector,
     batch_size: int,
     num_workers: int,
-    seconds: Seconds,
-) -> Iterator[Outcome]:
-    """Write the faces of some videos, each into its folder.
+    times: StageTimes,
+) -> Generator[Outcome, None, None]:
+    """Extract the faces of videos, each into its own folder.
 
     Args:
-        sources: the videos; their folders are not there yet.
-        recipe: how frames become images.
-        detector: as `faces.detectors.load_face_detector` makes it.
-        batch_size: frames that the detector looks at together.
-        num_workers: processes that decode; 0 for this one.
-        seconds: is added to.
+        sources: the videos.
+        recipe: how frames are sampled and faces are cropped.
+        detector: from `faces.detectors.load_face_detector`.
+        batch_size: number of frames per detector call.
+        num_workers: number of decoding processes; 0 to decode in this process.
+        times: updated in place.
 
     Yields:
-        An outcome for each video, as soon as its folder is whole. What is unfinished when the iteration is given
-        up, by an interruption or an error, is removed.
+        The outcome of each video when its folder is complete. If the generator is closed early or fails, unfinished
+        folders are removed.
 
     Raises:
         OSError: the disk is full, or a folder cannot be written.
     """
-    for folder in {source.folder.parent for source in sources}:
-        remove_stale_parts(folder)
+    for parent in {source.folder.parent for source in sources}:
+        remove_stale_parts(parent)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
-    # Chunks are taken as they come, so that none waits for another worker's slow video; those of one video come from
-    # one worker, through a queue, and so in their order.
+    # Unordered, so that a slow video delays no other worker's. One worker decodes a video and sends its chunks through
+    # a queue, so they stay in order within the video.
     loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker, in_order=False)
-    open_folders: dict[int, _FaceFolder] = {}
+    unfinished: dict[int, _FaceFolder] = {}
     with ThreadPoolExecutor(WRITERS) as pool:
         try:
             for chunk in iterate(loader):
-                seconds.decode += chunk.seconds
-                seconds.frames += len(chunk.positions)
-                if chunk.video not in open_folders:
-                    open_folders[chunk.video] = _FaceFolder(sources[chunk.video], recipe, pool, seconds)
-                folder = open_folders[chunk.video]
+                times.decode += chunk.seconds
+                times.frames += len(chunk.positions)
+                if chunk.video not in unfinished:
+                    unfinished[chunk.video] = _FaceFolder(sources[chunk.video], recipe, pool, times)
+                folder = unfinished[chunk.video]
                 if chunk.positions:
                     began = time.perf_counter()
                     detections = detector(chunk.small.numpy())
-                    seconds.detect += time.perf_counter() - began
+                    times.detect += time.perf_counter() - began
                     scale = chunk.frames.shape[2] / chunk.small.shape[2]
                     for position, frame, found in zip(chunk.positions, chunk.frames.numpy(), detections, strict=True):
                         folder.add(position, frame, found.boxes * scale, found.scores)
                 if chunk.end is not None:
-                    yield folder.finish(*chunk.end)
-                    del open_folders[chunk.video]
+                    yield folder.finish(chunk.end)
+                    del unfinished[chunk.video]
         finally:
-            pool.shutdown(cancel_futures=True)  # waits for images that are being written into these folders
-            for folder in open_folders.values():
+            pool.shutdown(cancel_futures=True)  # waits for the threads that still write into these folders
+            for folder in unfinished.values():
                 folder.discard()
 
 
 def _write_image(file: Path, image: np.ndarray) -> float:
-    """Write a PNG; return the seconds that it took. Not by imwrite, which does not tell of a full disk."""
+    """Write a PNG and return the seconds it took."""
     began = time.perf_counter()
+    # cv2.imwrite does not report a full disk.
     file.write_bytes(cv2.imencode(".png", image)[1].tobytes())
     return time.perf_counter() - began
 
 
 @dataclass
 class _FaceFolder:
-    """The folder of one video while it is being written."""
+    """The folder of one video while it is written."""
 
     source: Source
     recipe: Recipe
     pool: ThreadPoolExecutor
-    seconds: Seconds
+    times: StageTimes
     tracker: FaceTracker = field(default_factory=FaceTracker)
-    looked_at: int = 0
+    sampled_frames: int = 0
     faces: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by track
-    writes: deque[Future] = field(default_factory=deque)
+    writes: deque[Future[float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.part = own_part(self.source.folder)  # two runs at once do the same work, but not in each other's folders
+        self.part = own_part(self.source.folder)  # unique to this process, so that two runs at once do not mix
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
-        """Take the next frame with its faces."""
-        self.looked_at += 1
+        """Add the next sampled frame with its boxes (N x 4, pixels) and scores (N)."""
+        self.sampled_frames += 1
         for ready in self.tracker.push(position, frame, boxes, scores):
             self._write(ready)
 
     def _write(self, ready: FrameFaces) -> None:
         for face in ready.faces:
-            crop, enlarged = crop_face(ready.frame, face.box, self.recipe.margin, self.recipe.crop_size)
+            crop, scale = crop_face(ready.frame, face.box, self.recipe.margin, self.recipe.crop_size)
             folder = self.part / str(face.track)
             if face.track not in self.faces:
                 folder.mkdir(parents=True)
+            image = f"{ready.position:04d}.png"
             entry = {
-                "image": f"{ready.position:04d}.png",
+                "image": image,
                 "frame": ready.position,
-                "box": [round(float(x), 1) for x in face.found],
+                "box": [round(float(x), 1) for x in face.raw_box],
                 "score": round(face.score, 4),
-                "enlarged": round(enlarged, 2),
+                "scale": round(scale, 2),
             }
             self.faces.setdefault(face.track, []).append(entry)
-            self.writes.append(self.pool.submit(_write_image, folder / entry["image"], crop))
-        self._wait_for_writes(all_but=64)  # the crops that wait take memory
+            self.writes.append(self.pool.submit(_write_image, folder / image, crop))
+        self._wait_for_writes(max_pending=64)  # bounds the memory of the crops in the queue
 
-    def _wait_for_writes(self, all_but: int = 0) -> None:
-        while len(self.writes) > all_but:
-            self.seconds.write += self.writes.popleft().result()
-            self.seconds.images += 1
+    def _wait_for_writes(self, max_pending: int = 0) -> None:
+        while len(self.writes) > max_pending:
+            self.times.write += self.writes.popleft().result()
+            self.times.images += 1
 
-    def finish(self, length: int, told: int, failure: str | None) -> Outcome:
-        """Put the main face, or all faces, in their place; or say why there is none.
-
-        Args:
-            length: how many frames could be read.
-            told: how many the header tells of, where the video breaks off before; else 0.
-            failure: why it could not be read.
-        """
+    def finish(self, end: VideoEnd) -> Outcome:
+        """Move the main face, or all faces, into place; without a face, write the cause."""
         for ready in self.tracker.flush():
             self._write(ready)
         self._wait_for_writes()
         kept = self._kept_tracks()
+        failure = end.failure
         if failure is None and not kept:
-            failure = f"no face in {self.looked_at} frames"
-        target, record = self.source.folder, {
+            failure = f"no face in {self.sampled_frames} frames"
+        target = self.source.folder
+        record: dict[str, Any] = {
             "video": self.source.file.name,
             "bytes": self.source.file.stat().st_size if self.source.file.is_file() else 0,
-            "frames": length,
-            "looked_at": self.looked_at,
-        }  # fmt: skip
-        if told:
-            record["frames_told"] = told
+            "frames_read": end.frames_read,
+            "sampled_frames": self.sampled_frames,
+        }
+        if end.declared_frames:
+            record["declared_frames"] = end.declared_frames
         if failure is None:
             if self.recipe.all_faces:
-                whole = self.part / "all"
-                whole.mkdir()
+                complete = self.part / "all"
+                complete.mkdir()
                 for number, track in enumerate(kept):
-                    os.rename(self.part / str(track), whole / str(number))
+                    os.rename(self.part / str(track), complete / str(number))
             else:
-                whole = self.part / str(kept[0])
+                complete = self.part / str(kept[0])
             record["faces"] = [self.faces[track] for track in kept]
-            (whole / "faces.json").write_text(json.dumps(record) + "\n")
+            (complete / "faces.json").write_text(json.dumps(record) + "\n")
             if target.exists() and not is_done(self.source):
-                os.rename(target, self.part / "of the file before")
+                os.rename(target, self.part / "replaced")
             try:
-                os.rename(whole, target)
+                os.rename(complete, target)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
-                # Another run was faster, with the same faces.
+                # Another run finished this video first, with the same faces.
             failed_record(target).unlink(missing_ok=True)
         else:
             write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")
         self.discard()
-        return Outcome(self.source, self.looked_at, failure)
+        return Outcome(self.source, self.sampled_frames, failure)
 
     def _kept_tracks(self) -> list[int]:
-        """Return the track with the most frames times area; or all that are no mistakes, in that order."""
+        """Return the track with the largest sum of box areas; with all_faces, all long enough tracks, sorted by it."""
 
-        def frames_times_area(track: int) -> float:
+        def total_area(track: int) -> float:
             boxes = np.array([face["box"] for face in self.faces[track]])
             return float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum())
 
-        tracks = sorted(self.faces, key=frames_times_area, reverse=True)
+        tracks = sorted(self.faces, key=total_area, reverse=True)
         if not self.recipe.all_faces:
             return tracks[:1]
-        return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK, self.looked_at)]
+        return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK, self.sampled_frames)]
 
     def discard(self) -> None:
-        """Remove what is not in its place."""
+        """Remove the hidden folder."""
         shutil.rmtree(self.part, ignore_errors=True)
 
 
 def failed_record(folder: Path) -> Path:
-    """Return where it is written why a video has no folder."""
+    """Return the file that holds the cause if a video has no folder of face crops."""
     return folder.with_name(f"{folder.name}.failed.json")
 
 
 def is_done(source: Source) -> bool:
-    """Tell whether a video has its faces, or none can be found in it. What was unreadable is tried again."""
+    """Return whether a video needs no work: it has faces, or was read and shows none. Unreadable videos are retried."""
     record = read_record(source)
     return record is not None and not record.get("cause", "").startswith("unreadable")
 
 
 def read_record(source: Source) -> dict[str, Any] | None:
-    """Read what became of a video in this run or an earlier one: its ``faces``, or the ``cause`` that there are none.
+    """Read the record of a finished video: its ``faces``, or the ``cause`` if it has none.
 
-    None where it was not looked at, or where the file has another size now: it was half a download, or is another.
+    Returns:
+        The record; None if the video is not finished, or if its size has changed since, as after a partial download.
     """
     failed = failed_record(source.folder)
     try:

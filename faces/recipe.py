@@ -1,4 +1,4 @@
-"""How the faces in a folder were made: written beside them by preprocessing.py, stored in checkpoints."""
+"""The recipe of a dataset's face crops: written beside them by preprocessing.py and stored in checkpoints."""
 
 import json
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from typing import Any
 from utils.errors import InputError
 from utils.files import atomic_write
 
-RECIPE_FILE = "preprocessing.json"  # in a dataset's folder of faces: how they were made
+RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of face crops
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How frames become face images.
+    """How frames are sampled and faces are cropped.
 
     Attributes:
-        every: one frame in so many, from frame 0 on.
-        frames: so many frames evenly spaced, in place of `every`; None for `every`.
-        margin: the crop's side over the longer side of the face's box.
-        crop_size: pixels; 0 keeps the size found.
-        all_faces: a folder for each face of a video, in place of its main face alone.
+        every: sample one frame in this many, starting at frame 0.
+        frames: sample this many evenly spaced frames instead; None to use `every`.
+        margin: side of the crop divided by the longer side of the face box.
+        crop_size: side of the saved crops in pixels; 0 keeps the original size.
+        all_faces: save every face of a video, each in its own folder, instead of the main face only.
     """
 
     every: int = 5
@@ -31,7 +31,7 @@ class Recipe:
 
 
 def read_recipe(folder: Path) -> dict[str, Any] | None:
-    """Return how the faces in a dataset's folder were made (`Recipe` and detector); None where nothing tells it."""
+    """Read the recipe (`Recipe`, detector, source folder) of a dataset's face crops; None if there is none."""
     try:
         return json.loads((folder / RECIPE_FILE).read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -39,30 +39,35 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
 
 
 def common_recipe(datasets: list[str], data_root: Path) -> dict[str, Any] | None:
-    """Return how the faces of all of the datasets under ``--data_root`` were made, where that is one and known."""
+    """Return the recipe shared by all datasets under ``--data_root``; None if they differ or one is unknown."""
     recipes = [read_recipe(data_root / dataset.partition("/")[0]) for dataset in datasets]
     return recipes[0] if all(recipe == recipes[0] for recipe in recipes) else None
 
 
 def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
-    """Write down how the faces in `folder` are made, so that another run does not mix in others.
+    """Store the recipe in a folder of face crops, so that a run with another recipe cannot write there.
 
     Raises:
-        InputError: they were made otherwise, or not by this command.
+        InputError: the folder has another recipe, or files of another origin.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give another --faces or --name.")
-    # Another shard may be writing its recipe just now, under a hidden name; before its first face it is there.
+    # Another shard may be writing the recipe right now, under a hidden name; it does so before its first face.
     empty = not folder.exists() or all(file.name.lstrip(".").startswith(RECIPE_FILE) for file in folder.iterdir())
-    before = read_recipe(folder)
-    if before is None and not empty:
-        raise InputError(f"{folder} is there, but not made by this command; give another --faces or --name.")
-    if empty and before != recipe:
+    existing = read_recipe(folder)
+    if existing == recipe:
+        return
+    if empty:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / RECIPE_FILE) as part:
             part.write_text(json.dumps(recipe, indent=1) + "\n")
-    elif before != recipe:
-        other = [f"{key} {before.get(key)}, not {recipe.get(key)}" for key in recipe if before.get(key) != recipe[key]]
+    elif existing is None:
         raise InputError(
-            f"the faces in {folder} were made with {'; '.join(other)}; give the same, or another --faces or --name."
+            f"{folder} contains files but no {RECIPE_FILE} of preprocessing.py; give another --faces or --name."
+        )
+    else:
+        different = [key for key in recipe if existing.get(key) != recipe[key]]
+        values = "; ".join(f"{key} {existing.get(key)}, not {recipe[key]}" for key in different)
+        raise InputError(
+            f"the faces in {folder} were made with {values}; give the same values, or another --faces or --name."
         )

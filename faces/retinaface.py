@@ -1,6 +1,6 @@
-"""RetinaFace, the paper's face detector (Deng et al., CVPR 2020), with MobileNet-0.25 or ResNet-50.
+"""RetinaFace (Deng et al., CVPR 2020), the paper's face detector, with a MobileNet-0.25 or ResNet-50 body.
 
-Modules are named as in the published Pytorch_Retinaface checkpoints, so that these load as they are.
+The module names match the published Pytorch_Retinaface checkpoints, so these load without conversion.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 MEAN_BGR = (104.0, 117.0, 123.0)
-ANCHOR_SIDES = {8: (16, 32), 16: (64, 128), 32: (256, 512)}  # pixels, for each stride of a feature map
+ANCHOR_SIDES = {8: (16, 32), 16: (64, 128), 32: (256, 512)}  # feature map stride: anchor sides in pixels
 CENTRE_VARIANCE, SIDE_VARIANCE = 0.1, 0.2
 
 
 def _conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
 ) -> nn.Sequential:
-    """Make convolution, BatchNorm and, where there is a `slope`, LeakyReLU."""
+    """Make a convolution, BatchNorm and, if `slope` is given, LeakyReLU."""
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -25,13 +25,13 @@ def _conv(
 
 
 def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Make a depthwise convolution and a pointwise one, in one Sequential."""
+    """Make a depthwise and a pointwise convolution in one Sequential."""
     depthwise = _conv(inputs, inputs, stride=stride, groups=inputs, slope=0.1)
     return nn.Sequential(*depthwise, *_conv(inputs, outputs, kernel=1, slope=0.1))
 
 
 class MobileNet025(nn.Module):
-    """MobileNetV1 at a quarter of its width: B x 3 x H x W to the maps at strides 8, 16 and 32."""
+    """MobileNetV1 at a quarter of its width; returns the feature maps at strides 8, 16 and 32."""
 
     channels = (64, 128, 256)
 
@@ -49,14 +49,14 @@ class MobileNet025(nn.Module):
         self.stage3 = nn.Sequential(_separable(128, 256, stride=2), _separable(256, 256))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the three maps, the largest first."""
+        """Map images (B x 3 x H x W) to the three feature maps, the largest first."""
         stride8 = self.stage1(images)
         stride16 = self.stage2(stride8)
         return [stride8, stride16, self.stage3(stride16)]
 
 
 class ResNet50(ResNet):
-    """torchvision's ResNet-50 without its classifier: B x 3 x H x W to the maps at strides 8, 16 and 32."""
+    """torchvision's ResNet-50 without its classifier; returns the feature maps at strides 8, 16 and 32."""
 
     channels = (512, 1024, 2048)
 
@@ -65,7 +65,7 @@ class ResNet50(ResNet):
         del self.fc
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the three maps, the largest first."""
+        """Map images (B x 3 x H x W) to the three feature maps, the largest first."""
         stem = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         stride8 = self.layer2(self.layer1(stem))
         stride16 = self.layer3(stride8)
@@ -73,7 +73,7 @@ class ResNet50(ResNet):
 
 
 class FeaturePyramid(nn.Module):
-    """Bring three maps to the same width, and add each coarser one to the next finer."""
+    """Project three feature maps to one width and add each coarser map to the next finer one."""
 
     def __init__(self, inputs: tuple[int, ...], width: int, slope: float) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class FeaturePyramid(nn.Module):
         self.merge2 = _conv(width, width, slope=slope)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Turn the three maps of a body into three maps of one width."""
+        """Map the body's three feature maps to three maps with `width` channels."""
         fine, middle, coarse = self.output1(maps[0]), self.output2(maps[1]), self.output3(maps[2])
         middle = self.merge2(middle + F.interpolate(coarse, size=middle.shape[2:]))
         fine = self.merge1(fine + F.interpolate(middle, size=fine.shape[2:]))
@@ -90,7 +90,7 @@ class FeaturePyramid(nn.Module):
 
 
 class ContextModule(nn.Module):
-    """SSH's context module (Najibi et al., ICCV 2017): receptive fields of 3, 5 and 7 pixels side by side."""
+    """Context module of SSH (Najibi et al., ICCV 2017): parallel receptive fields of 3, 5 and 7 pixels."""
 
     def __init__(self, width: int, slope: float) -> None:
         super().__init__()
@@ -101,19 +101,31 @@ class ContextModule(nn.Module):
         self.conv7x7_3 = _conv(width // 4, width // 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """B x width x h x w to the same shape."""
+        """Map B x width x h x w to B x width x h x w."""
         shared = self.conv5X5_1(x)
         wide = self.conv7x7_3(self.conv7X7_2(shared))
         return F.relu(torch.cat([self.conv3X3(x), self.conv5X5_2(shared), wide], dim=1))
 
 
-def _heads(width: int, numbers: int) -> nn.ModuleList:
-    """Make a 1 x 1 convolution a map, with so many `numbers` for each of the two anchors of a place."""
-    return nn.ModuleList(nn.ModuleDict({"conv1x1": nn.Conv2d(width, 2 * numbers, 1)}) for _ in range(3))
+class Head(nn.Module):
+    """A 1 x 1 convolution that predicts `outputs` numbers for each of the two anchors of a position."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.conv1x1 = nn.Conv2d(width, 2 * outputs, 1)
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map B x width x h x w to B x (h * w * 2) x outputs."""
+        return self.conv1x1(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs)
+
+
+def _heads(width: int, outputs: int) -> nn.ModuleList:
+    return nn.ModuleList(Head(width, outputs) for _ in range(3))
 
 
 class RetinaFace(nn.Module):
-    """The detector. `LandmarkHead` is there for the checkpoints' sake; landmarks are not computed."""
+    """The detector. `LandmarkHead` exists so that checkpoints load; landmarks are not computed."""
 
     def __init__(self, body: MobileNet025 | ResNet50) -> None:
         super().__init__()
@@ -125,22 +137,18 @@ class RetinaFace(nn.Module):
         self.ClassHead, self.BboxHead, self.LandmarkHead = _heads(width, 2), _heads(width, 4), _heads(width, 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Score every anchor and place its box.
+        """Compute the score and the box of every anchor.
 
         Args:
-            images: B x 3 x H x W, BGR, 0 to 255 less `MEAN_BGR`.
+            images: B x 3 x H x W, BGR, 0 to 255 minus `MEAN_BGR`.
 
         Returns:
             scores (B x A, 0 to 1) and boxes (B x A x 4: left, top, right, bottom, in pixels) of A anchors.
         """
         maps = self.fpn(self.body(images))
         maps = [self.ssh1(maps[0]), self.ssh2(maps[1]), self.ssh3(maps[2])]
-        logits = torch.cat(
-            [_per_anchor(head["conv1x1"](x), 2) for head, x in zip(self.ClassHead, maps, strict=True)], 1
-        )
-        offsets = torch.cat(
-            [_per_anchor(head["conv1x1"](x), 4) for head, x in zip(self.BboxHead, maps, strict=True)], 1
-        )
+        logits = torch.cat([head(x) for head, x in zip(self.ClassHead, maps, strict=True)], 1)
+        offsets = torch.cat([head(x) for head, x in zip(self.BboxHead, maps, strict=True)], 1)
         anchors = torch.cat(
             [
                 _anchors(x.shape[2], x.shape[3], stride, sides)
@@ -152,13 +160,8 @@ class RetinaFace(nn.Module):
         return logits.softmax(-1)[..., 1], torch.cat([centres - sides / 2, centres + sides / 2], dim=-1)
 
 
-def _per_anchor(x: Tensor, numbers: int) -> Tensor:
-    """B x (2 * numbers) x h x w to B x (h * w * 2) x numbers."""
-    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, numbers)
-
-
 def _anchors(height: int, width: int, stride: int, sides: tuple[int, int]) -> Tensor:
-    """List a map's anchors, (height * width * 2) x 4: centre and sides in pixels, in the order of `_per_anchor`."""
+    """Return a map's anchors in the order of `Head`: (height * width * 2) x 4, centre and sides in pixels."""
     y, x, side = torch.meshgrid(
         (torch.arange(height) + 0.5) * stride,
         (torch.arange(width) + 0.5) * stride,

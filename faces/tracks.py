@@ -1,4 +1,4 @@
-"""Faces over time: boxes of successive frames linked to tracks, and smoothed."""
+"""Face tracks: link the boxes of successive frames and smooth them."""
 
 from collections import deque
 from typing import NamedTuple
@@ -8,25 +8,25 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-MIN_OVERLAP = 0.2  # intersection over union of a face's boxes in two successive sampled frames
-MAX_GAP = 10  # sampled frames for which a face may be lost and still be the same
-REACH = 2  # sampled frames before and after, over which a box is averaged
-MAX_REACH = 10  # frames of the video before and after: sparser samples are too far apart to be averaged
+MIN_OVERLAP = 0.2  # intersection over union of a face's boxes in successive sampled frames
+MAX_GAP = 10  # sampled frames after which a lost face gets a new track
+REACH = 2  # sampled frames before and after that a box is averaged over
+MAX_REACH = 10  # frames of the video before and after: boxes of more distant samples are not averaged
 
 
 class Face(NamedTuple):
     """One face of one frame.
 
     Attributes:
-        track: the number of the person's track in this video, from 0.
-        box: left, top, right, bottom in pixels, averaged over time; it may reach beyond the frame.
-        found: the box as the detector gave it.
-        score: the detector's, 0 to 1.
+        track: number of the person's track in this video, from 0.
+        box: left, top, right, bottom in pixels, averaged over time; may extend beyond the frame.
+        raw_box: the detector's box.
+        score: the detector's score, 0 to 1.
     """
 
     track: int
     box: np.ndarray
-    found: np.ndarray
+    raw_box: np.ndarray
     score: float
 
 
@@ -39,56 +39,56 @@ class FrameFaces(NamedTuple):
 
 
 class FaceTracker:
-    """Follow the faces of one video, frame by frame, in memory that does not grow with its frames' number.
+    """Track the faces of one video frame by frame, with memory that does not grow with the video.
 
-    A box goes to the track whose last box it overlaps most, by an optimal assignment; a box without one begins a
-    new track. Frames come out `REACH` frames late, when the boxes after them are known.
+    An optimal assignment matches each box to the track whose last box it overlaps most. An unmatched box starts a new
+    track. Frames are returned `REACH` frames late, because smoothing needs the boxes that follow.
     """
 
     def __init__(self) -> None:
         self._frames: deque[tuple[int, np.ndarray, dict[int, tuple[np.ndarray, float]]]] = deque()
-        self._next = 0  # which of the frames in the deque comes out next
-        self._seen = 0
-        self._last: dict[int, tuple[int, np.ndarray]] = {}  # track: when it was last seen, and where
+        self._next = 0  # index in the deque of the next frame to return
+        self._pushed = 0
+        self._last: dict[int, tuple[int, np.ndarray]] = {}  # track: frame number and box of its last detection
         self._tracks = 0
 
     def push(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[FrameFaces]:
-        """Take the next frame with its N boxes (N x 4, pixels) and scores (N); return the frames that are ready."""
+        """Add a frame with its boxes (N x 4, pixels) and scores (N); return the frames that are ready."""
         tracks = self._assign(boxes)
-        found = {t: (box, float(score)) for t, box, score in zip(tracks, boxes, scores, strict=True)}
-        self._frames.append((position, frame, found))
-        self._seen += 1
+        detected = {t: (box, float(score)) for t, box, score in zip(tracks, boxes, scores, strict=True)}
+        self._frames.append((position, frame, detected))
+        self._pushed += 1
         return self._ready(REACH)
 
     def flush(self) -> list[FrameFaces]:
-        """Return the frames that are left, when the video has ended."""
+        """Return the remaining frames at the end of the video."""
         return self._ready(0)
 
     def _assign(self, boxes: np.ndarray) -> list[int]:
-        self._last = {t: seen for t, seen in self._last.items() if self._seen - seen[0] <= MAX_GAP}
-        names = list(self._last)
+        self._last = {t: last for t, last in self._last.items() if self._pushed - last[0] <= MAX_GAP}
+        candidates = list(self._last)
         tracks = [-1] * len(boxes)
-        if names and len(boxes):
-            before = np.stack([self._last[name][1] for name in names])
-            overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(before)).numpy()
+        if candidates and len(boxes):
+            last_boxes = np.stack([self._last[track][1] for track in candidates])
+            overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(last_boxes)).numpy()
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
                 if overlap[row, column] >= MIN_OVERLAP:
-                    tracks[row] = names[column]
+                    tracks[row] = candidates[column]
         for row, box in enumerate(boxes):
             if tracks[row] < 0:
                 tracks[row], self._tracks = self._tracks, self._tracks + 1
-            self._last[tracks[row]] = (self._seen, box)
+            self._last[tracks[row]] = (self._pushed, box)
         return tracks
 
-    def _ready(self, wait: int) -> list[FrameFaces]:
+    def _ready(self, delay: int) -> list[FrameFaces]:
         ready = []
-        while self._next + wait < len(self._frames):
-            position, frame, found = self._frames[self._next]
+        while self._next + delay < len(self._frames):
+            position, frame, detected = self._frames[self._next]
             around = [self._frames[i] for i in range(len(self._frames)) if abs(i - self._next) <= REACH]
             near = [boxes for other, _, boxes in around if abs(other - position) <= MAX_REACH]
             faces = [
                 Face(track, np.mean([boxes[track][0] for boxes in near if track in boxes], axis=0), box, score)
-                for track, (box, score) in found.items()
+                for track, (box, score) in detected.items()
             ]
             ready.append(FrameFaces(position, frame, faces))
             self._next += 1

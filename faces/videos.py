@@ -1,45 +1,50 @@
-"""Frames of a video file, read from its beginning to its end."""
+"""Read the frames of a video file."""
 
 import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read when the first video is opened: a damaged file is told of once, by this project.
+# OpenCV reads this when it opens the first video. This project reports damaged files; FFmpeg's messages repeat it.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 import numpy as np
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV itself would warn beside FFmpeg
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV's own warnings
 
-ENDS_EARLY = 0.9  # of the frames that the header tells of
+ENDS_EARLY = 0.9  # share of the declared frames below which a video counts as cut short
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
 class VideoError(Exception):
-    """A video cannot be used; the message says why, in a few words."""
+    """A video cannot be read; the message is the reason in a few words."""
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
-    """Return `count` positions from 0 to total - 1, the first and the last among them; all, where there are fewer."""
+    """Return `count` evenly spaced positions from 0 to total - 1, or all positions if there are fewer."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
 class FrameReader:
-    """The wanted frames of a video: one in `every` from frame 0 on, or `count` of them evenly spaced.
+    """Iterate over sampled frames of a video: one in `every` from frame 0, or `count` evenly spaced frames.
 
-    Iterating gives (position, frame), the frame H x W x 3, uint8, BGR. Frames between the wanted ones are decoded,
-    since video codecs build each frame upon others, but not converted.
+    Yields (position, frame) with the frame H x W x 3, uint8, BGR. The frames between are decoded, because codecs
+    predict frames from earlier ones, but not converted.
+
+    Args:
+        path: the video file.
+        every: sample one frame in this many.
+        count: sample this many frames instead.
 
     Attributes:
-        fps: frames per second, as the header tells; 25 where it tells nothing.
-        told: the number of frames that the file's header tells of; 0 where it tells nothing.
-        read: the number of frames read so far; after the iteration, what the file really holds.
-        times: when each of them is shown, in seconds after the first.
+        fps: frames per second in the header; 25 if the header has none.
+        declared_frames: number of frames in the header; 0 if the header has none.
+        frames_read: number of frames decoded so far.
+        times: display time of each decoded frame, in seconds after the first frame.
 
     Raises:
-        VideoError: the file is missing, empty, or no video that OpenCV can read.
+        VideoError: the file is missing, empty, or not a video that OpenCV can read.
     """
 
     def __init__(self, path: Path, every: int = 5, count: int | None = None) -> None:
@@ -49,32 +54,31 @@ class FrameReader:
             raise VideoError("unreadable: the file is empty")
         try:
             str(path).encode()
-        except UnicodeEncodeError:  # at which OpenCV crashes
-            raise VideoError("unreadable: the file's name is not UTF-8; rename it") from None
-        # An absolute path, since FFmpeg takes what stands before a colon for a protocol.
-        self._path = str(path.absolute())
+        except UnicodeEncodeError:  # OpenCV crashes on such a name
+            raise VideoError("unreadable: the file name is not UTF-8; rename the file") from None
+        self._path = str(path.absolute())  # FFmpeg reads the text before a colon in a relative path as a protocol
         self._capture = self._open()
-        self.told = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        self.declared_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if 0 < fps < 1000 else 25.0  # some headers hold a clock's ticks in its place
-        if self.fps != fps:  # and then the number of frames is made from them
-            self.told = 0
-        self.read = 0
+        self.fps = fps if 0 < fps < 1000 else 25.0  # some headers hold clock ticks instead
+        if self.fps != fps:  # the declared number of frames is then computed from clock ticks
+            self.declared_frames = 0
+        self.frames_read = 0
         self.times = array("d")
         self._every, self._count = every, count
 
     def _open(self, *options: int) -> cv2.VideoCapture:
-        # One thread a video: many videos are decoded side by side.
+        # One thread per video, because many videos are decoded in parallel.
         capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *options])
         if not capture.isOpened():
-            raise VideoError("unreadable: no video that can be opened")
+            raise VideoError("unreadable: not a video that OpenCV can open")
         return capture
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        wanted = None if self._count is None else set(evenly_spaced(self._frames_there(), self._count))
+        wanted = None if self._count is None else set(evenly_spaced(self._available_frames(), self._count))
         try:
             while self._capture.grab():
-                position, self.read = self.read, self.read + 1
+                position, self.frames_read = self.frames_read, self.frames_read + 1
                 self.times.append(self._time(position))
                 if position % self._every == 0 if wanted is None else position in wanted:
                     good, frame = self._capture.retrieve()
@@ -82,39 +86,39 @@ class FrameReader:
                         yield position, frame
         finally:
             self._capture.release()
-        if self.read == 0:
+        if self.frames_read == 0:
             raise VideoError("unreadable: no frame can be decoded")
 
     def _time(self, position: int) -> float:
-        """Return when the frame that was just read is shown: by its own timestamp, where that makes sense."""
+        """Return the display time of the last decoded frame: its timestamp if plausible, else from the frame rate."""
         stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if position == 0:
             self._first = stamp
             return 0.0
         steady, time = position / self.fps, stamp - self._first
-        if abs(time - steady) < 0.002:  # a constant rate, whose timestamps Matroska rounds
+        if abs(time - steady) < 0.002:  # a constant frame rate, with timestamps that Matroska rounded
             time = steady
         return time if time > self.times[-1] else self.times[-1] + 1 / self.fps  # some frames have no timestamp
 
-    def breaks_off(self) -> bool:
-        """Tell, after the iteration, whether the file holds notably less than its header tells of."""
-        # Of a varying rate, what a header tells may be the number of frames that a constant one would have.
-        return max(self.read, self.times[-1] * self.fps) < ENDS_EARLY * self.told
+    def ends_early(self) -> bool:
+        """Return, after the iteration, whether the file has fewer than 90 % of its declared frames."""
+        # With a variable frame rate, the header may declare the frames that a constant rate would have.
+        return max(self.frames_read, self.times[-1] * self.fps) < ENDS_EARLY * self.declared_frames
 
     def length(self) -> int:
-        """Return the number of frames, as the header tells; where it does not, decode the whole video once."""
-        if self.told:
-            return self.told
+        """Return the declared number of frames; without one, decode the video once to count them."""
+        if self.declared_frames:
+            return self.declared_frames
         total = _count_grabs(self._open())
         if total == 0:
             raise VideoError("unreadable: no frame can be decoded")
         return total
 
-    def _frames_there(self) -> int:
-        """Return the number of frames, but no more than the file has packets for.
+    def _available_frames(self) -> int:
+        """Return the declared number of frames, limited to the number of packets in the file.
 
-        Of a varying rate in Matroska, which counts no frames, `told` is the number that a constant rate would make.
-        Packets are not decoded: counting them takes a hundredth of the time.
+        Matroska does not store a frame count; with a variable frame rate, `declared_frames` is then too high. Packets
+        are counted without decoding, in a hundredth of the time.
         """
         packets = _count_grabs(self._open(cv2.CAP_PROP_FORMAT, -1))
         return min(self.length(), packets) if packets else self.length()
