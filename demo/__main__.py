@@ -1,4 +1,4 @@
-"""Draw a small dataset of invented faces, to try training and test without real data.
+"""Draw the synthetic faces, a small dataset to try training and testing without real data.
 
 python -m demo
 """
@@ -27,35 +27,35 @@ def three_counts(text: str) -> list[int]:
 
 @dataclass(kw_only=True)
 class DemoArguments:
-    """Every argument of the command; the fields are documented by their help texts."""
+    """The arguments of the command; `parse.argument` has the help text of each."""
 
-    out: Path = parse.argument(Path("dataset/demo"), parse.path, "folder to write")
-    seed: int = parse.argument(
-        0, parse.count_or_zero, "seed of all random numbers: the same seed draws the same dataset"
+    out: Path = parse.argument(
+        Path("dataset/demo"), parse.path, "output folder; an older synthetic dataset is replaced"
     )
+    seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers")
     size: int = parse.argument(64, parse.number(int, 32), "side of a frame in pixels")
     people: list[int] = parse.argument([48, 12, 20], three_counts, "number of people in train, val and test")
-    videos_per_person: int = parse.argument(4, parse.count, "videos per person, half real and half forged")
+    videos_per_person: int = parse.argument(4, parse.count, "videos per person, an even number; half of them are fake")
     frames: int = parse.argument(6, parse.count, "frames per video")
 
 
 def run(args: DemoArguments) -> None:
-    """Draw the dataset unless the folder holds it already, and print what it contains."""
+    """Draw the dataset unless the folder already has it, and print its contents."""
     written = make_demo(**vars(args), processes=min(8, os.cpu_count() or 1), quiet=False)
     if not written:
-        print(f"{args.out} already holds this dataset")
+        print(f"{args.out} already has this dataset")
         return
     for split, people in zip(SPLITS, args.people, strict=True):
         each = people * args.videos_per_person // 2
         print(
             f"{args.out / split}_{{real,fake}}.txt: {people} people, "
-            f"{each} real and {each} forged videos of {args.frames} frames"
+            f"{each} real and {each} fake videos of {args.frames} frames"
         )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    from utils.command import run_command  # not above: each drawing process would import PyTorch with it
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
+    from utils.command import run_command  # here, so that the drawing processes do not import PyTorch
 
     def work() -> None:
         run(parse.Parser("-m demo", __doc__, DemoArguments).parse(argv))

@@ -1,7 +1,7 @@
-"""Draw a small dataset of invented faces, real and forged.
+"""Draw the synthetic faces: a small dataset of real and fake videos of invented people.
 
-Each "video" is a folder of PNG frames of one drawn person. A forged video is drawn in the same way and then loses part
-of its face to one of three forgeries. Both kinds go through the same camera and the same JPEG compression.
+A video is a folder of PNG frames of one drawn person. A fake video is drawn like a real one, and then one of three
+forgeries changes part of the face. Both classes pass through one camera model and JPEG compression.
 """
 
 import json
@@ -13,24 +13,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from datasets.labels import CLASSES, SPLITS
 from demo.draw_face import Person, Pose, Take, landmarks, random_person, random_poses, random_take, render, vary
 from utils.errors import InputError
+from utils.progress import progress
 
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
-# Part of the recorded settings: raise it whenever the drawings change, so that an old folder is drawn afresh.
+# Part of the stored settings: increase it when the drawings change, so that old datasets are drawn again.
 VERSION = 3
 
 
 @dataclass(frozen=True)
 class Video:
-    """One video to draw; `kind` and `donor` (a person) are None where they do not apply."""
+    """A video to draw; `kind` is the forgery of a fake video, `donor` the other person of a swap."""
 
     name: str
     split: str
@@ -42,9 +43,9 @@ class Video:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame before and after forging (H x W x 3, RGB, uint8) and the forgery's mask (H x W, 0-1).
+    """A frame before and after the forgery (H x W x 3, RGB, uint8) and the mask of the forgery (H x W, 0 to 1).
 
-    Neither has been through JPEG yet.  In a real video both images are equal and the mask is 0.
+    Both images are uncompressed. In a real video they are equal and the mask is 0.
     """
 
     before: np.ndarray
@@ -53,19 +54,20 @@ class Frame:
 
 
 def plan(seed: int, people: Sequence[int], videos_per_person: int) -> list[Video]:
-    """List the videos: as many real as forged ones of each person, in an order that tells nothing.
+    """List the videos in random order, with as many real as fake videos of each person.
 
     Args:
-        seed: Seed of everything random.
-        people: Number of people in train, val and test.
-        videos_per_person: Even; half of them are forged.
+        seed: seed of the random numbers.
+        people: number of people in train, val and test.
+        videos_per_person: even number; half of the videos are fake.
     """
     rng = np.random.default_rng([seed, 0])
-    drafts, first = [], 0
+    drafts: list[tuple[str, int, int, str | None, int | None]] = []
+    first = 0
     for split, count in zip(SPLITS, people, strict=True):
-        forged = [person for person in range(first, first + count) for _ in range(videos_per_person // 2)]
-        kinds = rng.permutation([KINDS[i % len(KINDS)] for i in range(len(forged))])
-        for person, kind in zip(forged, kinds, strict=True):
+        faked = [person for person in range(first, first + count) for _ in range(videos_per_person // 2)]
+        kinds = rng.permutation([KINDS[i % len(KINDS)] for i in range(len(faked))])
+        for person, kind in zip(faked, kinds, strict=True):
             other = first + (person - first + int(rng.integers(1, count))) % count
             drafts.append((split, person, 0, None, None))
             drafts.append((split, person, 1, str(kind), other if kind == "swap" else None))
@@ -75,9 +77,9 @@ def plan(seed: int, people: Sequence[int], videos_per_person: int) -> list[Video
 
 
 def draw_video(video: Video, seed: int, size: int, frames: int) -> tuple[list[Frame], int]:
-    """Draw the frames of a video (size x size pixels), and choose its JPEG quality (0-100)."""
+    """Draw the frames of a video, size x size pixels, and return them with its JPEG quality (0 to 100)."""
     person = random_person(np.random.default_rng([seed, 1, video.person]))
-    # Forging draws from a generator of its own, so that a forged video's scene is drawn just as a real one's.
+    # The forgery has its own generator, so that the label does not change the scene.
     scene, forging = (np.random.default_rng([seed, stream, int(video.name)]) for stream in (2, 3))
     take = random_take(scene, size)
     donor = person if video.donor is None else random_person(np.random.default_rng([seed, 1, video.donor]))
@@ -92,8 +94,8 @@ def draw_video(video: Video, seed: int, size: int, frames: int) -> tuple[list[Fr
 
 
 def photograph(image: np.ndarray, take: Take, rng: np.random.Generator) -> np.ndarray:
-    """Pass a drawn image (H x W x 3, 0-255) through the take's camera: a lens blur, then noise; uint8."""
-    if take.blur > 0.2:  # a smaller sigma changes nothing at this kernel size
+    """Apply lens blur and sensor noise to a drawn image (H x W x 3, 0 to 255); return uint8."""
+    if take.blur > 0.2:  # a 3 x 3 kernel with a smaller sigma has no effect
         image = cv2.GaussianBlur(image, (3, 3), take.blur)
     spread = take.noise * np.sqrt(0.4 + image / 213)  # photon noise grows with the light
     return np.clip(image + rng.standard_normal(image.shape) * spread, 0, 255).round().astype(np.uint8)
@@ -102,14 +104,17 @@ def photograph(image: np.ndarray, take: Take, rng: np.random.Generator) -> np.nd
 def forge(
     kind: str, before: np.ndarray, person: Person, donor: Person, take: Take, pose: Pose, rng: np.random.Generator
 ) -> Frame:
-    """Forge one frame inside the face.
-
-    swap: the donor's face, warped onto the landmarks and matched in colour; mouth: the lower face rendered
-    again with another expression; lowpass: the face itself, sampled down and up.  A soft mask blends each in.
+    """Forge the face in one frame; a soft mask blends the forgery in.
 
     Args:
-        kind: One of KINDS.
-        before: H x W x 3, RGB, uint8: the frame as the camera took it, of `person` in `take` and `pose`.
+        kind: ``swap`` (the donor's face, warped onto the landmarks, with matched colours), ``mouth`` (the lower face,
+            drawn with another expression) or ``lowpass`` (the face, downsampled and upsampled).
+        before: the photographed frame, H x W x 3, RGB, uint8.
+        person: the person in the frame.
+        donor: the person whose face replaces it in a swap; else `person`.
+        take: scene and camera of the video.
+        pose: pose of the frame.
+        rng: generator of the forgery.
     """
     size = before.shape[0]
     points = landmarks(person, pose, size)
@@ -120,10 +125,10 @@ def forge(
         there = vary(pose, rng, 0.08 if kind == "swap" else 0.0)
         patch = photograph(render(donor, take, there, size), take, rng)
         here = landmarks(donor, there, size)
-    # A generator works on small faces: its output carries less detail than the frame that it is put into.
+    # Face generators have a low resolution: their output has less detail than the frame.
     small = round(size * rng.uniform(0.18, 0.28))
     patch = cv2.resize(patch, (small, small), interpolation=cv2.INTER_AREA).astype(np.float32)
-    drift = rng.normal(0, 0.01 * size, 2)  # landmarks are never found exactly
+    drift = rng.normal(0, 0.01 * size, 2)  # error of landmark detection
     patch = _warp(patch, (here + 0.5) * small / size - 0.5, points + drift, size)
     if kind == "swap":
         patch = match_colour(patch, before, region)
@@ -133,12 +138,12 @@ def forge(
 
 
 def face_region(points: np.ndarray, size: int) -> np.ndarray:
-    """Soft mask (size x size, 0-1) of a face from brows to chin, from its landmarks (15 x 2, pixels)."""
+    """Return a soft mask (size x size, 0 to 1) from brows to chin, from landmarks (15 x 2 pixels)."""
     return _soft_hull(points[6:], size)
 
 
 def mouth_region(points: np.ndarray, size: int) -> np.ndarray:
-    """Soft mask (size x size, 0-1) of a face from below the nose to the chin, from its landmarks."""
+    """Return a soft mask (size x size, 0 to 1) from below the nose to the chin, from landmarks (15 x 2 pixels)."""
     left, right, middle, chin = points[3], points[4], points[5], points[6]
     nose = points[2] * 0.9 + middle * 0.1
     corners = [middle + (left - middle) * 2.6, middle + (right - middle) * 2.6]
@@ -154,25 +159,27 @@ def _soft_hull(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def _warp(patch: np.ndarray, source: np.ndarray, target: np.ndarray, size: int) -> np.ndarray:
-    """Move a patch by the affine map that takes its landmarks (N x 2) nearest to the target's."""
+    """Warp a patch by the affine map that best fits its landmarks (N x 2) to the target landmarks."""
     matrix = np.linalg.lstsq(np.c_[source, np.ones(len(source))], target, rcond=None)[0].T
     return cv2.warpAffine(patch, matrix, (size, size), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
 def match_colour(patch: np.ndarray, frame: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Give a patch (H x W x 3) the mean and spread that each channel of the frame has inside the region."""
+    """Match mean and standard deviation of each channel inside the region to the frame (both H x W x 3)."""
     inside = region > 0.5
     mean, spread = patch[inside].mean(0), patch[inside].std(0)
     return (patch - mean) * (frame[inside].std(0) / (spread + 1e-3)) + frame[inside].mean(0)
 
 
-def _write_video(folder: Path, settings: dict, video: Video) -> None:
+def _write_video(folder: Path, settings: dict[str, Any], video: Video) -> None:
     drawn, quality = draw_video(video, settings["seed"], settings["size"], settings["frames"])
     target = folder / "videos" / video.name
     target.mkdir(parents=True)
     for number, frame in enumerate(drawn):
         coded = cv2.imencode(".jpg", frame.after[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        cv2.imwrite(str(target / f"{number:04d}.png"), cv2.imdecode(coded, cv2.IMREAD_COLOR))
+        decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        cv2.imwrite(str(target / f"{number:04d}.png"), decoded)
 
 
 def make_demo(
@@ -185,26 +192,26 @@ def make_demo(
     processes: int = 1,
     quiet: bool = True,
 ) -> bool:
-    """Write the data set under `out`, unless it is there already.
+    """Write the dataset to `out` unless it is already there; the arguments determine every byte.
 
     Args:
-        out: Folder for the label files, `videos/` and the manifest; an older demo data set in it is replaced.
-        seed: Seed of everything random; the same arguments give the same bytes.
-        size: Side of the square frames in pixels, at least 32.
-        people: Number of people in train, val and test, each at least 2; nobody is in two of them.
-        videos_per_person: Even; half real, half forged.
-        frames: Frames of a video.
-        processes: Number of processes that draw; it does not change the result.
-        quiet: Show no progress bar.
+        out: folder for the label files, ``videos/`` and the manifest; replaces a synthetic dataset in it.
+        seed: seed of the random numbers.
+        size: side of the frames in pixels, at least 32.
+        people: number of people in train, val and test, each at least 2; no person is in two splits.
+        videos_per_person: even number; half of the videos are fake.
+        frames: number of frames per video.
+        processes: number of drawing processes; it does not change the result.
+        quiet: show no progress bar.
 
     Returns:
-        Whether anything was written.
+        Whether the dataset was written.
 
     Raises:
-        InputError: For settings out of range, or when `out` holds something else than a demo data set.
+        InputError: a setting is out of range, or `out` contains other files.
     """
     out = Path(out).resolve()
-    _check(seed, size, people, videos_per_person, frames, processes)
+    _check_settings(seed, size, people, videos_per_person, frames, processes)
     root = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     settings = {
         "version": VERSION,
@@ -215,7 +222,7 @@ def make_demo(
         "frames": frames,
         "root": root.as_posix(),
     }
-    if _settings_in(out) == settings:
+    if _read_settings(out) == settings:
         return False
     videos = plan(seed, people, videos_per_person)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -239,42 +246,49 @@ def make_demo(
     return True
 
 
-def _check(seed: int, size: int, people: Sequence[int], videos_per_person: int, frames: int, processes: int) -> None:
+def _check_settings(
+    seed: int, size: int, people: Sequence[int], videos_per_person: int, frames: int, processes: int
+) -> None:
     rules = (
-        (seed >= 0, "the seed must be 0 or more."),
-        (size >= 32, "the size must be 32 pixels or more."),
-        (len(people) == 3 and min(people) >= 2, "people must be three numbers of 2 or more."),
-        (videos_per_person > 0 and videos_per_person % 2 == 0, "videos per person must be 2, 4, 6, ..."),
-        (frames >= 1, "a video must have at least 1 frame."),
-        (processes >= 1, "there must be at least 1 process."),
+        (seed >= 0, f"--seed {seed}: give 0 or more."),
+        (size >= 32, f"--size {size}: give 32 or more."),
+        (len(people) == 3 and min(people) >= 2, "--people: give three numbers, each 2 or more."),
+        (
+            videos_per_person > 0 and videos_per_person % 2 == 0,
+            f"--videos_per_person {videos_per_person}: give an even number, 2 or more.",
+        ),
+        (frames >= 1, f"--frames {frames}: give 1 or more."),
+        (processes >= 1, f"{processes} processes: give 1 or more."),
     )
-    for kept, sentence in rules:
-        if not kept:
-            raise InputError(sentence)
+    for is_met, message in rules:
+        if not is_met:
+            raise InputError(message)
 
 
-def _settings_in(out: Path) -> dict | None:
-    """The settings of the demo data set in a folder; None where there is nothing yet."""
+def _read_settings(out: Path) -> dict[str, Any] | None:
+    """Return the settings of the dataset in a folder; None if the folder is empty or missing."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
         return json.loads((out / MANIFEST).read_text())["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{out} is left alone: it is no demo data set (no readable {MANIFEST}).") from None
+        raise InputError(
+            f"--out {out}: the folder has other files (no readable {MANIFEST}); give another folder."
+        ) from None
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C
     cv2.setNumThreads(1)
 
 
 def _draw_all(write: Callable[[Video], None], videos: list[Video], processes: int, quiet: bool) -> None:
-    bar = partial(tqdm, total=len(videos), desc="drawing", unit="video", disable=quiet)
+    bar = partial(progress, description="drawing", unit="videos", total=len(videos), disable=quiet)
     if processes == 1:
         for _ in bar(map(write, videos)):
             pass
         return
-    # Spawned, not forked: a caller may have started threads (PyTorch does), which do not survive a fork.
+    # Threads that a caller has started, as PyTorch does, do not survive a fork.
     with multiprocessing.get_context("spawn").Pool(processes, _start_process) as pool:
         for _ in bar(pool.imap_unordered(write, videos, chunksize=2)):
             pass

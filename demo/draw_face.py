@@ -1,8 +1,7 @@
-"""Draw portraits of invented people: a person, a take (light, place, camera) and a pose give one image.
+"""Draw portraits of invented people: a person, a take (light, place, camera) and a pose determine one image.
 
-Colours are RGB in grey levels (0-255, float32).  A point on a face is given in face coordinates `(u, v)`: u
-runs from -1 (left of the image) to 1, v from -1 (crown) to 1 (chin), on an ellipsoid that the pose turns and
-projects.
+Colours are RGB grey levels (float32, 0 to 255). Points on a face use face coordinates ``(u, v)`` on an ellipsoid, which
+the pose rotates and projects: u from -1 (left in the image) to 1, v from -1 (crown) to 1 (chin).
 """
 
 import math
@@ -12,10 +11,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-# Edges come out smooth because everything is drawn this many times larger and then averaged.
+# Images are drawn this many times larger and then averaged, for smooth edges.
 OVERSAMPLING = 4
 Points = np.ndarray | Sequence[tuple[float, float]]
-_DEPTH = 0.85  # of the head's ellipsoid, in units of half its height
+_DEPTH = 0.85  # of the ellipsoid of the head, in units of half its height
 _SKIN = np.array([[70, 44, 32], [112, 74, 54], [160, 112, 84], [200, 152, 122], [226, 182, 154], [240, 206, 184]])
 _HAIR = np.array(
     [
@@ -35,7 +34,7 @@ _LIGHT = np.array([[1.06, 1.0, 0.9], [1.0, 1.0, 1.0], [0.94, 1.0, 1.07]])
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in every image of one person; lengths are in face coordinates."""
+    """The appearance of a person, constant in all images; lengths in face coordinates."""
 
     width: float
     jaw: float
@@ -69,7 +68,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Take:
-    """What stays the same in the frames of one video, whoever is in it."""
+    """The scene and the camera of a video, constant in all frames and independent of the person."""
 
     light: np.ndarray
     light_colour: np.ndarray
@@ -84,7 +83,7 @@ class Take:
 
 @dataclass(frozen=True)
 class Pose:
-    """Position and expression in one frame: angles in radians, positions as fractions of the image side."""
+    """Position and expression in one frame; angles in radians, positions as fractions of the image side."""
 
     yaw: float
     pitch: float
@@ -99,7 +98,7 @@ class Pose:
 
 
 def _noise(rng: np.random.Generator, size: int, cells: tuple[int, ...]) -> np.ndarray:
-    """Smooth noise, size x size, unit variance: a sum of octaves of so many cells a side."""
+    """Return smooth noise, size x size, with unit variance: a sum of grids with `cells` cells per side."""
     layers = [
         cv2.resize(rng.standard_normal((n, n)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
         for n in cells
@@ -109,7 +108,7 @@ def _noise(rng: np.random.Generator, size: int, cells: tuple[int, ...]) -> np.nd
 
 
 def _blend(table: np.ndarray, rng: np.random.Generator, spread: float) -> np.ndarray:
-    """A colour between two neighbours of a table, a little off by `spread` grey levels."""
+    """Return a random colour between two neighbours in a table, with noise of `spread` grey levels."""
     at = rng.uniform(0, len(table) - 1)
     low, part = int(at), at % 1
     high = min(low + 1, len(table) - 1)
@@ -118,7 +117,7 @@ def _blend(table: np.ndarray, rng: np.random.Generator, spread: float) -> np.nda
 
 
 def random_person(rng: np.random.Generator) -> Person:
-    """Invent a person."""
+    """Draw the appearance of a random person."""
     skin = _blend(_SKIN, rng, 4)
     texture = 0.05 * _noise(rng, 128, (64, 40)) + 0.03 * _noise(rng, 128, (6, 12))
     freckles = np.zeros((128, 128), np.float32)
@@ -129,7 +128,7 @@ def random_person(rng: np.random.Generator) -> Person:
     age = rng.uniform(0, 1)
     lips = skin * rng.uniform(0.7, 0.9) + np.array([30, -10, -4]) * rng.uniform(0.4, 1.4)
     style = str(rng.choice(["cap", "cap", "long", "long", "curly", "fringe", "bald"]))
-    strands = cv2.resize(_noise(rng, 128, (20, 40))[:12], (128, 128))  # noise drawn out along the hair
+    strands = cv2.resize(_noise(rng, 128, (20, 40))[:12], (128, 128))  # noise stretched along the hair
     return Person(
         width=rng.uniform(0.68, 0.84),
         jaw=rng.uniform(0.05, 0.3),
@@ -163,12 +162,12 @@ def random_person(rng: np.random.Generator) -> Person:
 
 
 def random_take(rng: np.random.Generator, size: int) -> Take:
-    """Choose the place, the light and the camera of a video of size x size pixels."""
+    """Draw a random place, light and camera for a video of size x size pixels."""
     side = size * OVERSAMPLING
     colours = rng.uniform(50, 200) + rng.normal(0, 18, 3)
     colours = colours + rng.normal(0, 22, (3, 3, 1)) + rng.normal(0, 9, (3, 3, 3))
-    wall = cv2.resize(colours.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    for _ in range(int(rng.integers(0, 4))):  # frames, shelves and doors, out of focus
+    wall: np.ndarray = cv2.resize(colours.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    for _ in range(int(rng.integers(0, 4))):  # picture frames, shelves and doors, out of focus
         corner, extent = rng.uniform(-0.2, 0.9, 2) * side, rng.uniform(0.1, 0.5, 2) * side
         box = corner + np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * extent
         colour = rng.uniform(40, 210) + rng.normal(0, 22, 3)
@@ -190,8 +189,8 @@ def random_take(rng: np.random.Generator, size: int) -> Take:
 
 
 def random_poses(rng: np.random.Generator, frames: int) -> list[Pose]:
-    """The poses of a video: position and expression wander about a middle of its own from frame to frame."""
-    middle = np.array(
+    """Draw the poses of a video: position and expression vary around a random mean."""
+    mean = np.array(
         [
             rng.normal(0, 0.22),
             rng.normal(0, 0.1),
@@ -208,16 +207,16 @@ def random_poses(rng: np.random.Generator, frames: int) -> list[Pose]:
     step = np.array([0.06, 0.04, 0.025, 0.006, 0.006, 0.004, 0.2, 0.03, 0.1, 0.2])
     poses = []
     for _ in range(frames):
-        now = middle + rng.normal(0, 1, 10) * step
-        now[:3] = np.clip(now[:3], -0.5, 0.5)
-        now[7] = abs(now[7]) if rng.random() < 0.6 else rng.uniform(0.08, 0.2)
-        now[8] = np.clip(abs(now[8]), 0, 0.7)
-        poses.append(Pose(*now.tolist()))
+        pose = mean + rng.normal(0, 1, 10) * step
+        pose[:3] = np.clip(pose[:3], -0.5, 0.5)
+        pose[7] = abs(pose[7]) if rng.random() < 0.6 else rng.uniform(0.08, 0.2)
+        pose[8] = np.clip(abs(pose[8]), 0, 0.7)
+        poses.append(Pose(*pose.tolist()))
     return poses
 
 
 def vary(pose: Pose, rng: np.random.Generator, turn: float) -> Pose:
-    """A pose like the one given, its angles off by about `turn` radians, with an expression of its own."""
+    """Return a copy of a pose with angle noise of `turn` radians and a new random expression."""
     yaw, pitch, roll = (a + rng.normal(0, turn) for a in (pose.yaw, pose.pitch, pose.roll))
     return replace(
         pose,
@@ -233,18 +232,18 @@ def vary(pose: Pose, rng: np.random.Generator, turn: float) -> Pose:
 def _coverage(
     shape: tuple[int, ...], outline: np.ndarray, origin: np.ndarray | float = 0.0, thickness: float = 0.0
 ) -> np.ndarray:
-    """Mask (0 or 1, h x w float32) of a polygon (N x 2, pixels), or of a line along it when thickness > 0."""
+    """Return a mask (h x w float32, 0 or 1) of a polygon (N x 2 pixels), or of its outline if thickness > 0."""
     mask = np.zeros(shape, np.uint8)
-    points = np.round((outline - origin) * 16).astype(np.int32)[None]
+    points = np.round((outline - origin) * 16).astype(np.int32)
     if thickness > 0:
-        cv2.polylines(mask, points, False, 1, max(1, round(thickness)), shift=4)
+        cv2.polylines(mask, [points], False, 1, max(1, round(thickness)), shift=4)
     else:
-        cv2.fillPoly(mask, points, 1, shift=4)
+        cv2.fillPoly(mask, [points], 1, shift=4)
     return mask.astype(np.float32)
 
 
 def _box(outline: np.ndarray, margin: float, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Corners (x, y) of the box round an outline, cut to the image; most strokes touch little of it."""
+    """Return the corners (x, y) of the box around an outline, clipped to the image."""
     low, high = np.floor(outline.min(0) - margin), np.ceil(outline.max(0) + margin)
     return np.clip(low, 0, side).astype(int), np.clip(high, 0, side).astype(int)
 
@@ -258,10 +257,16 @@ def paint(
     thickness: float = 0.0,
     clip: np.ndarray | None = None,
 ) -> None:
-    """Paint a polygon (N x 2, pixels), or a line of some thickness along it, on a H x W x 3 image, in place.
+    """Paint a polygon, or its outline, onto an image in place.
 
-    A single number as colour multiplies what is there: below 1 a shadow, above 1 a highlight.  `blur` is the
-    sigma in pixels of the soft edge; nothing is painted outside the polygon `clip`.
+    Args:
+        image: H x W x 3, float32.
+        outline: the polygon, N x 2 pixels.
+        colour: RGB colour, or a factor for the present colours: below 1 a shadow, above 1 a highlight.
+        alpha: opacity, 0 to 1.
+        blur: sigma of the soft edge in pixels.
+        thickness: width of the outline in pixels; 0 fills the polygon.
+        clip: polygon outside of which the image stays unchanged.
     """
     low, high = _box(outline, 3 * blur + thickness + 1, image.shape[0])
     if (high <= low).any():
@@ -277,7 +282,7 @@ def paint(
 
 
 def _project(person: Person, pose: Pose, uv: Points, side: int, lift: float = 0.0) -> np.ndarray:
-    """Pixels (N x 2) of face coordinates (N x 2) in an image of side x side, `lift` above the surface."""
+    """Project face coordinates (N x 2), raised by `lift`, to pixels (N x 2) of a side x side image."""
     uv = np.asarray(uv, np.float64)
     depth = np.sqrt(np.clip(1 - (uv**2).sum(1), 0, 1)) * _DEPTH + lift
     x, y = uv[:, 0] * person.width, uv[:, 1]
@@ -288,13 +293,13 @@ def _project(person: Person, pose: Pose, uv: Points, side: int, lift: float = 0.
 
 
 def _place(pose: Pose, points: np.ndarray, side: int) -> np.ndarray:
-    """Turn by the roll, scale and move points (N x 2) in units of half a head to pixels."""
+    """Rotate by the roll, scale and shift points (N x 2, in half head heights) to pixels."""
     cos, sin = np.cos(pose.roll), np.sin(pose.roll)
     return (points @ np.array([[cos, sin], [-sin, cos]]) * pose.scale + [pose.x, pose.y]) * side
 
 
 def _half_width(person: Person, pose: Pose) -> float:
-    """Half the width of the head as the camera sees it, in units of half its height."""
+    """Return half the visible width of the head, in units of half its height."""
     return math.hypot(person.width * math.cos(pose.yaw), _DEPTH * math.sin(pose.yaw))
 
 
@@ -307,7 +312,7 @@ def _outline(
     stop: float = 2 * np.pi,
     count: int = 48,
 ) -> np.ndarray:
-    """The head's silhouette in pixels (count x 2) between two angles (0 right, pi/2 chin, 3pi/2 crown)."""
+    """Return the silhouette of the head (count x 2 pixels) between two angles: 0 right, pi/2 chin, 3pi/2 crown."""
     angle = np.linspace(start, stop, count)
     u, v = np.cos(angle), np.sin(angle)
     below = np.clip(v, 0, 1)
@@ -318,7 +323,7 @@ def _outline(
 
 
 def landmarks(person: Person, pose: Pose, size: int) -> np.ndarray:
-    """Landmarks, 15 x 2 pixels: eyes, nose tip, mouth corners, mouth centre, chin, jaw (4), brows (4)."""
+    """Return 15 x 2 pixels: eyes (2), nose tip, mouth corners (2), mouth centre, chin, jaw (4), brows (4)."""
     p, brow = person, person.eye_y - person.brow[0] - 0.08
     inner = [
         (-p.eye_x, p.eye_y),
@@ -334,7 +339,7 @@ def landmarks(person: Person, pose: Pose, size: int) -> np.ndarray:
 
 
 def render(person: Person, take: Take, pose: Pose, size: int) -> np.ndarray:
-    """Draw a person: size x size x 3, RGB, float32 grey levels (0-255), without a camera's blur and noise."""
+    """Draw a person without camera blur and noise: size x size x 3, RGB, float32, 0 to 255."""
     side = size * OVERSAMPLING
     image = take.background.copy()
     brush = _brush_for(image, person, pose)
@@ -356,7 +361,7 @@ def render(person: Person, take: Take, pose: Pose, size: int) -> np.ndarray:
 
 
 def _brush_for(image: np.ndarray, person: Person, pose: Pose) -> Callable[..., None]:
-    """A `paint` that takes face coordinates, and the blur and the width of a line in half heads."""
+    """Return a `paint` that takes face coordinates, with blur and line width in half head heights."""
     side = image.shape[0]
     unit = side * pose.scale
 
@@ -381,7 +386,7 @@ def _ellipse(centre: tuple[float, float], across: float, down: float, count: int
 
 
 def _band(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """Outline of what lies between two curves over x."""
+    """Return the outline of the area between two curves over x."""
     return np.concatenate([np.stack([x, top], 1), np.stack([x, bottom], 1)[::-1]])
 
 
@@ -404,7 +409,7 @@ def _behind_face(image: np.ndarray, person: Person, take: Take, pose: Pose, side
 
 
 def _skin(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) -> None:
-    """Fill the silhouette with skin, shaded as an ellipsoid and carrying the person's own texture."""
+    """Fill the silhouette with skin: the person's texture, shaded like an ellipsoid."""
     outline = _outline(person, pose, side)
     low, high = _box(outline, 3, side)
     part = image[low[1] : high[1], low[0] : high[0]]
@@ -420,9 +425,9 @@ def _skin(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) 
     across = (u * math.cos(pose.yaw) - depth * math.sin(pose.yaw)) * 63 + 64
     down = (v * math.cos(pose.pitch) - depth * math.sin(pose.pitch)) * 63 + 64
     light *= cv2.remap(person.texture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    middle = take.light + np.array([0, 0, 1], np.float32)  # half-way between the light and the camera
-    middle /= np.linalg.norm(middle)
-    mirror = np.clip((u * middle[0] + v * middle[1] + depth * middle[2]) / length, 0, 1) ** 24
+    halfway = take.light + np.array([0, 0, 1], np.float32)  # between light and camera (Blinn-Phong)
+    halfway /= np.linalg.norm(halfway)
+    mirror = np.clip((u * halfway[0] + v * halfway[1] + depth * halfway[2]) / length, 0, 1) ** 24
     part += mask * (person.skin * light[..., None] + (person.shine * mirror)[..., None] - part)
 
 
@@ -450,7 +455,7 @@ def _eye(brush: Callable[..., None], person: Person, pose: Pose, sign: int) -> N
 
 
 def _nose(brush: Callable[..., None], person: Person, dark: int) -> None:
-    """The nose, in shadow on the side (-1 left, 1 right) that the light does not reach."""
+    """Draw the nose; `dark` is the side in shadow, -1 left or 1 right."""
     wide, tip = person.nose
     top = person.eye_y
     flank = [(0.05, top), (0.05, tip), (wide * 1.2, tip + 0.05), (wide, tip - 0.12)]
@@ -499,7 +504,7 @@ def _age_and_beard(brush: Callable[..., None], person: Person) -> None:
         low = np.array([(0.6, 0.72), (0.3, 0.92), (0, 0.99), (-0.3, 0.92), (-0.6, 0.72)])
         ring = np.concatenate([side, side[::-1] * [-1, 1], low])
         mouth = _ellipse((0, person.mouth_y + 0.01), person.mouth_width * 0.95, person.lips[1] + 0.05)
-        # The outline runs round the beard and back round the mouth, so that the lips stay free.
+        # The outline follows the beard and then the mouth, so that the lips stay unpainted.
         both = np.concatenate([ring, ring[:1], mouth, ring[:1]])
         brush(both, person.hair * 0.8, person.beard, 0.035)
 
@@ -507,8 +512,8 @@ def _age_and_beard(brush: Callable[..., None], person: Person) -> None:
 def _hair(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) -> None:
     if person.hair_style == "bald":
         return
-    low = 0.02 if person.hair_style == "cap" else 0.1
-    outer = _outline(person, pose, side, person.volume, np.pi * (1 - low), np.pi * (2 + low))
+    extra = 0.02 if person.hair_style == "cap" else 0.1
+    outer = _outline(person, pose, side, person.volume, np.pi * (1 - extra), np.pi * (2 + extra))
     top = person.hairline + (0.16 if person.hair_style == "fringe" else 0)
     u = np.linspace(0.99, -0.99, 15)
     drop = np.abs(u - person.parting * (1 - np.abs(u))) ** (4 if person.hair_style == "fringe" else 2.5)

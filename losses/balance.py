@@ -1,23 +1,25 @@
-"""How the terms of the loss become one number: by learnt weights, or by fixed scales.
+"""Balance of the loss terms: a sum with learnt weights or with fixed scales.
 
-Weights and scales go by the name of a term and never by its position, so that a term which is switched off
-takes its own weight with it.
+Weights and scales are stored by the name of their term, never by position, so switching a term off also removes its
+weight.
 """
+
+import functools
 
 import torch
 from torch import Tensor, nn
 
-TERMS = ("classification", "local", "global")  # the order of --scales
+TERMS = ("classification", "local", "global")  # order of --scales
 
 
 class LearntBalance(nn.Module):
-    """``--balance_loss_method auto``: sum over terms of 0.5 / w^2 * loss + log(1 + w^2), w learnt.
+    """``--balance_loss_method auto``: sum over terms of 0.5 / w^2 * loss + log(1 + w^2), with learnt w.
 
-    Kendall et al. 2018 weigh tasks by their uncertainty; the log(1 + w^2) form, which stays positive, is
-    Liebel and Koerner's (2018). Every w starts at 1.
+    Each term has one scalar w, which starts at 1. Weighting by uncertainty follows Kendall et al. (2018). The
+    regulariser log(1 + w^2), which stays positive, follows Liebel and Koerner (2018).
 
     Args:
-        terms: the names of the terms in use.
+        terms: names of the terms in use.
     """
 
     def __init__(self, terms: list[str]) -> None:
@@ -25,10 +27,13 @@ class LearntBalance(nn.Module):
         self.weights = nn.ParameterDict({name: nn.Parameter(torch.ones(())) for name in terms})
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of `terms` (scalars by name), a scalar."""
-        return sum(
-            0.5 / self.weights[name] ** 2 * loss + torch.log(1 + self.weights[name] ** 2)
-            for name, loss in terms.items()
+        """Return the balanced loss, a scalar, from the scalar loss of each term by name."""
+        return functools.reduce(
+            torch.add,
+            (
+                0.5 / self.weights[name] ** 2 * loss + torch.log(1 + self.weights[name] ** 2)
+                for name, loss in terms.items()
+            ),
         )
 
 
@@ -36,8 +41,8 @@ class FixedBalance(nn.Module):
     """``--balance_loss_method hyper``: sum over terms of scale * loss.
 
     Args:
-        scales: a positive number for each of classification, local, global, in this order (the order that
-            the README of the paper gives; the authors' code applies them as classification, global, local).
+        scales: positive scales of the classification, local and global loss, in this order. The README of the paper
+            gives this order; the authors' code applies it as classification, global, local.
     """
 
     def __init__(self, scales: list[float]) -> None:
@@ -45,5 +50,5 @@ class FixedBalance(nn.Module):
         self.scales = dict(zip(TERMS, scales, strict=True))
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
-        """Return the scaled sum of `terms` (scalars by name), a scalar."""
-        return sum(self.scales[name] * loss for name, loss in terms.items())
+        """Return the balanced loss, a scalar, from the scalar loss of each term by name."""
+        return functools.reduce(torch.add, (self.scales[name] * loss for name, loss in terms.items()))

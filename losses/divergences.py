@@ -1,7 +1,6 @@
-"""How far apart two predictions are: the paper's KL divergence, and the Wasserstein distance in its place.
+"""Divergences D(p, q) between two batches of predictions: Kullback-Leibler (the paper's) and Wasserstein.
 
-Both take probabilities of a batch, B x C, and return a scalar. `DIVERGENCES` names them as
-``--mi_calculator`` does.
+Both take probabilities, B x C, and return a scalar. `DIVERGENCES` maps the values of ``--mi_calculator`` to them.
 """
 
 import math
@@ -15,43 +14,45 @@ SINKHORN_ITERATIONS = 100
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Kullback-Leibler divergence KL(p || q), averaged over images *and classes*.
+    """Kullback-Leibler divergence KL(p || q), averaged over images and classes.
 
-    The paper's loss weights were found with ``F.kl_div(..., reduction="mean")``, which divides the sum of
-    p (log p - log q) by B * C and not by B. The scale stays, so that those weights keep their meaning; the mean
-    is taken here because PyTorch has announced that "mean" will come to divide by B alone.
+    KL = (1 / (B * C)) * sum over images b and classes c of p_bc * (log p_bc - log q_bc).
 
-    The logarithm of the softmax, and not log_softmax, because the authors' numbers are rounded so; a probability
-    that underflows counts as the smallest there is, and so costs 87 nats and not infinitely many.
+    The factor 1 / C comes from ``F.kl_div(..., reduction="mean")``, which the authors used when they chose their loss
+    weights. The mean is explicit here because PyTorch plans to change that reduction to 1 / B.
+
+    The code takes log(softmax) instead of log_softmax to round like the authors' code. Probabilities
+    below the smallest normal float are raised to it, so the logarithm stays finite (at least -87.4 in float32).
 
     Args:
         p: probabilities, B x C.
         q: probabilities, B x C.
 
     Returns:
-        A scalar in nats per image and class, >= 0.
+        A scalar in nats per image and class, at least 0.
     """
     smallest = torch.finfo(q.dtype).tiny
     return F.kl_div(q.clamp_min(smallest).log(), p.clamp_min(smallest), reduction="none").mean()
 
 
 def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
-    """Entropic optimal transport between the batch's two sets of predictions.
+    """Entropic optimal transport cost between two batches of predictions (Sinkhorn; Cuturi 2013).
 
-    Each row is a point on the probability simplex and weighs 1/B; moving one point onto another costs
-    their squared Euclidean distance. Sinkhorn's iterations (Cuturi 2013) run on the dual potentials in the
-    log domain, a fixed number of times: a test for convergence would read a value back to the host in
-    every iteration. Gradients flow through the iterations. Two sets that lie far apart are not
-    fully settled after a hundred iterations, and the cost then comes out too low; that is the method's.
+    W = sum over i, j of P_ij * |p_i - q_j|^2. P is the transport plan between the uniform distributions on the rows of
+    p and on the rows of q, with entropic regularisation epsilon = 0.01. The rows are sets: their order does not matter.
+
+    Sinkhorn's iterations update the dual potentials f and g in the log domain. Their number is fixed at 100, because a
+    convergence test would copy a value to the host in each iteration. Gradients flow through all iterations. For two
+    sets far apart, 100 iterations do not converge and the cost is too low.
 
     Args:
         p: probabilities, B x C.
         q: probabilities, B x C.
 
     Returns:
-        The transport cost <plan, cost>, a scalar from 0 to 2 (without the entropy term).
+        The transport cost without the entropy term, a scalar from 0 to 2.
     """
-    # Not torch.cdist(...) ** 2: the root has no gradient where two points are equal.
+    # torch.cdist(...) ** 2 has no gradient at equal points.
     cost = (p[:, None, :] - q[None, :, :]).square().sum(dim=2)
     log_weight = -math.log(len(cost))
     f = torch.zeros_like(cost[:, 0])

@@ -1,6 +1,7 @@
-"""The three terms of the loss: classification, local (LIL) and global (GIL).
+"""The loss terms of the paper: classification, Local Information Loss (LIL) and Global Information Loss (GIL).
 
-Every function takes the `Logits` that `models.lib_network.LIBNetwork` returns.
+Notation: z_i is the feature of LIB i, Z = [z_1; ...; z_n], and G is the fused feature. p_T(y | .) is
+softmax(logits / T) with temperature T. D is a divergence of `losses.divergences`.
 """
 
 from collections.abc import Callable
@@ -14,13 +15,12 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
 class Logits(NamedTuple):
-    """The network's outputs for B images: logits of class 0 (real) and class 1 (fake), before any softmax.
+    """Outputs of the network for B images: logits of class 0 (real) and class 1 (fake).
 
     Attributes:
-        fused: B x 2, of p(y given G), the prediction; the authors' ``p_y_given_z``.
-        all: B x 2, of p(y given Z); the authors' ``p_y_given_f_all``.
-        leave_one_out: n tensors of B x 2, the i-th of p(y given Z without z_i); empty if n = 1. The authors'
-            ``p_y_given_f1_fn_list``.
+        fused: B x 2, logits of p(y | G), the prediction (``p_y_given_z`` in the authors' code).
+        all: B x 2, logits of p(y | Z) (``p_y_given_f_all``).
+        leave_one_out: n tensors of B x 2, logits of p(y | Z without z_i); empty if n = 1 (``p_y_given_f1_fn_list``).
     """
 
     fused: Tensor
@@ -29,18 +29,18 @@ class Logits(NamedTuple):
 
 
 def classification_loss(outputs: Logits, labels: Tensor, lil: bool = True, gil: bool = True) -> Tensor:
-    """Cross-entropy of every head that a term in use relies on, summed; plain logits, no temperature.
+    """Compute the classification loss, a sum of cross-entropies (CE) without temperature.
 
-    CE(p(y given G)) + [GIL] CE(p(y given Z)) + [LIL] sum over i of CE(p(y given Z without z_i)).
+    CE(p(y | G), y) + [with GIL] CE(p(y | Z), y) + [with LIL] sum over i of CE(p(y | Z without z_i), y).
 
     Args:
-        outputs: the network's outputs.
+        outputs: outputs of the network.
         labels: B, int64, 0 real and 1 fake.
-        lil: whether the local term is in use.
-        gil: whether the global term is in use.
+        lil: the local loss is in use.
+        gil: the global loss is in use.
 
     Returns:
-        A scalar in nats, >= 0.
+        A scalar in nats, at least 0.
     """
     loss = F.cross_entropy(outputs.fused, labels)
     if gil:
@@ -51,51 +51,50 @@ def classification_loss(outputs: Logits, labels: Tensor, lil: bool = True, gil: 
 
 
 def soft_targets(logits: Tensor, temperature: float) -> Tensor:
-    """Return softmax(logits / temperature), B x 2."""
+    """Return p_T = softmax(logits / temperature), B x 2."""
     return F.softmax(logits / temperature, dim=1)
 
 
 def local_information_loss(outputs: Logits, temperature: float, divergence: Divergence) -> Tensor:
-    """Local Information Loss: small where every LIB adds something that the others do not see.
+    """Compute the Local Information Loss: it is small if each LIB adds information that the others lack.
 
-    exp(-sum over i of D(p(y given Z without z_i) || p(y given Z))), the latter detached
-    (the paper's Local Information Loss, with D = KL).
+    exp(-sum over i of D(p_T(y | Z without z_i), p_T(y | Z))), with p_T(y | Z) detached. The paper uses D = KL.
 
     Args:
-        outputs: the network's outputs.
-        temperature: T in softmax(logits / T), > 0.
-        divergence: D, a function of two B x C probabilities.
+        outputs: outputs of the network.
+        temperature: T, above 0.
+        divergence: D, a function of two probability tensors, B x 2.
 
     Returns:
         A scalar from 0 to 1.
     """
-    everything = soft_targets(outputs.all.detach(), temperature)
-    distances = [divergence(soft_targets(logits, temperature), everything) for logits in outputs.leave_one_out]
+    p_all = soft_targets(outputs.all.detach(), temperature)
+    distances = [divergence(soft_targets(logits, temperature), p_all) for logits in outputs.leave_one_out]
     return torch.exp(-torch.stack(distances).sum())
 
 
 def global_information_loss(outputs: Logits, temperature: float, divergence: Divergence) -> Tensor:
-    """Global Information Loss: small where the fused feature G keeps what Z says of the label.
+    """Compute the Global Information Loss: it is small if G keeps the information of Z about the label.
 
-    D(p(y given G) || p(y given Z)), the latter detached (the paper's Global Information Loss, with D = KL).
+    D(p_T(y | G), p_T(y | Z)), with p_T(y | Z) detached. The paper uses D = KL.
 
     Args:
-        outputs: the network's outputs.
-        temperature: T in softmax(logits / T), > 0.
-        divergence: D, a function of two B x C probabilities.
+        outputs: outputs of the network.
+        temperature: T, above 0.
+        divergence: D, a function of two probability tensors, B x 2.
 
     Returns:
-        A scalar, >= 0.
+        A scalar, at least 0.
     """
-    fused = soft_targets(outputs.fused, temperature)
-    everything = soft_targets(outputs.all.detach(), temperature)
-    return divergence(fused, everything)
+    p_fused = soft_targets(outputs.fused, temperature)
+    p_all = soft_targets(outputs.all.detach(), temperature)
+    return divergence(p_fused, p_all)
 
 
 def loss_terms(
     outputs: Logits, labels: Tensor, lil: bool, gil: bool, temperature: float, divergence: Divergence
 ) -> dict[str, Tensor]:
-    """Return the terms in use by name, before they are balanced: classification, local, global."""
+    """Return the unbalanced loss terms in use, by name: classification, local, global."""
     terms = {"classification": classification_loss(outputs, labels, lil, gil)}
     if lil:
         terms["local"] = local_information_loss(outputs, temperature, divergence)

@@ -1,4 +1,4 @@
-"""The backbones that serve as Local Information Blocks, from timm, and their weights."""
+"""timm backbones for the Local Information Blocks (LIBs), and their weights."""
 
 import urllib.error
 import urllib.request
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.lib_network import LIBNetwork
 from utils.errors import InputError, did_you_mean
 
-# The paper's three, by the names of --model; any other name is timm's own.
+# --model name to timm name; --model also takes any other timm name.
 BACKBONES = {
     "resnet": "resnet34.tv_in1k",
     "efficientnet": "efficientnet_b4",
@@ -22,30 +22,30 @@ BACKBONES = {
 
 
 def check_model_name(model: str) -> None:
-    """Raise InputError, with the nearest valid name, where neither this project nor timm knows `model`."""
+    """Raise InputError with the nearest valid name if `model` is unknown."""
     if model in BACKBONES:
         return
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
         names = [*BACKBONES, *timm.list_models()]
         raise InputError(
-            f"--model: unknown model '{model}'{did_you_mean(model, names)} Give resnet, efficientnet, "
+            f"--model: unknown model '{model}'{did_you_mean(model, names)} Choose resnet, efficientnet, "
             "mobilenet or a name from timm.list_models()."
         )
     tags = [name.partition(".")[2] for name in timm.list_pretrained(architecture)]
     if "." in model and tag not in tags:
         raise InputError(
-            f"--model: timm knows no weights '{tag}' of '{architecture}'{did_you_mean(tag, tags)} Give one of "
-            f"{', '.join(tags) or 'none: it has no weights'}."
+            f"--model: timm has no weights '{tag}' for '{architecture}'{did_you_mean(tag, tags)} "
+            f"Available weights: {', '.join(tags) or 'none'}."
         )
 
 
 def _create(model: str, size: int, pretrained: bool = False) -> nn.Module:
-    """Make one backbone without its classifier: B x 3 x size x size to B x d."""
+    """Create a backbone without its classifier: B x 3 x size x size to B x d."""
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     name = BACKBONES.get(model, model)
     if model == "mobilenet":
-        options["act_layer"] = nn.ReLU  # as in the authors' MobileNetV1; timm's own has ReLU6
+        options["act_layer"] = nn.ReLU  # as in the authors' MobileNetV1; timm's has ReLU6
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         options["img_size"] = size
@@ -56,94 +56,99 @@ def _hub_reachable() -> bool:
     try:
         urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=5).close()
     except urllib.error.HTTPError:
-        return True  # it answered
+        return True  # the hub answered
     except OSError:
         return False
     return True
 
 
 def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
-    """Fetch timm's ImageNet weights of one backbone, or take them from the cache.
+    """Return timm's ImageNet weights of a backbone, from the local cache or the Hugging Face hub.
 
     Raises:
-        InputError: there are none, or they are neither in the cache nor to be fetched; at once, where
-            huggingface_hub by itself would retry for half a minute.
+        InputError: timm has no weights for the backbone, or they are not in the cache and the download fails. The
+            check takes seconds; huggingface_hub alone would retry for half a minute.
     """
-    choices = "give --pretrained False, or --pretrained FILE with a weights file of this backbone"
+    choices = "give --pretrained False, or --pretrained FILE with weights of this backbone"
     name = BACKBONES.get(model, model)
     if not timm.is_model_pretrained(name):
         raise InputError(f"--pretrained True: timm has no weights for '{name}'; {choices}.")
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     try:
         if not _hub_reachable():
-            huggingface_hub.constants.HF_HUB_OFFLINE = True  # look in the cache alone
+            huggingface_hub.constants.HF_HUB_OFFLINE = True  # use only the cache
         return _create(model, size, pretrained=True).state_dict()
-    except Exception as error:
+    except Exception as error:  # the hub, its HTTP client and the file readers have no common exception
         raise InputError(
-            f"--pretrained True: the weights of '{name}' could not be fetched from "
-            f"{huggingface_hub.constants.ENDPOINT} ({type(error).__name__}) and are not in the cache; {choices}."
+            f"--pretrained True: the weights of '{name}' are not in the cache, and the download from "
+            f"{huggingface_hub.constants.ENDPOINT} failed ({type(error).__name__}); {choices}."
         ) from error
     finally:
         huggingface_hub.constants.HF_HUB_OFFLINE = offline
 
 
 def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, Tensor]:
-    """Read one backbone's weights from a file of timm's or torchvision's (.pth, .pt or .safetensors).
+    """Read the weights of one backbone from a timm or torchvision file (.pth, .pt or .safetensors).
 
-    The classifier in it is left out; everything else must fit.
+    Args:
+        file: weights file; its classifier is ignored, and all other tensors must fit.
+        backbone: network that the weights must fit.
+        model: value of ``--model``.
 
     Raises:
-        InputError: no such file, not a weights file, or weights of another network.
+        InputError: the file is missing, is not a weights file, or has the weights of another network.
     """
     if not file.is_file():
         raise InputError(f"--pretrained: there is no file {file}; give True, False or a weights file.")
     try:
         weights = timm.models.load_state_dict(str(file), use_ema=False, weights_only=True)
         if not all(isinstance(value, Tensor) for value in weights.values()):
-            raise TypeError("not all of its entries are tensors")
-    except Exception as error:
+            raise TypeError("some entries are not tensors")
+    except Exception as error:  # a damaged file can raise almost anything
         raise InputError(f"--pretrained: {file} is not a weights file ({type(error).__name__}).") from error
     own = backbone.state_dict()
-    # Files from before PyTorch 0.4.1 have no counters, which nothing here reads.
+    # Files written before PyTorch 0.4.1 lack these counters, and BatchNorm with a momentum does not use them.
     weights = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **weights}
     missing = [key for key in own if key not in weights]
-    others = [key for key in own if key in weights and weights[key].shape != own[key].shape]
-    if missing or others:
+    mismatched = [key for key in own if key in weights and weights[key].shape != own[key].shape]
+    if missing or mismatched:
         raise InputError(
-            f"--pretrained: {file} holds weights of another network than '{model}': "
-            f"{len(missing)} of its {len(own)} tensors are missing, {len(others)} have another shape "
-            f"(first: {(missing + others)[0]})."
+            f"--pretrained: {file} has the weights of another network, not of '{model}': {len(missing)} of "
+            f"{len(own)} tensors are missing and {len(mismatched)} have another shape "
+            f"(first: {(missing + mismatched)[0]})."
         )
     return {key: weights[key] for key in own}
 
 
 def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path = False) -> LIBNetwork:
-    """Make the network of the paper.
+    """Build the network of the paper.
 
     Args:
         model: ``resnet`` (ResNet-34, d = 512), ``mobilenet`` (MobileNetV1, d = 1024), ``efficientnet``
             (EfficientNet-B4, d = 1792) or any timm name.
-        num_LIBs: how many backbones, >= 1.
-        size: images are size x size pixels.
-        pretrained: True for timm's ImageNet weights, False for random ones, or a weights file; each LIB
-            starts from the same ones.
+        num_LIBs: number n of backbones, at least 1.
+        size: side of the images in pixels.
+        pretrained: True for timm's ImageNet weights, False for random weights, or a weights file. All LIBs start
+            from the same pretrained weights.
 
     Returns:
         The network, on the CPU, in training mode.
 
     Raises:
-        InputError: an unknown name, a size that the backbone cannot take, or weights that cannot be had.
+        InputError: the name is unknown, the backbone cannot take the image size, or the weights cannot be loaded.
     """
     check_model_name(model)
     try:
         backbones = [_create(model, size) for _ in range(num_LIBs)]
-        with torch.inference_mode():  # the width that timm declares is not always that of the pooled features
+        with torch.inference_mode():  # timm's num_features is not always d
             features = backbones[0].eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         reason = str(error) or type(error).__name__
-        raise InputError(f"--model {model} cannot take images of --size {size}: {reason}.") from error
+        raise InputError(f"--model {model} does not work with --size {size}: {reason}.") from error
     if features.ndim != 2:
-        raise InputError(f"--model {model} gives no feature vector but {tuple(features.shape)}; choose another.")
+        raise InputError(
+            f"--model {model} returns features of shape {tuple(features.shape)}, not B x d; choose another."
+        )
     weights = imagenet_weights(model, size) if pretrained is True else None
     if isinstance(pretrained, Path):
         weights = weights_from_file(pretrained, backbones[0], model)

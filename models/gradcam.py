@@ -1,4 +1,4 @@
-"""Where a Local Information Block looks: Grad-CAM (Selvaraju et al., ICCV 2017) for each of them."""
+"""Grad-CAM heatmaps (Selvaraju et al., ICCV 2017) of the Local Information Blocks."""
 
 import torch
 from torch import Tensor
@@ -9,36 +9,37 @@ from utils.errors import InputError
 
 
 def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor], Logits]:
-    """Map what in an image speaks for fake, in the eyes of each block.
+    """Compute a Grad-CAM heatmap of each LIB for the logit difference fake - real of the prediction.
 
-    A block's last feature maps are weighted by the mean gradient of the prediction's fake logit, less its real one,
-    and summed; what is negative speaks for real and is left out.
+    The heatmap of LIB i is relu(sum over channels c of w_c * A_c) / maximum. A is the LIB's last feature map, and w_c
+    is the mean over pixels of the gradient of (logit fake - logit real) with respect to A_c. ReLU removes evidence for
+    real.
 
     Args:
-        network: in evaluation mode, with backbones of timm.
+        network: network with timm backbones, in evaluation mode.
         images: B x 3 x H x W, normalised.
 
     Returns:
-        The maps, B x n x h x w of n blocks, each from 0 to 1 (all 0 where nothing speaks for fake); h x w is the size
-        of the last feature maps. And what the network gave on the way, so that nobody has to ask it again: the
-        features z_1 to z_n, n times B x d, and its outputs, see `LIBNetwork.forward`; both in autograd's graph.
+        Three results of one forward pass: the heatmaps, B x n x h x w, from 0 to 1 (all 0 without evidence for fake),
+        where h x w is the size of the last feature maps; the features z_1 to z_n, each B x d; the logits. Features
+        and logits keep their autograd graph.
 
     Raises:
-        InputError: a backbone without feature maps, such as a transformer.
+        InputError: a backbone has no feature maps, such as a transformer.
     """
-    with torch.no_grad():  # the gradients end at the maps
-        maps = [block.forward_features(images) for block in network.blocks()]
+    with torch.no_grad():  # the backward pass ends at the feature maps
+        maps = [backbone.forward_features(images) for backbone in network.backbones()]
     if any(x.ndim != 4 for x in maps):
-        raise InputError("heatmaps need backbones whose last features are maps, which this --model has not.")
+        raise InputError("heatmaps need the feature maps of a CNN, but this backbone has none; choose another --model.")
     with torch.enable_grad():
         maps = [x.requires_grad_() for x in maps]
-        features = [block.forward_head(x) for block, x in zip(network.blocks(), maps, strict=True)]
-        outputs = network.judge(features)
+        features = [backbone.forward_head(x) for backbone, x in zip(network.backbones(), maps, strict=True)]
+        outputs = network.forward_heads(features)
         logits = outputs.fused
         gradients = torch.autograd.grad((logits[:, 1] - logits[:, 0]).sum(), maps)
     cams = []
-    for block, x, gradient in zip(network.blocks(), maps, gradients, strict=True):
-        channels_last = getattr(block, "output_fmt", "NCHW") == "NHWC"  # as in Swin
+    for backbone, x, gradient in zip(network.backbones(), maps, gradients, strict=True):
+        channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"  # as in Swin
         channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
         cam = (gradient.mean(dim=space, keepdim=True) * x).sum(dim=channel).relu()
         cams.append(cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12))

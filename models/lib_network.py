@@ -1,7 +1,9 @@
-"""The network of the paper: several Local Information Blocks (LIBs), fused into one prediction.
+"""The network of the paper: n Local Information Blocks (LIBs) whose features are fused into one prediction.
 
-The attribute names are those of the authors' release, because they are the key names of its checkpoints.
+The attribute names follow the authors' release because they are the keys of its checkpoints.
 """
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +11,21 @@ from torch import Tensor, nn
 from losses.terms import Logits
 
 
+class Backbone(Protocol):
+    """A timm network without a classifier; B x 3 x H x W images to B x d features."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``forward_head(forward_features(images))``."""
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return the features before pooling; B x C x h x w in most CNNs."""
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Pool the features to B x d."""
+
+
 class Bottleneck(nn.Module):
-    """The fusion: Z, all LIBs' features side by side (n*d wide), is distilled into G (d wide).
+    """The fusion of Z = [z_1; ...; z_n], n*d wide, into G, d wide.
 
     Args:
         width_in: n*d.
@@ -37,12 +52,12 @@ class Bottleneck(nn.Module):
 
 
 class LIBNetwork(nn.Module):
-    """n backbones look at one face; heads on Z, on Z without each z_i, and on the fused G judge it.
+    """n backbones with linear heads on Z, on Z without each z_i, and on the fused feature G.
 
-    With n = 1 there is no leave-one-out head: it is the plain backbone, the paper's baseline.
+    With n = 1 there are no leave-one-out heads; this is the plain backbone, the baseline of the paper.
 
     Args:
-        backbones: the LIBs, each mapping B x 3 x H x W images to B x d features, each with its own weights.
+        backbones: the LIBs, each with its own weights; B x 3 x H x W images to B x d features z_i.
         width: d.
     """
 
@@ -59,27 +74,19 @@ class LIBNetwork(nn.Module):
         self.linear = nn.Sequential(nn.Dropout(0.5), nn.Linear(width, 2))
 
     def forward(self, images: Tensor) -> Logits:
-        """Judge a batch of faces.
+        """Return the logits of all heads for B x 3 x H x W normalised images."""
+        return self.forward_heads([backbone(images) for backbone in self.backbones()])
 
-        Args:
-            images: B x 3 x H x W, normalised.
-
-        Returns:
-            The logits of every head, see `losses.terms.Logits`.
-        """
-        return self.judge([block(images) for block in self.blocks()])
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the LIBs, in their order."""
+    def backbones(self) -> list[Backbone]:
+        """Return the backbones of LIB 1 to LIB n."""
         return [getattr(self, f"region_model{i}") for i in range(1, self.num_LIBs + 1)]
 
-    def judge(self, features: list[Tensor]) -> Logits:
-        """Judge the LIBs' features, n times B x d; see `forward`."""
-        everything = torch.cat(features, dim=1)
-        # The heads stand in the authors' order: it decides in which order gradients are summed, and with it how
-        # every training step is rounded.
-        logits_of_all = self.baseline_linear(everything)
-        fused = self.linear(self.bottleneck(everything))
+    def forward_heads(self, features: list[Tensor]) -> Logits:
+        """Return the logits of all heads for the features z_1 to z_n, each B x d."""
+        z = torch.cat(features, dim=1)
+        # The authors' order of the heads: it sets the order in which gradients are summed, hence their rounding.
+        logits_of_all = self.baseline_linear(z)
+        fused = self.linear(self.bottleneck(z))
         leave_one_out = []
         if self.num_LIBs > 1:
             for i in range(self.num_LIBs):

@@ -1,11 +1,11 @@
-"""Key names of checkpoints: the authors' MobileNetV1 names its layers otherwise than timm's.
+"""Convert checkpoint keys between the authors' MobileNetV1 and timm's.
 
-Checkpoint files, the authors' and ours, hold the authors' names; the network in memory has timm's. ResNet-34
-has the same names in both, and for every other backbone the authors' release has none: those pass unchanged.
+All checkpoint files use the authors' keys, and the network in memory uses timm's. Only MobileNetV1 needs the
+conversion: ResNet-34 has equal keys in both, and the authors' release has no other working backbone.
 
-The authors' MobileNetV1 is one Sequential, ``model``: entry 0 is the stem (convolution, normalisation), and
-entries 1 to 13 are the depthwise-separable blocks (0 and 1: depthwise convolution and its normalisation;
-3 and 4: pointwise). Behind it stands ``fc``, ImageNet's classifier, which the network never calls.
+The authors' MobileNetV1 is a Sequential ``model``. Entry 0 is the stem: convolution (0) and BatchNorm (1). Entries 1
+to 13 are the depthwise-separable blocks: depthwise convolution (0), BatchNorm (1), pointwise convolution (3) and
+BatchNorm (4). ``fc`` is an ImageNet classifier that their network never calls.
 """
 
 import re
@@ -13,7 +13,7 @@ import re
 import torch
 from torch import Tensor
 
-MOBILENET_STAGES = (1, 2, 2, 6, 2)  # blocks in each of timm's stages, 13 in all
+MOBILENET_STAGES = (1, 2, 2, 6, 2)  # number of blocks in each stage of timm's network, 13 in total
 
 _TIMM_TO_OFFICIAL = {"conv_stem.": "model.0.0.", "bn1.": "model.0.1."}
 for _number, (_stage, _block) in enumerate(
@@ -37,14 +37,14 @@ def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 
 
 def is_official_mobilenet(state: dict[str, Tensor]) -> bool:
-    """Tell whether `state` holds the authors' names of MobileNetV1."""
+    """Return whether `state` has the authors' keys of MobileNetV1."""
     return "region_model1.model.0.0.weight" in state
 
 
 def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename a checkpoint's tensors to this network's names, and drop what the network never uses.
+    """Convert the keys of a checkpoint to the keys of `models.lib_network.LIBNetwork`.
 
-    The ``module.`` that `torch.nn.DataParallel` puts before every name goes too.
+    This removes the prefix ``module.`` of `torch.nn.DataParallel` and the unused ``fc`` of MobileNetV1.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if is_official_mobilenet(state):
@@ -54,15 +54,15 @@ def from_official(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_official(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Rename this network's tensors to the names that the authors' code loads.
+    """Convert the keys of `models.lib_network.LIBNetwork` to the keys that the authors' code loads.
 
     Args:
-        state: the network's ``state_dict()``.
-        model: the value of ``--model``.
+        state: ``state_dict()`` of the network.
+        model: value of ``--model``.
 
     Returns:
-        The same tensors under the authors' names. For ``mobilenet`` there is a ``fc`` of zeros beside each
-        backbone, which their network never calls but their loading asks for.
+        The tensors under the authors' keys. ``mobilenet`` gets an ``fc`` of zeros for each LIB, because the authors'
+        code requires it on loading.
     """
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if model == "mobilenet":

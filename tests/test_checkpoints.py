@@ -9,7 +9,7 @@ import torch
 
 import training
 from models.backbones import build_network
-from models.checkpoints import infer_settings, load_checkpoint, load_network, plain_state, save_checkpoint
+from models.checkpoints import infer_settings, load_checkpoint, load_network, unwrapped_state, save_checkpoint
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
@@ -54,7 +54,7 @@ def test_theirs_comes_in_and_goes_out_unchanged(name: str, prefix: str, tmp_path
 def test_data_parallel_leaves_no_trace(tmp_path: Path) -> None:
     network = build_network("mobilenet", 2, 32)
     wrapped = torch.nn.DataParallel(network)
-    assert set(plain_state(wrapped)) == set(network.state_dict())
+    assert set(unwrapped_state(wrapped)) == set(network.state_dict())
     save_checkpoint(tmp_path / "c.pth", wrapped, "mobilenet", 1)
     assert not any(k.startswith("module.") for k in torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"])
 
