@@ -1,21 +1,42 @@
-# make demo: draw a dataset, train on it, test the best checkpoint.   make test: every test.
-# Both make .venv first, where it is missing or older than the requirements.
+# make demo: draw a dataset, train on it, test the best checkpoint.   make test: all checks and tests.
+# Every target but lock and clean first makes .venv, if it is missing or older than the requirements.
 
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-annotate --quiet
 
-.PHONY: demo test clean
+.PHONY: demo test fast lint types format docs lock clean
 
 demo: $(VENV)/installed
 	$(RUN) -m demo
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
 		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 
-test: $(VENV)/installed
+test: lint types
+	$(PYTEST)
+
+# The tests of the core, in about a minute.
+fast: lint types
+	$(PYTEST) -m "not slow and not browser and not cluster" tests/test_datasets.py tests/test_engine.py \
+		tests/test_files.py tests/test_layouts.py tests/test_losses.py tests/test_metrics.py tests/test_network.py
+
+lint: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# Types, and the order of the packages.
+types: $(VENV)/installed
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/installed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+docs: $(VENV)/installed
+	$(RUN) docs/generate.py
 
 $(VENV)/installed: requirements.txt requirements-extra.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
@@ -23,6 +44,15 @@ $(VENV)/installed: requirements.txt requirements-extra.txt
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --disable-pip-version-check --no-deps -r requirements-extra.txt
 	@touch $@
+
+# Pin the requirements again after a change of pyproject.toml; needs uv. requirements-extra.txt leaves out the packages
+# of requirements.txt.
+lock:
+	$(COMPILE) --group dev --custom-compile-command "make lock" -o requirements.txt
+	$(COMPILE) --all-extras -c requirements.txt --custom-compile-command \
+		"make lock    (install this file with pip install --no-deps)" -o requirements-extra.txt
+	grep -v '^#' requirements.txt | grep -vxFf - requirements-extra.txt > requirements-extra.tmp
+	mv requirements-extra.tmp requirements-extra.txt
 
 clean:
 	rm -rf $(VENV)
