@@ -1,4 +1,4 @@
-"""Splits in which no person and no source video stands twice."""
+"""Split videos so that no person and no source video is in two splits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,42 +11,42 @@ Identities = frozenset[str]
 
 
 def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str, float]) -> list[str | None]:
-    """Share videos out among splits by who is in them.
+    """Assign each video to a split by its identities.
 
-    Identities that meet in a video (a face and the body that it was put on) form a group. Whole groups go to a
-    split, the smallest first, real-only, fake-only and mixed groups each by themselves, so that every split gets
-    real and fake videos. Only where no group is small enough is one cut, along its links; a video whose identities
-    then fall into two splits belongs to neither. The order within equals is that of a hash of the names: the same
-    on every machine, and blind to what the names mean.
+    Identities that appear in one video (a face and the body it was put on) form a group. Complete groups go to a
+    split, the smallest first. Real-only, fake-only and mixed groups are assigned separately, so that every split gets
+    real and fake videos. If no group is small enough, one group is cut along its links; a video with identities in two
+    splits then belongs to neither. A hash of the names breaks ties, so the split is the same on every machine and
+    independent of the meaning of the names.
 
     Args:
-        videos: the label (0 real, 1 fake) and the identities, at least one, of each.
-        shares: the share of the identities, 0 to 1, for each split; what is left over is ``train``.
+        videos: the label (0 real, 1 fake) and the identities (at least one) of each video.
+        shares: the share of the identities (0 to 1) of each split; the rest is ``train``.
 
     Returns:
-        The split of each video; None for a video between two.
+        The split of each video; None if its identities are in two splits.
     """
     names = sorted({name for _, identities in videos for name in identities}, key=_hash)
     number = {name: i for i, name in enumerate(names)}
     links = _links([sorted(number[name] for name in identities) for _, identities in videos], len(names))
     count, group = connected_components(links, directed=False)
-    labels = [set() for _ in range(count)]
+    labels: list[set[int]] = [set() for _ in range(count)]
     for label, identities in videos:
         for name in identities:
             labels[group[number[name]]].add(label)
     members: list[list[int]] = [[] for _ in range(count)]
-    for identity, its_group in enumerate(group):
-        members[its_group].append(identity)
+    for identity, group_number in enumerate(group):
+        members[group_number].append(identity)
 
     split_of = ["train"] * len(names)
     for kind in ({0}, {1}, {0, 1}):
-        groups = sorted((m for m, found in zip(members, labels, strict=True) if found == kind), key=_size_and_first)
+        groups = sorted((m for m, present in zip(members, labels, strict=True) if present == kind), key=_size_and_first)
         total = sum(map(len, groups))
         for split, share in shares.items():
             for member in _take(groups, max(1, round(share * total)), total, links):
                 split_of[member] = split
-    found = [{split_of[number[name]] for name in identities} for _, identities in videos]
-    return [splits.pop() if len(splits) == 1 else None for splits in found]
+    candidates = [{split_of[number[name]] for name in identities} for _, identities in videos]
+    return [splits.pop() if len(splits) == 1 else None for splits in candidates]
 
 
 def _size_and_first(members: list[int]) -> tuple[int, int]:
@@ -58,31 +58,32 @@ def _hash(name: str) -> str:
 
 
 def _links(members: list[list[int]], total: int) -> csr_array:
-    """Make the graph (total x total) of identities that meet in a video."""
+    """Return the graph (total x total) that links identities of the same video."""
     pairs = [(first, other) for first, *others in members for other in others]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
     return csr_array((np.ones(len(pairs)), (rows, columns)), shape=(total, total))
 
 
 def _take(groups: list[list[int]], need: int, total: int, links: csr_array) -> list[int]:
-    """Take about `need` of `total` identities out of `groups`, which are ordered by size; the last group stays."""
-    whole = 0  # groups
+    """Remove about `need` of `total` identities from `groups` (sorted by size) and return them; keep the last group."""
+    complete = 0  # groups taken
     taken: list[int] = []
-    while whole < len(groups) - 1 and len(taken) < need:
+    while complete < len(groups) - 1 and len(taken) < need:
         limit = max(1.5 * need, 0 if taken else total / 3)
-        if len(taken) + len(groups[whole]) > limit:
+        if len(taken) + len(groups[complete]) > limit:
             break
-        taken += groups[whole]
-        whole += 1
-    del groups[:whole]
+        taken += groups[complete]
+        complete += 1
+    del groups[:complete]
     if not taken and groups and len(groups[0]) > need:
         taken = _linked(groups[0], need, links)
-        groups[0] = [member for member in groups[0] if member not in set(taken)]
+        remaining = set(groups[0]) - set(taken)
+        groups[0] = [member for member in groups[0] if member in remaining]
     return taken
 
 
 def _linked(members: list[int], need: int, links: csr_array) -> list[int]:
-    """Choose `need` of a group's members along its links, so that few videos fall between the two parts."""
+    """Choose `need` members of a group along its links, so that few videos have identities in both parts."""
     inside = links[members][:, members]
     _, part = connected_components(inside, directed=False)
     largest = np.argmax(np.bincount(part))

@@ -1,4 +1,4 @@
-"""Label files, report and contact sheet of a dataset, made from what lies below ``--faces``."""
+"""Write the label files, the report and the contact sheet of a dataset from its face crops."""
 
 import json
 from collections import Counter
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from corpora.layouts import SourceVideo
 from datasets.labels import CLASSES, SPLITS
@@ -15,85 +14,88 @@ from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
 from utils.files import atomic_write, write_if_changed
+from utils.progress import progress
 
 REPORT = "preprocessing_report.json"
 LABEL_FILES = [f"{split}_{kind}.txt" for split in SPLITS for kind in CLASSES]
-SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 100, 12, 96  # videos, faces of each, pixels
+SHEET_ROWS, SHEET_COLUMNS, SHEET_SIDE = 100, 12, 96  # videos, faces per video, pixels
 
 
-class Gathered(NamedTuple):
-    """What is there of a dataset.
+class Summary(NamedTuple):
+    """The state of a dataset's face crops.
 
     Attributes:
-        report: as `preprocessing_report.json` holds it.
-        unfinished: the videos that nobody has looked at yet.
+        report: the content of `preprocessing_report.json`.
+        unfinished: the videos that are on the disk but not processed yet.
     """
 
     report: dict[str, Any]
     unfinished: list[SourceVideo]
 
 
-def check_label_folder(home: Path) -> None:
-    """Raise InputError where `home` holds label files that were not made from a report."""
-    held = [name for name in LABEL_FILES if (home / name).exists()]
-    if held and not (home / REPORT).exists():
+def check_label_folder(label_folder: Path) -> None:
+    """Raise InputError if the folder has label files but no report of preprocessing.py."""
+    existing = [name for name in LABEL_FILES if (label_folder / name).exists()]
+    if existing and not (label_folder / REPORT).exists():
         raise InputError(
-            f"{home} holds label files of another origin ({first_ten(held)}); give another --dataset_root or --name."
+            f"{label_folder} has label files that preprocessing.py did not write ({first_ten(existing)}); give another "
+            "--dataset_root or --name."
         )
 
 
-def gather(
-    videos: Sequence[SourceVideo], faces: Path, home: Path, recipe: dict[str, Any], speeds: dict[str, Any] | None
-) -> Gathered:
-    """Write the six label files and the report under `home`; files that would not change are left alone.
+def write_label_files(
+    videos: Sequence[SourceVideo],
+    faces: Path,
+    label_folder: Path,
+    recipe: dict[str, Any],
+    speeds: dict[str, float] | None,
+) -> Summary:
+    """Write the six label files and the report; a file that would not change is not written again.
 
     Args:
-        videos: of the dataset, as `corpora.layouts.find_videos` lists them.
+        videos: all videos of the dataset, from `corpora.layouts.find_videos`.
         faces: the value of ``--faces``.
-        home: the dataset's folder of label files.
-        recipe: how the faces were made, for the report.
-        speeds: of this run, for the report; None keeps those of the run before.
+        label_folder: the dataset's folder of label files.
+        recipe: the recipe of the faces, for the report.
+        speeds: frames per second of each stage in this run; None keeps the values of the existing report.
     """
     lines: dict[str, list[str]] = {name: [] for name in LABEL_FILES}
-    counts: Counter[str] = Counter()
-    frames: Counter[str] = Counter()
+    video_counts: Counter[str] = Counter()
+    image_counts: Counter[str] = Counter()
     problems, cut_short, upscaled, unfinished = [], [], [], []
-    for video in tqdm(videos, "label files", unit=" videos", delay=2, leave=False):
+    for video in progress(videos, "label files", unit="videos", delay=2):
         if not video.split:
             continue
-        source = Source(video.file, faces / video.folder)
-        record = read_record(source)
+        record = read_record(Source(video.file, faces / video.folder))
         if record is None:
             if video.file.is_file():
                 unfinished.append(video)
                 continue
             record = {"cause": "missing"}
+        path = {"video": str(video.file)}
         if "cause" in record:
-            about = {"split": video.split, "label": CLASSES[video.label], "cause": record["cause"]}
-            problems.append({"video": str(video.file), **about})
+            problems.append({**path, "split": video.split, "label": CLASSES[video.label], "cause": record["cause"]})
             continue
         name = f"{video.split}_{CLASSES[video.label]}.txt"
-        counts[name] += 1
-        several = recipe["all_faces"]
+        video_counts[name] += 1
         for number, track in enumerate(record["faces"]):
-            folder = f"{video.folder}/{number}" if several else video.folder
+            folder = f"{video.folder}/{number}" if recipe["all_faces"] else video.folder
             lines[name].append(f"{video.label},{folder},{len(track)}\n")
-            frames[name] += len(track)
-        if "frames_told" in record:
-            told = {"frames_read": record["frames"], "frames_told": record["frames_told"]}
-            cut_short.append({"video": str(video.file), **told})
-        enlarged = [face["enlarged"] for track in record["faces"] for face in track if face["enlarged"] > 2]
-        if enlarged:
-            upscaled.append({"video": str(video.file), "images": len(enlarged), "at_most": max(enlarged)})
+            image_counts[name] += len(track)
+        if "declared_frames" in record:
+            cut_short.append({**path, **{key: record[key] for key in ("frames_read", "declared_frames")}})
+        scales = [face["scale"] for track in record["faces"] for face in track if face["scale"] > 2]
+        if scales:
+            upscaled.append({**path, "images": len(scales), "largest_scale": max(scales)})
 
     left_out = [{"video": str(v.file), "cause": v.left_out} for v in videos if v.left_out]
-    before = home / REPORT
-    if speeds is None and before.is_file():
-        speeds = json.loads(before.read_text(encoding="utf-8")).get("frames_per_second")
+    report_file = label_folder / REPORT
+    if speeds is None and report_file.is_file():
+        speeds = json.loads(report_file.read_text(encoding="utf-8")).get("frames_per_second")
     report = {
         "recipe": recipe,
-        "label_files": {name: {"videos": counts[name], "images": frames[name]} for name in LABEL_FILES},
-        "causes": dict(Counter(kind_of(problem["cause"]) for problem in problems)),
+        "label_files": {name: {"videos": video_counts[name], "images": image_counts[name]} for name in LABEL_FILES},
+        "causes": dict(Counter(short_cause(problem["cause"]) for problem in problems)),
         "left_out_causes": dict(Counter(entry["cause"] for entry in left_out)),
         "unfinished": len(unfinished),
         "images_upscaled_more_than_twice": sum(entry["images"] for entry in upscaled),
@@ -103,23 +105,23 @@ def gather(
         "cut_short": cut_short,
         "upscaled": upscaled,
     }
-    if counts:
+    if video_counts:
         for name in LABEL_FILES:
-            write_if_changed(home / name, "".join(lines[name]))
-    write_if_changed(before, json.dumps(report, indent=1) + "\n")
-    return Gathered(report, unfinished)
+            write_if_changed(label_folder / name, "".join(lines[name]))
+    write_if_changed(report_file, json.dumps(report, indent=1) + "\n")
+    return Summary(report, unfinished)
 
 
-def kind_of(cause: str) -> str:
-    """Shorten a cause to what is counted: missing, unreadable, no face."""
+def short_cause(cause: str) -> str:
+    """Shorten a cause to the word that the report counts: missing, unreadable, no face."""
     return "no face" if cause.startswith("no face") else cause.partition(":")[0]
 
 
 def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) -> int:
-    """Draw a PNG with a row a video (a face track), `SHEET_COLUMNS` faces each, evenly spaced in time.
+    """Write a PNG with one row of `SHEET_COLUMNS` faces, evenly spaced in time, per video or face track.
 
     Returns:
-        The number of rows. Of more than `SHEET_ROWS` videos every so many are drawn.
+        The number of rows: at most `SHEET_ROWS`, evenly spaced over the videos.
     """
     rows = []
     for video in videos:
@@ -128,10 +130,10 @@ def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) 
             tracks = sorted(f for f in folder.iterdir() if f.is_dir()) or [folder]
             rows += [(video, track) for track in tracks]
     rows = [rows[i] for i in evenly_spaced(len(rows), SHEET_ROWS)]
-    band = 16  # pixels above the faces, for the row's name
+    band = 16  # pixels above the faces, for the caption
     sheet = Image.new("RGB", (SHEET_COLUMNS * SHEET_SIDE, max(1, len(rows)) * (SHEET_SIDE + band)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (video, folder) in enumerate(tqdm(rows, "contact sheet", unit=" videos", delay=2, leave=False)):
+    for row, (video, folder) in enumerate(progress(rows, "contact sheet", unit="videos", delay=2)):
         top = row * (SHEET_SIDE + band)
         images = sorted(folder.glob("*.png"))
         name = folder.relative_to(faces).as_posix()

@@ -1,7 +1,7 @@
-"""Where each dataset keeps its videos, and how it is split: one function a dataset, as it is distributed.
+"""The folder layout and the split of each dataset, as its authors distribute it: one function per dataset.
 
-Each takes the name given to ``--dataset`` and the root given to ``--videos``, and lists all videos that the
-dataset should have, those that are not on the disk too.
+Each function takes the values of ``--dataset`` and ``--videos`` and returns all videos that the dataset should have,
+including those that are not on the disk.
 """
 
 import csv
@@ -24,7 +24,7 @@ from utils.errors import InputError, did_you_mean, first_ten
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
-SAME = "a link to a file that stands in the dataset already"
+DUPLICATE = "a link to a file that is already in the dataset"
 VALIDATION = {"val": 0.15}
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -35,11 +35,11 @@ class SourceVideo:
 
     Attributes:
         file: the video.
-        folder: where its faces go below ``--faces``, with the tree of the dataset, fit for a label file.
+        folder: the folder of its face crops below ``--faces``, escaped for a label file.
         label: 0 real, 1 fake.
-        split: train, val or test; empty where it is left out.
-        identities: the people and source videos that the dataset tells of.
-        left_out: why it belongs to no split.
+        split: train, val or test; empty if the video is left out.
+        identities: the people and source videos that the dataset names.
+        left_out: why the video is in no split; empty if it is in one.
     """
 
     file: Path
@@ -51,33 +51,36 @@ class SourceVideo:
 
 
 def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
-    """List a dataset's videos, each with its split.
+    """List the videos of a dataset with their splits.
 
     Args:
-        dataset: as ``--dataset`` names it; a key of `LAYOUTS`, or for FaceForensics++ one with ``/Deepfakes`` behind.
-        root: as ``--videos`` names it.
-        name: the folder of the dataset's faces below ``--faces``.
+        dataset: the value of ``--dataset``: a key of `LAYOUTS`, for FaceForensics++ optionally with ``/Deepfakes``.
+        root: the value of ``--videos``.
+        name: the dataset's folder below ``--faces``.
 
     Raises:
-        InputError: an unknown dataset, or a root that does not hold it.
+        InputError: the dataset is unknown, or its files are not below the root.
     """
     base, _, manipulation = dataset.partition("/")
     if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith("FF++"))):
         raise InputError(
-            f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}; for "
-            "one manipulation alone, FF++_c23/Deepfakes."
+            f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}, or "
+            "FF++_c23/Deepfakes for a single manipulation."
         )
     if not root.exists():
-        raise InputError(f"--videos: there is no {root}; give the folder that holds {base}.")
+        wanted = "your videos, or a CSV file" if base == "folder" else f"the videos of {base}"
+        raise InputError(f"--videos: there is no {root}; give the folder of {wanted}.")
     videos = LAYOUTS[base](dataset, root)
-    if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png, not videos/004/0000.png
+    if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
     videos = _unique_folders(videos, name)
     if not videos:
-        raise InputError(f"--videos {root}: no video of {dataset} is there or listed; found {_content(root)}.")
+        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {_content(root)}.")
     if not any(video.file.is_file() for video in videos):
-        wanted = first_ten(sorted({str(v.file.parent) for v in videos}))
-        raise InputError(f"--videos {root}: none of the {len(videos)} videos of {dataset} is there (in {wanted}).")
+        folders = first_ten(sorted({str(v.file.parent) for v in videos}))
+        raise InputError(
+            f"--videos {root}: none of the {len(videos)} videos of {dataset} is on the disk; looked in {folders}."
+        )
     return videos
 
 
@@ -85,7 +88,7 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
 
 
 def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
-    """FaceForensics++ (Rössler et al., ICCV 2019), split by its published pairs of videos."""
+    """List FaceForensics++ (Rössler et al., ICCV 2019), split by its published pairs of videos."""
     base, _, one = dataset.partition("/")
     compression = base.removeprefix("FF++_")
     if one not in ("", *MANIPULATIONS, "FaceShifter"):
@@ -109,7 +112,7 @@ def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
 
 
 def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
-    """DeepFakeDetection (Google, 2019), distributed with FaceForensics++: ``01__scene`` and ``01_02__scene__code``."""
+    """List DeepFakeDetection (Google, 2019), distributed with FaceForensics++; file names give the actors."""
     compression = dataset.partition("_")[2] or "c23"
     folders = [
         f"original_sequences/actors/{compression}/videos",
@@ -118,56 +121,61 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
     _check_folders(dataset, root, folders)
     videos = []
     for label, folder in enumerate(folders):
-        for file in _video_files(root / folder, below=False):
+        for file in _video_files(root / folder, recursive=False):
             actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
             if actors is None:
                 pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
-                raise InputError(f"{file}: the name is not {pattern}, so that its actors are not known; move it away.")
+                raise InputError(f"{file}: its actors are unknown: the name is not {pattern}; rename or remove it.")
             videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups())))
     return _split(videos, VALIDATION_AND_TEST, "its two actors are in different splits")
 
 
 def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
-    """Celeb-DF (Li et al., CVPR 2020): ``id1_0007`` is made into ``id1_id0_0007`` with the face of id0.
+    """List Celeb-DF (Li et al., CVPR 2020), where ``id1_id0_0007`` is ``id1_0007`` with the face of id0.
 
-    The official test set holds nearly every celebrity, so that identities cannot be kept apart from it. Source
-    videos are: what is left beside the test set gives up every video made from one of the test set's.
+    The official test set has nearly every celebrity, so training and test set share identities. They share no source
+    video: other videos from a source video of the test set are left out.
     """
     folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
     _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
     test = _testing_list(root / "List_of_testing_videos.txt", folders)
     used = {_celeb_source(path) for path in test}
-    tested, rest, lost = [], [], []
-    there = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder, below=False)]
-    for path in sorted({*there, *test}):
-        people = PurePath(path).stem.split("_")[:-1] or [path]  # nobody tells who is in the videos of YouTube-real
+    tested: list[SourceVideo] = []
+    rest: list[SourceVideo] = []
+    left_out: list[SourceVideo] = []
+    on_disk = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder, recursive=False)]
+    for path in sorted({*on_disk, *test}):
+        people = PurePath(path).stem.split("_")[:-1] or [path]  # the people in YouTube-real are unknown
         video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people))
-        (tested if path in test else lost if _celeb_source(path) in used else rest).append(video)
+        (tested if path in test else left_out if _celeb_source(path) in used else rest).append(video)
     return [
         *(replace(video, split="test") for video in tested),
         *_split(rest, VALIDATION, "its two people are in different splits"),
-        *(replace(video, left_out="its source video stands in the test set") for video in lost),
+        *(replace(video, left_out="its source video is in the test set") for video in left_out),
     ]
 
 
 def _celeb_source(path: str) -> str:
-    """Name the video that Celeb-synthesis/id1_id0_0007.mp4 is made from, id1_0007; a real video's name is its own."""
+    """Return the source video, id1_0007 for Celeb-synthesis/id1_id0_0007.mp4; a real video is its own source."""
     *people, number = PurePath(path).stem.split("_")
     return f"{people[0]}_{number}" if people else path
 
 
 def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
-    """DFDC-Preview (Dolhansky et al., 2019): dataset.json tells set and label; validation is cut off by actor."""
+    """List DFDC-Preview (Dolhansky et al., 2019); dataset.json gives set and label; validation is split by actor."""
     _check_folders(dataset, root, ["dataset.json"])
     videos = []
     for path, entry in _read_json(root / "dataset.json").items():
         _check_path(path, root / "dataset.json")
         label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
         if label not in CLASSES or split not in ("train", "test"):
-            raise InputError(f"{root / 'dataset.json'}: {path} is of set '{split}' and label '{label}'.")
-        told = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
-        # Every part of a file's name that is a long number is an actor's.
-        actors = told or set(re.findall(r"(?<![0-9])[0-9]{4,}(?![0-9])", PurePath(path).stem)) or {path}
+            raise InputError(
+                f"{root / 'dataset.json'}: {path} has the set '{split}' (expected train or test) and the label '{label}' "
+                "(expected real or fake)."
+            )
+        declared = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
+        # In the file name, every number of four or more digits is an actor.
+        actors = declared or set(re.findall(r"(?<![0-9])[0-9]{4,}(?![0-9])", PurePath(path).stem)) or {path}
         videos.append(_video(root, path, CLASSES.index(label), split, frozenset(actors)))
     test = [video for video in videos if video.split == "test"]
     tested = frozenset().union(*(video.identities for video in test))
@@ -175,12 +183,12 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
     return [
         *test,
         *_split([v for v in train if not v.identities & tested], VALIDATION, "its two actors are in different splits"),
-        *(replace(v, split="", left_out="its actor stands in the test set") for v in train if v.identities & tested),
+        *(replace(v, split="", left_out="its actor is in the test set") for v in train if v.identities & tested),
     ]
 
 
 def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
-    """DFDC (Dolhansky et al., 2020): the last tenth of the training parts validates, labels.csv tells the test set."""
+    """List DFDC (Dolhansky et al., 2020): validation is the last tenth of the parts, labels.csv the test set."""
     parts = [part for part in root.glob("dfdc_train_part_*") if re.fullmatch("dfdc_train_part_[0-9]+", part.name)]
     if not parts:
         _check_folders(dataset, root, ["dfdc_train_part_0"])
@@ -193,7 +201,7 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
             _check_path(file, part / "metadata.json")
             label = str(entry.get("label")).lower()
             if label not in CLASSES:
-                raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}', not REAL or FAKE.")
+                raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
             split_of[file] = "val" if part in validation else "train"
             source = frozenset({str(entry.get("original") or file)})
             videos.append(_video(root, f"{part.name}/{file}", CLASSES.index(label), split_of[file], source))
@@ -207,23 +215,23 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
 
 
 def _dfdc_test(root: Path) -> list[SourceVideo]:
-    """List the videos of labels.csv, which lie beside or below it."""
+    """List the videos in labels.csv; their files are beside or below it."""
     found = [file for file in sorted(root.glob("**/labels.csv")) if not _in_training_part(file, root)]
     lists = [file for file in found if "test" in file.relative_to(root).as_posix().lower()] or found
     if len(lists) > 1:
         raise InputError(
-            f"--videos {root}: {len(lists)} files labels.csv ({first_ten(list(map(str, lists)))}); leave one."
+            f"--videos {root}: found {len(lists)} labels.csv files ({first_ten(list(map(str, lists)))}); keep one."
         )
     videos = []
     for file in lists:
-        where = {path.name: path for path in _video_files(file.parent) if not _in_training_part(path, root)}
+        files = {path.name: path for path in _video_files(file.parent) if not _in_training_part(path, root)}
         listed = set()
         for line, row in _read_csv(file, ("filename", "label")):
             _check_path(row["filename"], file)
             if row["filename"] in listed:
-                raise InputError(f"{file}: line {line}: {row['filename']} is listed twice; take one of the lines out.")
+                raise InputError(f"{file}: line {line}: {row['filename']} is listed twice; remove one of the lines.")
             listed.add(row["filename"])
-            path = where.get(row["filename"], file.parent / row["filename"])
+            path = files.get(row["filename"], file.parent / row["filename"])
             videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file, line), "test"))
     return videos
 
@@ -233,7 +241,7 @@ def _in_training_part(file: Path, root: Path) -> bool:
 
 
 def folder(dataset: str, root: Path) -> list[SourceVideo]:
-    """Any tree with folders real and fake, with or without train, val and test above them, or a CSV file."""
+    """List a folder tree with real and fake folders, optionally below train, val and test folders, or a CSV file."""
     return _from_csv(root) if root.is_file() else _from_tree(root)
 
 
@@ -253,7 +261,9 @@ LAYOUTS: dict[str, Callable[[str, Path], list[SourceVideo]]] = {
 
 
 def _from_tree(root: Path) -> list[SourceVideo]:
-    videos, twice, seen = [], [], {}
+    videos: list[SourceVideo] = []
+    duplicates: list[SourceVideo] = []
+    first_path: dict[str, Path] = {}
     for file in _video_files(root):
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
@@ -261,60 +271,62 @@ def _from_tree(root: Path) -> list[SourceVideo]:
         if label is None:
             continue
         split = next((SPLIT_WORDS[part] for part in folders if part in SPLIT_WORDS), "")
-        # real/anna/1.mp4 and fake/anna/1.mp4 are taken for the same source video.
+        # real/anna/1.mp4 and fake/anna/1.mp4 count as one source video.
         source = PurePath(*path.parts[label + 1 :]).with_suffix("").as_posix()
         video = _video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source}))
-        first = seen.setdefault(os.path.realpath(file), path)
-        (videos if first is path else twice).append(video if first is path else replace(video, split="", left_out=SAME))
+        if first_path.setdefault(os.path.realpath(file), path) is path:
+            videos.append(video)
+        else:
+            duplicates.append(replace(video, split="", left_out=DUPLICATE))
     if not videos:
         raise InputError(
-            f"--videos {root}: looked for videos ({', '.join(VIDEO_ENDINGS)}) in folders named real and fake, "
+            f"--videos {root}: looked for videos ({', '.join(VIDEO_ENDINGS)}) in folders named real and fake; "
             f"found {_content(root)}."
         )
-    _check_one_way(root, videos)
+    _check_all_or_no_splits(root, videos)
     if not videos[0].split:
         videos = _split(videos, VALIDATION_AND_TEST, "its source is in another split")
-    return videos + twice
+    return videos + duplicates
 
 
 def _from_csv(table: Path) -> list[SourceVideo]:
     rows = _read_csv(table, ("path", "label"))
     if not rows:
-        raise InputError(f"{table}: no row below the header; give a row a video: path,label.")
+        raise InputError(f"{table}: there is no row below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
     if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name]:
-        raise InputError(f"{table}: line {bad[0]}: the path is no file.")
+        raise InputError(f"{table}: line {bad[0]}: the path names no file.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     if repeated := [file for file, count in Counter(map(os.path.realpath, files)).items() if count > 1]:
-        raise InputError(f"{table}: listed twice: {first_ten(repeated)}; take one of the rows out.")
+        raise InputError(f"{table}: listed twice: {first_ten(repeated)}; remove the repeated rows.")
     videos = []
     for file, (line, row) in zip(files, rows, strict=True):
         split = (row.get("split") or "").lower()
         if split and split not in SPLIT_WORDS:
-            raise InputError(f"{table}: line {line}: the split '{split}' is not train, val or test.")
+            raise InputError(f"{table}: line {line}: unknown split '{split}'; give train, val or test.")
         people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
         path = file.relative_to(root).as_posix()
         label = _label(row["label"], table, line)
         videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), people or frozenset({path})))
-    _check_one_way(table, videos)
+    _check_all_or_no_splits(table, videos)
     if not videos[0].split:
         return _split(videos, VALIDATION_AND_TEST, "its identities are in different splits")
     splits: dict[str, set[str]] = {}
     for video in videos:
         for person in video.identities:
             splits.setdefault(person, set()).add(video.split)
-    if leaks := [f"{person} ({' and '.join(sorted(found))})" for person, found in splits.items() if len(found) > 1]:
-        raise InputError(f"{table}: a leak: identities that stand in two splits: {first_ten(leaks)}; mend the column.")
+    if leaks := [f"{name} ({' and '.join(sorted(inside))})" for name, inside in splits.items() if len(inside) > 1]:
+        raise InputError(f"{table}: identities in two splits leak: {first_ten(leaks)}; correct the split column.")
     return videos
 
 
-def _check_one_way(where: Path, videos: list[SourceVideo]) -> None:
-    """Raise InputError where some videos have a split and others have none."""
+def _check_all_or_no_splits(source: Path, videos: list[SourceVideo]) -> None:
+    """Raise InputError if some videos have a split and others do not."""
     without = [str(video.file) for video in videos if not video.split]
     if without and len(without) < len(videos):
         raise InputError(
-            f"{where}: {len(videos) - len(without)} videos have a split (train, val, test) and {len(without)} have "
-            f"none: {first_ten(without)}; give it for all or for none."
+            f"{source}: {len(videos) - len(without)} videos have a split (train, val, test) and {len(without)} have "
+            f"none: {first_ten(without)}; give a split for all videos or for none."
         )
 
 
@@ -322,21 +334,21 @@ def _check_one_way(where: Path, videos: list[SourceVideo]) -> None:
 
 
 def _video(root: Path, path: str, label: int, split: str, identities: Identities = frozenset()) -> SourceVideo:
-    """Make a SourceVideo of a file at `path` below the dataset's root."""
+    """Make a SourceVideo for the file `path` below the dataset's root."""
     return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities)
 
 
 def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
-    """Put every folder below the dataset's own, spell it as a label file can hold it, and keep them apart.
+    """Prefix every folder with `name`, escape it for a label file, and make the folders distinct.
 
-    Two videos may differ in their endings alone, and a folder of images may not lie inside another.
+    Two videos may differ in their extension only, and no folder of images may be inside another.
     """
-    spelt = ["/".join(_quote(part) for part in (name, *video.folder.split("/"))) for video in videos]
-    count = Counter(spelt)
-    above = {str(parent) for folder in spelt for parent in PurePath(folder).parents}
+    escaped = ["/".join(_quote(part) for part in (name, *video.folder.split("/"))) for video in videos]
+    count = Counter(escaped)
+    above = {str(parent) for folder in escaped for parent in PurePath(folder).parents}
     used: set[str] = set()
     named = []
-    for video, folder in zip(videos, spelt, strict=True):
+    for video, folder in zip(videos, escaped, strict=True):
         if count[folder] > 1 or folder in above:
             folder += _quote(video.file.suffix.replace(".", "_"))
         while folder in used or folder in above or count[folder] > 1:
@@ -347,10 +359,10 @@ def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
 
 
 def _quote(part: str) -> str:
-    """Write what a line of a label file cannot hold (a comma, a control character, a space at an end) as %2C is."""
+    """Percent-encode what a label file cannot hold: commas, control characters, leading and trailing spaces."""
     return re.sub(
         r"[,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\s|\s$|%(?=[0-9A-Fa-f]{2})|^\.+$",
-        lambda found: quote(found[0].encode("utf-8", "surrogateescape"), safe="").replace(".", "%2E"),
+        lambda match: quote(match[0].encode("utf-8", "surrogateescape"), safe="").replace(".", "%2E"),
         part,
     )
 
@@ -363,38 +375,39 @@ def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> l
     ]
 
 
-def _video_files(root: Path, below: bool = True) -> list[Path]:
-    """List the videos in a folder, and `below` it, sorted, without hidden ones."""
-    found, seen = [], set()
+def _video_files(root: Path, recursive: bool = True) -> list[Path]:
+    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
+    files: list[Path] = []
+    seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
-        # A link may lead back to where it lies.
+        # A symbolic link may lead back to a folder above it.
         new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
-        folders[:] = sorted(name for name in new if not name.startswith(".")) if below else []
-        found += [
+        folders[:] = sorted(name for name in new if not name.startswith(".")) if recursive else []
+        files += [
             Path(folder) / name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(files)
 
 
 def _check_path(path: str, file: Path) -> None:
-    """Raise InputError where a path listed in `file` is none below the dataset's root."""
+    """Raise InputError if a path listed in `file` is not a plain path below the dataset's root."""
     plain = PurePath(path)
     try:
         path.encode()
     except UnicodeEncodeError:
         plain = PurePath()
     if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
-        raise InputError(f"{file}: {path[:80]!r} is no path of a video in the dataset.")
+        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset.")
 
 
 def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
-    """Raise InputError, saying what is there instead, where any of the `wanted` files and folders is missing."""
+    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found."""
     missing = [path for path in wanted if not (root / path).exists()]
     if not missing:
         return
     if len(missing) < len(wanted) and all("/" in path for path in missing):
-        # Some of FaceForensics++ alone is common; its videos are listed as missing.
+        # Many users have a part of FaceForensics++ only; the report lists the other videos as missing.
         print(f"note: {root} has no {' and no '.join(missing)}")
         return
     deepest = root / missing[0]
@@ -403,7 +416,7 @@ def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
     inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
     hint = f"; give --videos {root / inside}" if inside else ""
     raise InputError(
-        f"--videos {root}: it does not hold {dataset}: looked for {' and '.join(missing)}, found in {deepest}: "
+        f"--videos {root} is not the root of {dataset}: looked for {' and '.join(missing)}; found in {deepest}: "
         f"{_content(deepest)}{hint}."
     )
 
@@ -415,7 +428,7 @@ def _content(folder: Path) -> str:
 
 
 def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
-    """Read Celeb-DF's list of test videos: ``1 Celeb-real/id1_0007.mp4``, where 1 means real."""
+    """Read Celeb-DF's list of test videos, with lines such as ``1 Celeb-real/id1_0007.mp4``, where 1 is real."""
     paths = set()
     for number, line in enumerate(_read_text(file).splitlines(), start=1):
         if not line.strip():
@@ -423,12 +436,14 @@ def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
         label, _, path = line.strip().partition(" ")
         path = path.strip()
         folder, _, name = path.partition("/")
-        right = folder in folders and label == ("0" if folder == "Celeb-synthesis" else "1")
-        if not right or not re.fullmatch(r"\w+\.mp4", name):
-            raise InputError(f"{file}: line {number}: '{line.strip()[:80]}' is not '1 REAL_VIDEO' or '0 FAKE_VIDEO'.")
+        valid = folder in folders and label == ("0" if folder == "Celeb-synthesis" else "1")
+        if not valid or not re.fullmatch(r"\w+\.mp4", name):
+            raise InputError(
+                f"{file}: line {number}: '{line.strip()[:80]}' is neither '1 REAL_VIDEO' nor '0 FAKE_VIDEO'."
+            )
         paths.add(path)
     if not paths:
-        raise InputError(f"{file}: it lists no video; download it again.")
+        raise InputError(f"{file} lists no videos; download it again.")
     return paths
 
 
@@ -436,21 +451,21 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: it is not text in UTF-8.") from error
+        raise InputError(f"{file} is not UTF-8 text; save it in that encoding.") from error
 
 
 def _read_json(file: Path) -> dict[str, dict]:
     try:
         entries = json.loads(_read_text(file))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: it is no JSON ({error}); download it again.") from error
+        raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise InputError(f"{file}: it is not an object with an object a video.")
+        raise InputError(f"{file} is not a JSON object with one object per video; download it again.")
     return entries
 
 
 def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows below the header, each with the number of its line; `columns` must be there and not empty."""
+    """Read the rows of a CSV file with their line numbers; every row must have a value in all `columns`."""
     reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), skipinitialspace=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
@@ -459,10 +474,10 @@ def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
             for row in reader
         ]
     except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num}: it is no CSV ({error}).") from error
+        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}).") from error
     header = reader.fieldnames or []
     if absent := [column for column in columns if column not in header]:
-        raise InputError(f"{file}: no column {' and no column '.join(absent)} in its first line, '{','.join(header)}'.")
+        raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
     for line, row in rows:
         if not all(row[column] for column in columns):
             raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty.")
@@ -472,5 +487,5 @@ def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
 def _label(text: str, file: Path, line: int) -> int:
     word = {"0": "real", "1": "fake"}.get(text, text.lower())
     if word not in CLASSES:
-        raise InputError(f"{file}: line {line}: the label '{text[:40]}' is not real (0) or fake (1).")
+        raise InputError(f"{file}: line {line}: unknown label '{text[:40]}'; give real (0) or fake (1).")
     return CLASSES.index(word)

@@ -1,4 +1,4 @@
-"""Which videos a dataset has, whose they are, and which split each belongs to."""
+"""The videos, identities and splits of each dataset."""
 
 import codecs
 import itertools
@@ -26,7 +26,7 @@ MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 
 
 def touch(root: Path, *paths: str) -> None:
-    """Make empty files; a path that ends in a slash is a folder."""
+    """Make empty files, and folders for paths that end in a slash."""
     for path in paths:
         (root / path if path.endswith("/") else (root / path).parent).mkdir(parents=True, exist_ok=True)
         if not path.endswith("/"):
@@ -34,7 +34,7 @@ def touch(root: Path, *paths: str) -> None:
 
 
 def write(file: Path, content: Any) -> Path:
-    """Write text, bytes, or anything else as JSON."""
+    """Write text or bytes; anything else is written as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = content if isinstance(content, str | bytes) else json.dumps(content)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -42,7 +42,7 @@ def write(file: Path, content: Any) -> Path:
 
 
 def found(dataset: str, root: Path) -> dict[str, SourceVideo]:
-    """The videos by folder; what holds for all datasets is asserted."""
+    """The videos by folder, after the assertions that hold for every dataset."""
     videos = find_videos(dataset, root, dataset)
     for video in videos:
         assert video.folder.startswith(f"{dataset}/")
@@ -54,7 +54,7 @@ def found(dataset: str, root: Path) -> dict[str, SourceVideo]:
 
 
 def check_folders(folders: list[str]) -> None:
-    """Assert that the folders are different, and none is the parent of another or leads out of its own."""
+    """Assert that the folders differ, no folder is inside another, and none has . or .. in its path."""
     parts = [PurePosixPath(folder).parts for folder in folders]
     assert len(set(parts)) == len(parts), sorted(folders)
     above = {path[:length] for path in parts for length in range(1, len(path))}
@@ -67,7 +67,7 @@ def splits(videos: dict[str, SourceVideo]) -> dict[str, str]:
 
 
 def places(videos: Iterable[SourceVideo], *among: str) -> dict[str, set[str]]:
-    """The splits that each identity stands in, of the splits `among`."""
+    """The splits of each identity, limited to the splits `among`."""
     where: dict[str, set[str]] = {}
     for video in videos:
         for person in video.identities if video.split in (among or SPLITS) else ():
@@ -88,7 +88,7 @@ def refused(dataset: str, root: Path, *says: str) -> str:
         find_videos(dataset, root, dataset)
     sentence = str(error.value)
     assert sentence.endswith(".") and "\n" not in sentence and "in )" not in sentence, sentence
-    assert not re.search(r"[\w'] Give ", sentence), f"two sentences without a stop: {sentence}"
+    assert not re.search(r"[\w'] Give ", sentence), f"two sentences without a full stop: {sentence}"
     for words in says:
         assert words in sentence, f"no '{words}' in: {sentence}"
     return sentence
@@ -99,7 +99,7 @@ def refused(dataset: str, root: Path, *says: str) -> str:
 
 @pytest.mark.parametrize("dataset", LAYOUTS)
 @pytest.mark.parametrize("kind", ["missing", "empty", "something else", "file"])
-def test_a_root_that_does_not_hold_the_dataset(tmp_path: Path, dataset: str, kind: str) -> None:
+def test_a_root_without_the_dataset(tmp_path: Path, dataset: str, kind: str) -> None:
     root = tmp_path / "root"
     if kind == "file":
         refused(dataset, write(root, "hello"), str(root))
@@ -135,12 +135,12 @@ def test_a_root_one_level_too_high(tmp_path: Path, dataset: str, inside: str) ->
         ("Celeb-DF-v2/Deepfakes", ("'Celeb-DF-v2/Deepfakes'",)),
     ],
 )
-def test_a_dataset_that_is_unknown(tmp_path: Path, dataset: str, says: tuple[str, ...]) -> None:
+def test_an_unknown_dataset(tmp_path: Path, dataset: str, says: tuple[str, ...]) -> None:
     refused(dataset, tmp_path, "--dataset", *says)
 
 
 def disorder(top: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Walk as a file system in another order would."""
+    """Walk as on a file system that lists files in another order."""
     for folder, folders, names in WALK(top, **options):
         random.Random(len(names)).shuffle(names)
         folders.reverse()
@@ -150,6 +150,7 @@ def disorder(top: Any, **options: Any) -> Iterator[tuple[str, list[str], list[st
 WALK = os.walk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["folder", "DeepFakeDetection", "Celeb-DF-v2"])
 def test_the_order_of_the_file_system_does_not_matter(
     tmp_path: Path, dataset: str, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +228,7 @@ def make_deepfakedetection(root: Path) -> None:
     touch(root, *reals, *(f"{fakes}/{a}_{b}__walk__AB12.mp4" for a, b in itertools.permutations(actors, 2)))
 
 
+@pytest.mark.slow
 def test_deepfakedetection(tmp_path: Path) -> None:
     make_deepfakedetection(tmp_path)
     videos = found("DeepFakeDetection", tmp_path)
@@ -244,8 +246,9 @@ def test_deepfakedetection(tmp_path: Path) -> None:
         assert not video.left_out or len({split_of[person] for person in video.identities}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["actors/c23/videos/scene.mp4", "actors/c23/videos/01_02__walk__AB12.mp4"])
-def test_deepfakedetection_with_a_name_that_tells_no_actor(tmp_path: Path, name: str) -> None:
+def test_deepfakedetection_with_a_name_without_an_actor(tmp_path: Path, name: str) -> None:
     make_deepfakedetection(tmp_path)
     touch(tmp_path, f"original_sequences/{name}")
     refused("DeepFakeDetection", tmp_path, name, "ACTOR__SCENE.mp4")
@@ -284,6 +287,7 @@ def source(folder: str) -> str:
     return re.sub(r"_id\d+_", "_", name) if kind == "Celeb-synthesis" else name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_celeb_df(celeb_df: Path, version: str) -> None:
     videos = found(f"Celeb-DF-{version}", celeb_df)
@@ -296,7 +300,8 @@ def test_celeb_df(celeb_df: Path, version: str) -> None:
     assert videos["Celeb-synthesis/id3_id4_0002"].identities == {"id3", "id4"}
 
 
-def test_celeb_df_keeps_the_source_videos_of_its_test_set_out(celeb_df: Path) -> None:
+@pytest.mark.slow
+def test_celeb_df_leaves_out_the_source_videos_of_its_test_set(celeb_df: Path) -> None:
     videos = found("Celeb-DF-v2", celeb_df)
     tested = {source(folder) for folder, video in videos.items() if video.split == "test"}
     made = {folder for folder, video in videos.items() if source(folder) in tested and video.split != "test"}
@@ -332,7 +337,7 @@ def test_celeb_df_with_a_malformed_list(tmp_path: Path, line: str, says: tuple[s
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "1 Celeb-real/id\xe9.mp4".encode("latin-1")])
-def test_celeb_df_with_no_list_at_all(tmp_path: Path, content: str | bytes) -> None:
+def test_celeb_df_without_a_list(tmp_path: Path, content: str | bytes) -> None:
     touch(tmp_path, "Celeb-real/id1_0000.mp4", "YouTube-real/", "Celeb-synthesis/")
     refused("Celeb-DF-v2", tmp_path, f"looked for {LIST}", "Celeb-synthesis, YouTube-real")
     write(tmp_path / LIST, content)
@@ -365,7 +370,7 @@ def test_dfdc_preview(tmp_path: Path) -> None:
         assert video.identities == {str(entry[key]) for key in ("target_id", "swapped_id") if key in entry}
     check_apart(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
-    # The test set holds 34 to 39, and 34_32 and 35_33.
+    # The test set contains actors 34 to 39, and the fakes 34_32 and 35_33.
     assert {a for a in range(34) if "test set" in videos[f"original_videos/{a}/{a}_A"].left_out} == {32, 33}
 
 
@@ -516,7 +521,7 @@ def test_a_tree_with_splits_in_part(tmp_path: Path) -> None:
     refused("folder", tmp_path, "dev/fake/3.mp4", "train, val, test")
 
 
-def test_a_tree_holds_other_things_too(tmp_path: Path) -> None:
+def test_a_tree_with_other_files(tmp_path: Path) -> None:
     touch(tmp_path, "real/1.MP4", "real/2.avi", "real/._3.mp4", "real/.trash/4.mp4", "real/notes.txt", "real/5.mp4/")
     touch(tmp_path, "elsewhere/6.mp4", "outside/7.mov", "7.mp4")
     (tmp_path / "fake").symlink_to("outside", target_is_directory=True)
@@ -524,7 +529,7 @@ def test_a_tree_holds_other_things_too(tmp_path: Path) -> None:
     assert set(found("folder", tmp_path)) == {"real/1", "real/2", "fake/7", "real/8"}
 
 
-def test_a_tree_that_leads_back_into_itself(tmp_path: Path) -> None:
+def test_a_tree_with_a_link_to_its_parent(tmp_path: Path) -> None:
     touch(tmp_path, "real/1.mp4")
     (tmp_path / "real/again").symlink_to("..", target_is_directory=True)
     assert set(found("folder", tmp_path)) == {"real/1"}
@@ -594,7 +599,7 @@ def test_a_csv_file_from_another_program(tmp_path: Path, content: str | bytes) -
         ("path,label\na.mp4,2\n", ("'2'",)),
         ("path,label\na,b.mp4,real\n", ("'b.mp4'",)),
         ("path,label,split\na.mp4,real,training\n", ("line 2", "'training'")),
-        ("path,label,split\na.mp4,real,train\nb.mp4,fake,\n", ("b.mp4", "for all or for none")),
+        ("path,label,split\na.mp4,real,train\nb.mp4,fake,\n", ("b.mp4", "split")),
         ("path,label\na.mp4,real\n./a.mp4,fake\n", ("twice", "a.mp4")),
         ("path,label,split,identity\na.mp4,0,train,x;y\nb.mp4,1,test,z;y\n", ("leak", "y (test and train)")),
         ("path,label\na.mp4,real\n".encode("utf-16"), ("UTF-8",)),
@@ -668,7 +673,7 @@ def test_no_two_videos_share_a_folder(tmp_path: Path, paths: tuple[str, ...]) ->
     assert len(found("folder", tmp_path)) == len(paths)
 
 
-def test_a_folder_does_not_lead_out_of_its_own(tmp_path: Path) -> None:
+def test_a_folder_name_of_dots(tmp_path: Path) -> None:
     touch(tmp_path, "x/...mp4", "a.mp4")
     found("folder", write(tmp_path / "list.csv", "path,label\nx/...mp4,real\na.mp4,fake\n"))
 
@@ -679,7 +684,7 @@ Videos = list[tuple[int, Identities]]
 
 
 def random_videos(seed: int) -> Videos:
-    """From many people alone to one crowd, of either class or of one."""
+    """Random videos: single people up to one linked crowd, of one class or both."""
     rng = random.Random(seed)
     people = [f"p{i}" for i in range(rng.randint(1, 60))]
     crowd, fakes = rng.choice([0, 0.1, 0.5, 1]), rng.choice([0, 0.2, 0.5, 1])
@@ -702,28 +707,28 @@ def both_classes(videos: Videos, split: list[str | None]) -> bool:
     return there == set(itertools.product(SPLITS, (0, 1)))
 
 
-def alone(count: int, label: int) -> Videos:
+def single_identities(count: int, label: int) -> Videos:
     return [(label, frozenset({f"{CLASSES[label]}{i}"})) for i in range(count)]
 
 
 def crowd(pairs: Iterable[tuple[int, int]]) -> Videos:
-    """A real video of everyone, and a fake one of each pair."""
+    """One real video of each person and one fake video of each pair."""
     pairs = list(pairs)
     people = sorted({person for pair in pairs for person in pair})
     return [(0, frozenset({f"p{i}"})) for i in people] + [(1, frozenset({f"p{a}", f"p{b}"})) for a, b in pairs]
 
 
 @pytest.mark.parametrize("seed", range(100))
-def test_nobody_stands_in_two_splits(seed: int) -> None:
+def test_no_identity_is_in_two_splits(seed: int) -> None:
     videos = random_videos(seed)
     split = split_by_identity(videos, SHARES)
     where = split_of_people(videos, split)
     assert all(len(names) == 1 for names in where.values())
     for (_, people), name in zip(videos, split, strict=True):
-        if name is None:  # it really stands between two splits, or nothing but its like tells where
+        if name is None:  # its identities are in two splits, or appear in left-out videos only
             assert len(people) > 1
-            told = [where[person] for person in people if person in where]
-            assert len(told) < len(people) or len(set().union(*told)) > 1
+            known = [where[person] for person in people if person in where]
+            assert len(known) < len(people) or len(set().union(*known)) > 1
     assert "train" in split or None in split
 
 
@@ -735,6 +740,7 @@ def test_the_order_of_the_videos_does_not_matter(seed: int) -> None:
     assert split_by_identity([videos[i] for i in order], SHARES) == [split[i] for i in order]
 
 
+@pytest.mark.slow
 def test_the_split_is_the_same_in_every_process() -> None:
     videos = [random_videos(seed) for seed in range(30)]
     code = (
@@ -758,15 +764,15 @@ def test_the_split_is_the_same_in_every_process() -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_the_order_is_a_hash_of_the_names() -> None:
-    split = split_by_identity(alone(20, 0), SHARES)
+def test_the_order_is_by_a_hash_of_the_names() -> None:
+    split = split_by_identity(single_identities(20, 0), SHARES)
     assert [i for i, name in enumerate(split) if name == "val"] == [1, 3, 17]
     assert [i for i, name in enumerate(split) if name == "test"] == [7, 9, 18]
 
 
 @pytest.mark.parametrize("count", [3, 10, 100])
-def test_people_alone_are_shared_out_by_class(count: int) -> None:
-    videos = alone(count, 0) + alone(count, 1)
+def test_single_identities_are_split_by_class(count: int) -> None:
+    videos = single_identities(count, 0) + single_identities(count, 1)
     split = split_by_identity(videos, SHARES)
     assert None not in split
     for label in (0, 1):
@@ -774,12 +780,12 @@ def test_people_alone_are_shared_out_by_class(count: int) -> None:
         assert counts["val"] == counts["test"] == max(1, round(0.15 * count))
 
 
-def test_a_few_fake_people_among_many_real_ones() -> None:
-    videos = alone(100, 0) + alone(3, 1)
+def test_few_fake_among_many_real_identities() -> None:
+    videos = single_identities(100, 0) + single_identities(3, 1)
     assert both_classes(videos, split_by_identity(videos, SHARES))
 
 
-def test_whole_groups_go_to_a_split_where_they_are_small() -> None:
+def test_small_groups_stay_together() -> None:
     videos = [(label, frozenset({f"a{i}", f"b{i}"})) for i in range(20) for label in (0, 1)]
     split = split_by_identity(videos, SHARES)
     assert None not in split
@@ -789,7 +795,7 @@ def test_whole_groups_go_to_a_split_where_they_are_small() -> None:
 @pytest.mark.parametrize(
     "pairs",
     [
-        list(itertools.combinations(range(28), 2)),  # everyone with everyone
+        list(itertools.combinations(range(28), 2)),  # every pair
         [(i, i + 1) for i in range(99)],  # a chain
         [(i, (i + d) % 28) for i in range(28) for d in (1, 2)],  # two neighbours each
     ],
@@ -818,7 +824,7 @@ def test_two_large_groups_are_cut() -> None:
     assert both_classes(videos, split)
 
 
-def test_a_large_group_stays_whole_beside_small_ones() -> None:
+def test_a_large_group_beside_small_ones_is_not_cut() -> None:
     large = crowd(itertools.combinations(range(30), 2))
     small = [(label, frozenset({f"q{i}"})) for i in range(20) for label in (0, 1)]
     split = split_by_identity(large + small, SHARES)
@@ -826,12 +832,12 @@ def test_a_large_group_stays_whole_beside_small_ones() -> None:
     assert both_classes(large + small, split)
 
 
-def test_one_identity_trains() -> None:
+def test_one_identity_goes_to_training() -> None:
     videos = [(label, frozenset({"anna"})) for label in (0, 1, 1, 0)]
     assert split_by_identity(videos, SHARES) == ["train"] * 4
 
 
-def test_two_groups_leave_one_to_the_training() -> None:
+def test_one_of_two_groups_stays_in_training() -> None:
     videos = [(label, frozenset({name})) for name in ("anna", "ben") for label in (0, 1)]
     assert sorted(map(str, split_by_identity(videos, SHARES))) == ["train", "train", "val", "val"]
 
