@@ -1,15 +1,13 @@
-"""One epoch of training, and one pass of evaluation."""
+"""One training step, one epoch of training, and one pass of evaluation."""
 
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from datasets.augmentation import normalise
 from datasets.images import BadImage, Batch
@@ -17,18 +15,18 @@ from datasets.mixup import Mix, draw_mix, mix_images, mix_terms
 from losses.terms import Logits
 from utils.devices import is_out_of_memory, smallest_share
 from utils.errors import InputError
+from utils.progress import progress
 from utils.schedule import set_learning_rates
 from utils.workers import iterate
 
 Criterion = Callable[[Logits, Tensor], dict[str, Tensor]]
-BAR = {"unit": " images", "dynamic_ncols": True, "mininterval": 0.5}
 
 
 class BadImages:
-    """What could not be read so far: an error by default, a list where bad images are to be skipped.
+    """Collect images that cannot be read.
 
     Args:
-        skip: the value of ``--skip_bad_images``.
+        skip: the value of ``--skip_bad_images``; if False, the first bad image is an error.
     """
 
     def __init__(self, skip: bool) -> None:
@@ -37,20 +35,20 @@ class BadImages:
         self.reported = 0
 
     def add(self, bad: list[BadImage]) -> None:
-        """Note a batch's bad images; raise InputError at the first one unless they are to be skipped."""
+        """Add the bad images of a batch; raise InputError at the first one unless bad images are skipped."""
         if bad and not self.skip:
             raise InputError(
-                f"the image {bad[0].path} cannot be read: {bad[0].reason}; mend it, or leave out such images "
-                "with --skip_bad_images True."
+                f"the image {bad[0].path} cannot be read: {bad[0].reason}; replace it, or skip such images "
+                "with --skip_bad_images."
             )
         self.found.update(bad)
 
     def report(self) -> None:
-        """Print which images were left out since the last report, and how many there are in all."""
+        """Print the images skipped since the last report, and their total number."""
         new = [f"{path}: {reason}" for path, reason in self.found.items()][self.reported :]
         if new:
             listed = "\n  ".join(new)
-            print(f"note: left out, because they cannot be read ({len(self.found)} so far):\n  {listed}", flush=True)
+            print(f"note: skipped unreadable images ({len(self.found)} so far):\n  {listed}", flush=True)
             self.reported = len(self.found)
 
 
@@ -106,32 +104,33 @@ def train_one_epoch(
     """Train on every batch once.
 
     Args:
-        network: in training mode on `device`; bare or in `torch.nn.DataParallel`.
-        criterion: (outputs, labels) to the loss terms by name, scalars.
-        balance: loss terms to the total, a scalar.
-        optimizer: each of its groups holds its initial rate as ``initial_lr``.
-        rate_factor: the step, from 0, to the factor on the initial rates.
-        loader: of `datasets.images.Batch`.
+        network: on `device`, bare or in `torch.nn.DataParallel`.
+        criterion: maps (outputs, labels) to the loss terms by name, scalars.
+        balance: maps the loss terms to the total, a scalar.
+        optimizer: each parameter group holds its initial learning rate as ``initial_lr``.
+        rate_factor: maps the step, from 0, to the factor on the initial learning rates.
+        loader: yields `datasets.images.Batch`.
         device: where the images go.
-        alpha: mixup's parameter, None for no mixup.
+        alpha: alpha of mixup; None for no mixup.
         channels: RGB or BGR.
-        gpus: how many GPUs share a batch.
-        bad_images: gathers what cannot be read.
-        epoch: its number from 1, for what is said.
-        on_step: is told each step, from 0, its losses (the total and the terms) and the images per second so far.
+        gpus: the number of GPUs that share a batch.
+        bad_images: collects unreadable images.
+        epoch: the number of the epoch, from 1, for messages.
+        on_step: called after each step with its number from 0, its losses (total and terms), and images per second.
 
     Returns:
-        The mean over images of the total and of each term; the labels and the scores of all images, N each, as
-        they were in training mode (of a blend, the label with the larger share); and images per second.
+        The mean over images of the total and of each term; the labels, N, and scores, N, of all images in training
+        mode (for a mixup blend, the label with the larger share); and images per second.
 
     Raises:
-        InputError: an image that cannot be read, a loss that is not finite, GPU memory that runs out.
+        InputError: an image cannot be read, a loss is not finite, or GPU memory runs out.
     """
     network.train()
     sums: dict[str, float] = {}
-    seen, labels_seen, scores_seen = 0, [], []
+    seen, speed, labels_seen, scores_seen = 0, 0.0, [], []
     began = time.perf_counter()
-    bar = tqdm(total=len(loader.dataset), desc=f"epoch {epoch}", leave=False, **BAR)
+    batch_size, images_in_epoch = loader_sizes(loader)
+    bar = progress(None, f"epoch {epoch}", unit="images", total=images_in_epoch)
     batch: Batch
     try:
         for step, batch in enumerate(iterate(loader)):
@@ -147,20 +146,20 @@ def train_one_epoch(
             total, terms, outputs = compute_loss(network, criterion, balance, images, labels, mix)
             main_labels = labels if mix is None or mix.lam >= 0.5 else labels[mix.partner.to(device)]
 
-            values = torch.stack([total, *terms.values()]).tolist()  # one wait for the device for all of them
+            values = torch.stack([total, *terms.values()]).tolist()  # waits for the device once
             losses = dict(zip(["total", *terms], values, strict=True))
             if not all(map(math.isfinite, values)):
                 raise InputError(
-                    f"the loss is not a finite number in epoch {epoch}, step {step + 1}: "
-                    f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last good "
-                    "checkpoint stays; try a lower --lr."
+                    f"the loss is not finite in epoch {epoch}, step {step + 1}: "
+                    f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
+                    "unchanged; try a lower --lr."
                 )
             update(optimizer, total)
 
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value * count
             seen += count
-            labels_seen.append(main_labels.clone())  # what a worker sent keeps a file open as long as it lives
+            labels_seen.append(main_labels.clone())  # a worker's tensor keeps a file open as long as it exists
             scores_seen.append(fake_probability(outputs))
             speed = seen / (time.perf_counter() - began)
             bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
@@ -168,26 +167,25 @@ def train_one_epoch(
             on_step(step, losses, speed)
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory("--bs", loader.batch_size) from error
+            raise out_of_memory("--bs", batch_size) from error
         raise
     finally:
         bar.close()
     if not seen:
         bad_images.report()
         raise InputError(
-            f"nothing was trained: no batch of --bs {loader.batch_size} holds two images that could be read for every "
-            "device."
+            f"epoch {epoch} trained on nothing: no batch of --bs {batch_size} has two readable images for every device."
         )
     means = {name: value / seen for name, value in sums.items()}
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
 
 
 def fake_probability(outputs: Logits) -> Tensor:
-    """Return the images' scores, softmax(fused)[1]: B, float64, from 0 (real) to 1 (fake)."""
+    """Return the score of each image, softmax(fused)[1]: B, float64, from 0 (real) to 1 (fake)."""
     return outputs.fused.detach().double().softmax(dim=1)[:, 1]
 
 
-@torch.no_grad()  # and not inference_mode, which DataParallel does not hand to its threads
+@torch.no_grad()  # DataParallel does not pass inference_mode on to its threads
 def evaluate(
     network: nn.Module,
     loader: DataLoader,
@@ -196,52 +194,58 @@ def evaluate(
     channels: str,
     bad_images: BadImages,
     title: str,
-    read: Callable[[Any], Tensor] = fake_probability,
+    read: Callable[..., Tensor] = fake_probability,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every image once, without augmentation.
 
     Args:
         network: on `device`.
-        loader: of `datasets.images.Batch`.
+        loader: yields `datasets.images.Batch`.
         device: where the images go.
         channels: RGB or BGR.
-        bad_images: gathers what cannot be read.
-        title: of the bar, and for what is said.
-        read: the network's outputs to what is kept of each image, B x anything.
+        bad_images: collects unreadable images.
+        title: the text of the progress bar and of messages.
+        read: maps the network's outputs to the values to keep, B x anything.
 
     Returns:
-        The positions of the images that could be read, N, and their scores, N, float64, from 0 (real) to 1
-        (fake); or what `read` gives.
+        The positions of the readable images, N, and their scores, N, float64, from 0 (real) to 1 (fake); or the
+        values of `read`.
 
     Raises:
-        InputError: an image that cannot be read, scores that are not numbers, GPU memory that runs out.
+        InputError: an image cannot be read, a score is not finite, or GPU memory runs out.
     """
     network.eval()
     positions, scores = [], []
+    batch_size, images_in_all = loader_sizes(loader)
     batch: Batch
     try:
-        with tqdm(total=len(loader.dataset), desc=title, leave=False, **BAR) as bar:
+        with progress(None, title, unit="images", total=images_in_all) as bar:
             for batch in iterate(loader):
                 bad_images.add(batch.bad)
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)
                     scores.append(read(network(images)))
-                    positions.append(batch.positions.clone())  # no file of the worker's stays open
+                    positions.append(batch.positions.clone())  # a worker's tensor keeps a file open
                 bar.update(len(batch.labels) + len(batch.bad))
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory("--test_bs", loader.batch_size) from error
+            raise out_of_memory("--test_bs", batch_size) from error
         raise
     if not positions:
-        raise InputError(f"{title}: none of the {len(loader.dataset)} images could be read.")
+        raise InputError(f"{title}: none of the {images_in_all} images can be read.")
     score = torch.cat(scores).cpu().numpy()
     if not np.isfinite(score).all():
-        raise InputError(f"{title}: the network's scores are not finite numbers; its weights are broken.")
+        raise InputError(f"{title}: the network's scores are not finite; its weights are broken.")
     return torch.cat(positions).numpy(), score
 
 
+def loader_sizes(loader: DataLoader) -> tuple[int, int]:
+    """Return the batch size of a loader, and the number of its images."""
+    return loader.batch_size or 1, len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+
+
 def out_of_memory(flag: str, batch_size: int) -> InputError:
-    """Say that the memory ran out, and name a batch size that asks for half of it, where there is one."""
+    """Make an error that names half the batch size, if a smaller one is possible."""
     smaller = batch_size // 2
     hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
     return InputError(f"the memory is too small for {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs.")

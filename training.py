@@ -2,15 +2,16 @@
 
     python training.py --name ff --dataset FF++_c23
     python training.py --resume_model output/ff/model_last.pth
-    python training.py --test True --resume_model output/ff/model_best.pth --dataset FF++_c23,Celeb-DF-v2
+    python training.py --test --resume_model output/ff/model_best.pth --dataset FF++_c23,Celeb-DF-v2 --name tested
 
-Everything that a run leaves is under output/<name>/.
+A run writes all its files to output/<name>/.
 """
 
-# Reads from top to bottom: the arguments, a test, a training, and the command.
+# From top to bottom: the arguments, a test, a training, and the command.
 
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ from utils.schedule import cosine_factor, official_factor, official_halving
 from utils.tables import format_rows
 from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
 
-LOSS_WEIGHTS_LR = 1e-3  # whatever --lr is
+LOSS_WEIGHTS_LR = 1e-3  # of the learnt loss weights, independent of --lr
 RESUME_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")
 
 
@@ -100,47 +101,68 @@ def test(
     file: Path | None,
     checkpoint: dict[str, Any],
 ) -> None:
-    """Score every test set, write results.json, predictions.csv and report.html, and print the table."""
+    """Score every test set, write results.json, predictions.csv and report.html, and print the table.
+
+    Args:
+        network: on `device`.
+        test_sets: the test videos of each dataset.
+        args: the command's arguments.
+        device: where the images go.
+        file: the tested checkpoint; None if it is not kept.
+        checkpoint: its content.
+    """
     bad_images = BadImages(args.skip_bad_images)
+    channels = checkpoint["channels"]
     tested = {}
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
         loader = make_loader(faces, args.test_bs, args.num_workers, device)
-        options = {"channels": checkpoint["channels"], "bad_images": bad_images, "title": f"test {dataset}"}
-        tested[dataset] = faces, *evaluate(network, loader, device, **options)
+        title = f"test {dataset}"
+        scored = evaluate(network, loader, device, channels=channels, bad_images=bad_images, title=title)
+        tested[dataset] = faces, *scored
     bad_images.report()
     folder = args.save_path / args.name
     results = write_results(folder, tested, args, file, checkpoint)
     print(f"\n{format_table(results)}")
     for table in quote(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
-        print(f"\nquoted, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
+        print(f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
         print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
     print(f"\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
 
 
 def run_test(args: TrainingArguments, checkpoint: dict[str, Any]) -> None:
-    """Test a checkpoint: ``--test True``."""
+    """Evaluate a checkpoint (``--test``)."""
     devices = select_devices(args.gpu_num)
     folder = args.save_path / args.name
     same_run = check_output_folder(folder, args.resume_model, args.overwrite, test=True)
     test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
-    network = build_network(args.model, args.num_LIBs, args.size)
-    load_network(network, checkpoint)
+    bare_network = build_network(args.model, args.num_LIBs, args.size)
+    load_network(bare_network, checkpoint)
     args.num_workers = worker_count(args.num_workers)
     if not same_run:
         start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
+    test(on_devices(bare_network, devices), test_sets, args, devices[0], args.resume_model, checkpoint)
+
+
+def on_devices(network: nn.Module, devices: list[torch.device]) -> nn.Module:
+    """Move a network to the first device; wrap it in DataParallel if there are several."""
     network.to(devices[0])
-    if len(devices) > 1:
-        network = nn.DataParallel(network, devices)
-    test(network, test_sets, args, devices[0], args.resume_model, checkpoint)
+    return nn.DataParallel(network, devices) if len(devices) > 1 else network
 
 
 # ------------------------------------------------------------------------------------------------------ training
 
 
 def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
-    """Make Adam for the network, at `lr`, and the learnt loss weights, where there are any, at their own rate."""
-    groups = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
+    """Make Adam for the network and, if they are learnt, the loss weights.
+
+    Args:
+        network: trained at the rate `lr`.
+        balance: trained at the rate `LOSS_WEIGHTS_LR` if it has parameters.
+        lr: the initial learning rate.
+        weight_decay: applied to both.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
     if weights := list(balance.parameters()):
         groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
     return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
@@ -148,7 +170,7 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
 
 def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> None:
     """Train, validate after each epoch, and test the best checkpoint once at the end."""
-    # Everything that can be wrong is looked at before anything is written.
+    # All input is checked before anything is written.
     devices = select_devices(args.gpu_num)
     device = devices[0]
     folder = args.save_path / args.name
@@ -158,7 +180,8 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
     )
 
     seed_everything(args.seed, 0)
-    network = build_network(args.model, args.num_LIBs, args.size, args.pretrained if checkpoint is None else False)
+    pretrained = args.pretrained if checkpoint is None else False
+    bare_network = build_network(args.model, args.num_LIBs, args.size, pretrained)
     terms = ["classification"] + ["local"] * args.lil_loss + ["global"] * args.gil_loss
     balance = LearntBalance(terms) if args.balance_loss_method == "auto" else FixedBalance(args.scales)
     criterion = partial(
@@ -168,39 +191,40 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
         temperature=args.temperature,
         divergence=DIVERGENCES[args.mi_calculator],
     )
-    epochs_done, channels, best, best_file = 0, "RGB", None, None
-    val_losses, halvings = [], 0
-    if checkpoint is not None:
-        load_network(network, checkpoint)
+    epochs_done, channels = 0, "RGB"
+    best: float | None = None
+    best_file: Path | None = None
+    val_losses: list[float] = []
+    halvings = 0
+    if checkpoint is not None and args.resume_model is not None:
+        load_network(bare_network, checkpoint)
         epochs_done, channels = checkpoint["epoch"], checkpoint["channels"]
         if "best" in checkpoint:
             best_file, best = best_so_far(args.resume_model, checkpoint)
-        # The authors' checkpoints hold nothing else.
+        # The authors' checkpoints hold no balance and no schedule.
         load_state(balance, checkpoint.get("balance", balance.state_dict()), args.resume_model)
         val_losses, halvings = checkpoint.get("val_losses", []), checkpoint.get("halvings", 0)
         last = folder / "model_last.pth"
         in_place = same_run and not args.overwrite and last.is_file() and not last.samefile(args.resume_model)
         if in_place and load_checkpoint(last)["epoch"] > epochs_done:
             raise InputError(
-                f"{folder} has gone on beyond {args.resume_model}, and would lose it; resume {last}, or give another "
-                "--name, or --overwrite True."
+                f"{folder} holds later epochs than {args.resume_model}, which would be lost; resume {last}, or give "
+                "another --name, or --overwrite."
             )
         if epochs_done > args.epoch or (epochs_done == args.epoch and "best" not in checkpoint):
             raise InputError(
-                f"--epoch {args.epoch} is the total, and {args.resume_model} has {epochs_done} epochs behind it; "
-                "give a larger one."
+                f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already trained "
+                f"{epochs_done}; give a larger number."
             )
-    bare_network = network.to(device)
+    network = on_devices(bare_network, devices)
     balance.to(device)
     optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
-    if checkpoint is not None and "optimizer" in checkpoint:
-        # The moments are the checkpoint's, the rates and the weight decay those of this call.
+    if checkpoint is not None and args.resume_model is not None and "optimizer" in checkpoint:
+        # Moments come from the checkpoint; learning rates and weight decay come from this call.
         now = [{key: group[key] for key in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
         load_state(optimizer, checkpoint["optimizer"], args.resume_model)
         for group, settings in zip(optimizer.param_groups, now, strict=True):
             group.update(settings)
-    if len(devices) > 1:
-        network = nn.DataParallel(bare_network, devices)
 
     args.num_workers = worker_count(args.num_workers)
     train_faces = FaceImages(train_videos, args.size, args.seed)
@@ -209,20 +233,20 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
     val_loader = make_loader(val_faces, args.test_bs, args.num_workers, device)
     if smallest_share(min(args.bs, len(train_faces)), len(devices)) < 2:
         raise InputError(
-            f"--bs {args.bs} of {len(train_faces)} training images gives one of {len(devices)} devices a single image, "
-            f"which BatchNorm cannot be trained on; give --bs {2 * len(devices)} or more, or fewer GPUs."
+            f"--bs {args.bs} with {len(train_faces)} training images and {len(devices)} devices gives a device a "
+            f"single image, which BatchNorm cannot be trained on; give --bs {2 * len(devices)} or more, or fewer GPUs."
         )
     last_batch = len(train_faces) % args.bs or args.bs
     if smallest_share(last_batch, len(devices)) < 2:
         print(
-            f"note: each epoch's last batch of {last_batch} is left out: it would give a device one image alone, "
-            "which BatchNorm cannot be trained on"
+            f"note: every epoch skips its last batch of {last_batch}: it gives a device a single image, which "
+            "BatchNorm cannot be trained on"
         )
 
-    # From here on things are written.
+    # From here on the run folder is written.
     start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
     with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done, len(loader))) as log:
-        kept = folder if args.save_model else Path(scratch)  # the best weights have to wait somewhere for the test
+        kept = folder if args.save_model else Path(scratch)  # the test needs the best weights
         if epochs_done == 0:
             train_faces.epoch = 1
             shown = collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)])
@@ -230,13 +254,13 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
         bad_images = BadImages(args.skip_bad_images)
         real, fake = np.bincount(train_faces.labels, minlength=2)
         print(
-            f"{folder}: training on {len(devices)} x {device.type}, {real} real and {fake} fake images an epoch, "
-            f"{len(val_faces)} images to validate",
+            f"{folder}: training on {len(devices)} x {device.type}, {real} real and {fake} fake images per epoch, "
+            f"{len(val_faces)} validation images",
             flush=True,
         )
 
         if epochs_done == args.epoch:
-            print(f"note: all {args.epoch} epochs are done; the best checkpoint is tested again, as it is")
+            print(f"note: all {args.epoch} epochs are finished; testing the best checkpoint again")
         for epoch in range(epochs_done + 1, args.epoch + 1):
             seed_everything(args.seed, epoch)
             loader.generator.manual_seed(torch.initial_seed())
@@ -246,7 +270,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
                 val_losses, halvings = official_halving(val_losses, halvings)
                 # A new Adam in every epoch, without the moments of the old one, as in the authors' code.
                 optimizer = make_optimizer(network, balance, args.lr * 0.5**halvings, args.weight_decay)
-                rate_factor = official_factor
+                rate_factor: Callable[[int], float] = official_factor
             else:
                 rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
 
@@ -262,9 +286,10 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             )
             val = binary_metrics(val_faces.labels[positions], scores)
 
+            assert val["log_loss"] is not None  # it is defined for a single class too
             val_losses = [*val_losses, val["log_loss"]]
-            # Only now, with an epoch to save, does what was there before give way.
-            if best_file not in (None, kept / "model_best.pth"):
+            # Earlier files are replaced only now, when there is an epoch to save.
+            if best_file is not None and best_file != kept / "model_best.pth":
                 copy_file(best_file, kept / "model_best.pth")
             best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
             is_best = best is None or selection_score(val) > best
@@ -283,7 +308,8 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             log.epoch(epoch, args.epoch, means, optimizer.param_groups[0]["lr"], speed, trained, val, is_best)
             bad_images.report()
 
-        # The test sets are read once, by the best checkpoint.
+        # The test sets are read once, with the best checkpoint.
+        assert best_file is not None
         best_checkpoint = load_checkpoint(best_file)
         load_network(bare_network, best_checkpoint)
         saved = best_file if best_file.parent != Path(scratch) else None
@@ -296,21 +322,23 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
-    args = None
+    args: TrainingArguments | None = None
 
     def work() -> None:
         nonlocal args
         args, checkpoint = parse_arguments(argv)
-        if args.test:
+        if args.test and checkpoint is not None:
             run_test(args, checkpoint)
         else:
             run_training(args, checkpoint)
 
-    def how_to_go_on() -> str:
-        last = args and not args.test and args.save_path / args.name / "model_last.pth"
-        return f"; go on with --resume_model {last}" if last and last.is_file() else ""
+    def how_to_continue() -> str:
+        if args is None or args.test:
+            return ""
+        last = args.save_path / args.name / "model_last.pth"
+        return f"; continue with --resume_model {last}" if last.is_file() else ""
 
-    return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_go_on)
+    return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_continue)
 
 
 if __name__ == "__main__":

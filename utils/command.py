@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and one sentence for what went wrong."""
+"""Run a command line: its exit code, and one sentence for an error."""
 
 import sys
 import traceback
@@ -9,19 +9,20 @@ from utils.errors import InputError, one_line
 
 
 def run_command(
-    program: str, work: Callable[[], int | None], less_memory: str, how_to_go_on: Callable[[], str] = lambda: ""
+    program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str] = lambda: ""
 ) -> int:
-    """Do the work of a command line.
+    """Run a command, and turn errors that the user can fix into one sentence on standard error.
+
+    With ``--traceback`` on the command line, the traceback of such an error is printed first.
 
     Args:
-        program: its name, which stands before every sentence.
-        work: what it does; may return another exit code than 0.
-        less_memory: what to try where the memory is too small.
-        how_to_go_on: after an interruption or a killed process, what to add to the sentence.
+        program: the command's name, printed before each sentence.
+        work: the command; may return an exit code.
+        less_memory: what to try if the memory runs out.
+        how_to_continue: text to append after an interruption or a killed worker process.
 
     Returns:
-        0, or what `work` returns; 2 for what the user can mend, said in one sentence on standard error; 130 for an
-        interruption.
+        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption.
     """
     try:
         return work() or 0
@@ -37,14 +38,14 @@ def run_command(
         if "DataLoader worker" in str(error):  # PyTorch has no exception class for it
             sentence = (
                 "a loading process was killed, most often because the memory ran out (in a container, the shared "
-                f"memory: --shm-size); try fewer --num_workers or {less_memory}{how_to_go_on()}."
+                f"memory: --shm-size); try fewer --num_workers or {less_memory}{how_to_continue()}."
             )
         elif is_out_of_memory(error):
             sentence = f"the memory is too small; try {less_memory}."
         else:
             raise
     except KeyboardInterrupt:
-        print(f"{program}: interrupted{how_to_go_on()}", file=sys.stderr)
+        print(f"{program}: interrupted{how_to_continue()}", file=sys.stderr)
         return 130
     if "--traceback" in sys.argv:
         traceback.print_exception(caught)

@@ -1,4 +1,4 @@
-"""Which processor a run uses, and its random numbers."""
+"""Choice of GPUs, number of worker processes, and random seeds."""
 
 import os
 import random
@@ -10,13 +10,13 @@ from utils.errors import InputError
 
 
 def select_devices(gpu_num: str | None) -> list[torch.device]:
-    """Turn ``--gpu_num`` into devices, the first of which holds the network.
+    """Turn ``--gpu_num`` into devices; the first one holds the network.
 
     Args:
-        gpu_num: ``0,1`` for those GPUs, ``cpu``, or None for all GPUs there are, else the CPU.
+        gpu_num: GPU numbers such as ``0,1``, or ``cpu``. None selects all GPUs, or the CPU if there are none.
 
     Raises:
-        InputError: a GPU that is not there, or neither numbers nor ``cpu``.
+        InputError: a GPU does not exist, or the text is neither numbers nor ``cpu``.
     """
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu_num is None:
@@ -28,32 +28,31 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
     except ValueError:
         wanted = [-1]
     if min(wanted) < 0 or len(set(wanted)) < len(wanted):
-        raise InputError(f"--gpu_num: '{gpu_num}' is neither 'cpu' nor different GPU numbers such as 0,1.")
+        raise InputError(f"--gpu_num: '{gpu_num}' is neither cpu nor a list of different GPU numbers such as 0,1.")
     if there == 0:
-        raise InputError(f"--gpu_num {gpu_num}: PyTorch sees no GPU here (CUDA is absent); give --gpu_num cpu.")
+        raise InputError(f"--gpu_num {gpu_num}: PyTorch finds no GPU (CUDA is not available); give --gpu_num cpu.")
     if absent := [number for number in wanted if number >= there]:
-        raise InputError(f"--gpu_num {gpu_num}: there is no GPU {absent[0]}; give numbers below {there}, or cpu.")
+        raise InputError(f"--gpu_num {gpu_num}: GPU {absent[0]} does not exist; give numbers below {there}, or cpu.")
     return [torch.device("cuda", number) for number in wanted]
 
 
 def core_count() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def worker_count(asked: int) -> int:
-    """Return how many loader processes to use: never more than there are cores, which is said."""
+    """Return the number of loader processes: at most one per core, with a note if that is fewer than asked for."""
     cores = core_count()
     if asked > cores:
-        print(f"note: --num_workers {asked}, but this machine has {cores} cores: {cores} workers")
+        print(f"note: --num_workers {asked} is more than the {cores} cores here; using {cores} workers")
     return min(asked, cores)
 
 
 def seed_everything(seed: int, epoch: int) -> None:
-    """Set every generator from (seed, epoch).
+    """Seed the generators of Python, NumPy and PyTorch from (seed, epoch).
 
-    Called at the start of each epoch, it gives a resumed run the random states of an uninterrupted one,
-    whatever was drawn before.
+    A call at the start of each epoch gives a resumed run the random states of an uninterrupted one.
     """
     draw = np.random.SeedSequence([seed, epoch]).generate_state(1)
     random.seed(int(draw[0]))
@@ -62,15 +61,15 @@ def seed_everything(seed: int, epoch: int) -> None:
 
 
 def smallest_share(images: int, gpus: int) -> int:
-    """Return the fewest images that any GPU gets when `torch.nn.DataParallel` splits a batch.
+    """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits a batch.
 
-    It cuts the batch into pieces of ceil(images / gpus), the last of which may be smaller.
+    DataParallel cuts the batch into pieces of ceil(images / gpus); the last piece may be smaller.
     """
     piece = -(-images // gpus)
     return images % piece or piece
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether memory ran out: PyTorch says so by its own class, and CUDA and its libraries by words alone."""
+    """Return whether memory ran out. PyTorch has an exception class for it; CUDA and its libraries only use words."""
     words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and known by their content."""
+"""Atomic writes, JSON files and checksums."""
 
 import glob
 import hashlib
@@ -15,18 +15,18 @@ from utils.errors import InputError
 
 
 def own_part(target: Path) -> Path:
-    """Return the hidden name beside `target` under which this process writes it; every other process has its own."""
+    """Return the hidden temporary path beside `target` that only this process writes to."""
     return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.part")
 
 
 def remove_stale_parts(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes of this machine left of `own_part` in a folder.
+    """Remove temporary files (see `own_part`) that killed processes of this machine left in a folder.
 
-    To be called before this process has parts there: what bears its number is left of an earlier one.
+    Call it before this process writes there: it also removes files that carry this process's own number.
 
     Args:
-        folder: may be missing.
-        name: of the target; ``*`` for every one.
+        folder: the folder; it may be missing.
+        name: the name of the target; ``*`` for every target.
     """
     name = name if name == "*" else glob.escape(name)
     for part in folder.glob(f".{name}.{glob.escape(socket.gethostname())}.*.part"):
@@ -36,7 +36,7 @@ def remove_stale_parts(folder: Path, name: str = "*") -> None:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            with suppress(OSError):  # another has removed it, or it is another user's
+            with suppress(OSError):  # another process removed it, or another user owns it
                 part.unlink()
 
 
@@ -52,15 +52,14 @@ def _is_running(pid: int) -> bool:
 
 @contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Give a file to write to beside `target`, which takes its place once it is whole.
+    """Yield a temporary file beside `target` that replaces `target` when the block ends without an error.
 
-    Whatever ends the writing early, an interruption or a full disk, leaves `target` as it was. A link stays one. A
-    device or a pipe, such as /dev/null, is given itself: it takes what comes. Of two processes that write the same
-    target at once, the later one's file stays.
+    An interruption or a full disk leaves `target` unchanged. A symbolic link is kept, and its target replaced. A
+    device or a pipe, such as /dev/null, is written directly. If two processes write one target, the later one wins.
 
     Raises:
-        InputError: it cannot be written.
-        OSError: another file, which is read or written meanwhile, makes trouble.
+        InputError: the target cannot be written.
+        OSError: the block failed on another file.
     """
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
@@ -78,14 +77,14 @@ def atomic_write(target: Path) -> Iterator[Path]:
         if named and not named & {str(part), str(target), str(replaced)}:
             raise
         reason = error.strerror or str(error)
-        raise InputError(f"{target} could not be written: {reason}; free the disk, or write elsewhere.") from error
+        raise InputError(f"{target} could not be written: {reason}; free disk space or choose another path.") from error
     finally:
         if replaced:
             part.unlink(missing_ok=True)
 
 
 def write_if_changed(file: Path, text: str) -> None:
-    """Write a text file whole or not at all, and not again where it holds the text already."""
+    """Write a text file atomically, unless it already holds the text."""
     content = text.encode()
     if file.is_file() and file.read_bytes() == content:
         return
@@ -95,7 +94,7 @@ def write_if_changed(file: Path, text: str) -> None:
 
 
 def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with file.open("rb") as content:
         digest = hashlib.sha256()
         while block := content.read(1 << 20):
@@ -104,27 +103,27 @@ def sha256(file: Path) -> str:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all."""
+    """Copy a file atomically."""
     with atomic_write(target) as part:
         shutil.copyfile(source, part)
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(file) as part:
         part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a file of `write_json`.
+    """Read a file written by `write_json`.
 
     Raises:
-        InputError: it cannot be read, or is not whole.
+        InputError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError("no object")
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); remove it, and make it anew.") from error
+        raise InputError(f"{file} cannot be read ({error}); delete it and run the command again.") from error
     return content

@@ -1,4 +1,4 @@
-"""What a training says: a line an epoch in train.log, and curves and pictures for TensorBoard."""
+"""The log of a training: one line per epoch in train.log, and curves and images for TensorBoard."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ def _metrics(values: Metrics) -> str:
 
 
 class TrainingLog:
-    """Writes ``train.log`` and TensorBoard's event files into the output folder.
+    """Write ``train.log`` and TensorBoard event files into the run folder.
 
     Args:
-        folder: the output folder.
-        epochs_done: the epochs done before, in a resumed run: what an interrupted run logged beyond them goes.
-        steps: the steps of an epoch.
+        folder: the run folder.
+        epochs_done: finished epochs of the resumed checkpoint; later entries of an interrupted run are removed.
+        steps: the number of steps in an epoch.
     """
 
     def __init__(self, folder: Path, epochs_done: int, steps: int) -> None:
@@ -39,7 +39,7 @@ class TrainingLog:
                 part.write_text("".join(kept), encoding="utf-8")
 
     def scalars(self, group: str, values: Mapping[str, float | None], step: int) -> None:
-        """Add the values that are defined to TensorBoard, as ``group/name``."""
+        """Add values to TensorBoard as ``group/name``; skip None."""
         for name, value in values.items():
             if value is not None:
                 self.writer.add_scalar(f"{group}/{name}", value, step)
@@ -47,15 +47,15 @@ class TrainingLog:
     def step(
         self, step: int, losses: dict[str, float], speed: float, first: int, balance: nn.Module, optimizer: Optimizer
     ) -> None:
-        """Add every tenth step of an epoch to TensorBoard, from the first on.
+        """Add every tenth step of an epoch to TensorBoard, starting with the first.
 
         Args:
             step: the step within the epoch, from 0.
-            losses: the total and the terms, by name.
+            losses: the total loss and its terms, by name.
             speed: images per second.
-            first: the steps of the epochs before.
-            balance: holds the learnt weights of the terms, if there are any.
-            optimizer: its groups are the network's and that of the learnt weights.
+            first: the number of steps in the epochs before.
+            balance: the module that may hold learnt loss weights.
+            optimizer: the parameter groups of the network and, if any, of the loss weights.
         """
         if step % 10:
             return
@@ -77,16 +77,16 @@ class TrainingLog:
         val: Metrics,
         best: bool,
     ) -> None:
-        """Add a line to ``train.log``, print it, and add the metrics to TensorBoard.
+        """Append a line to ``train.log``, print it, and add the metrics to TensorBoard.
 
         Args:
-            epoch: its number, from 1.
-            epochs: the total.
-            losses: the means of the total and of the terms.
-            lr: the network's rate at the end of the epoch.
+            epoch: the number of the epoch, from 1.
+            epochs: the total number of epochs.
+            losses: the mean total loss and the mean of each term.
+            lr: the network's learning rate at the end of the epoch.
             speed: images per second.
-            train: the metrics on the training images, augmented and blended as they were.
-            val: the metrics on the validation set.
+            train: metrics on the training images, with augmentation and mixup.
+            val: metrics on the validation set.
             best: whether this epoch is the best so far.
         """
         last_step = epoch * self.steps - 1
@@ -119,5 +119,5 @@ class TrainingLog:
         self.writer.add_figure("augmented training images", figure)
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush and close the event file."""
         self.writer.close()

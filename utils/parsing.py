@@ -1,4 +1,4 @@
-"""Command lines: a dataclass declares the arguments, a parser fills it, and every mistake is one sentence."""
+"""Command lines: a dataclass declares the arguments, and a parser fills it; each error is one sentence."""
 
 import argparse
 import json

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -33,40 +33,29 @@ class _Lines(tqdm):
         super().close()
 
 
-def progress(
-    items: Iterable[Item] | None = None,
-    description: str | None = None,
-    *,
-    unit: str,
-    total: int | None = None,
-    delay: float = 0,
-    leave: bool = False,
-    disable: bool = False,
-) -> "tqdm[Item]":
+@overload
+def progress(items: None, description: str | None = ..., *, unit: str, **options: Any) -> "tqdm[Any]": ...
+@overload
+def progress(items: Iterable[Item], description: str | None = ..., *, unit: str, **options: Any) -> "tqdm[Item]": ...
+def progress(items: Iterable[Any] | None, description: str | None = None, *, unit: str, **options: Any) -> "tqdm[Any]":
     """Make a progress bar on standard error.
 
     Args:
         items: what to iterate over; None for a bar that is moved with ``update``.
         description: printed before the bar.
         unit: what is counted, in the plural, such as ``images``.
-        total: the number of items, if `items` does not know its length.
-        delay: seconds before the bar appears.
-        leave: keep the finished bar on the screen.
-        disable: show nothing.
+        options: tqdm's, such as ``total`` and ``delay``. Unlike tqdm, the finished bar disappears by default.
     """
     live = sys.stderr.isatty()
-    counted = "{n_fmt}{unit}" if total is None and not hasattr(items, "__len__") else "{n_fmt}/{total_fmt}{unit}"
-    times = "{elapsed}" if "/" not in counted else "{elapsed}<{remaining}"
-    bar = "{l_bar}{bar}| " if live and "/" in counted else "{desc}: "
+    endless = options.get("total") is None and not hasattr(items, "__len__")
+    counted, times = (
+        ("{n_fmt}{unit}", "{elapsed}") if endless else ("{n_fmt}/{total_fmt}{unit}", "{elapsed}<{remaining}")
+    )
+    bar = "{l_bar}{bar}| " if live and not endless else "{desc}: "
     return (tqdm if live else _Lines)(
         items,
         desc=description,
-        total=total,
         unit=f" {unit}",
         bar_format=f"{bar}{counted} [{times}, {{rate_noinv_fmt}}{{postfix}}]",  # never seconds per item
-        delay=delay,
-        leave=leave,
-        disable=disable,
-        mininterval=0.5,
-        dynamic_ncols=True,
+        **{"leave": False, "mininterval": 0.5, "dynamic_ncols": True, **options},
     )

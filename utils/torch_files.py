@@ -1,7 +1,10 @@
-"""PyTorch files, read without running what is in them."""
+"""Read PyTorch files without running code from them."""
 
+import pickle
+import struct
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +12,49 @@ import torch
 
 from utils.errors import InputError
 
+# What torch.load and zipfile raise for a damaged file depends on where the damage is.
+DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
 
 def read_torch_file(file: Path, flag: str) -> Any:
-    """Read what a PyTorch file holds, onto the CPU; nothing in it is executed.
+    """Load a PyTorch file onto the CPU; code in it is not run.
+
+    Args:
+        file: the file.
+        flag: the argument that named the file, for the message.
 
     Raises:
-        InputError: there is no such file, or it is no PyTorch file; `flag` is the argument that named it.
+        InputError: the file is missing, damaged, or not a PyTorch file.
     """
+    if file.is_dir():
+        checkpoints = ", ".join(path.name for path in sorted(file.glob("*.pth"))) or "none"
+        raise InputError(f"{flag}: {file} is a folder; give one of its checkpoints ({checkpoints}).")
     if not file.is_file():
-        inside = f", but a folder; its checkpoints are {', '.join(p.name for p in file.glob('*.pth')) or 'none'}"
-        raise InputError(f"{flag}: there is no file {file}{inside if file.is_dir() else ''}.")
+        raise InputError(f"{flag}: there is no file {file}.")
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as parts:
-                if damaged := parts.testzip():  # PyTorch itself does not look
+                if damaged := parts.testzip():  # torch.load does not verify the checksums
                     raise ValueError(f"{damaged} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what a broken file raises depends on where it is broken
-        reason = "it is no PyTorch file, or cut off or damaged"
+    except DAMAGED as error:
+        reason = "it is damaged, incomplete, or not a PyTorch file"
         if "Weights only" in str(error) and zipfile.is_zipfile(file):
-            reason = "it holds Python objects, which could run code and are not loaded"
-        raise InputError(f"{flag}: {file} is no checkpoint: {reason}.") from error
+            reason = "it contains Python objects, which could run code and are not loaded"
+        raise InputError(f"{flag}: {file} cannot be loaded as a checkpoint: {reason}.") from error

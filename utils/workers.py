@@ -1,4 +1,4 @@
-"""Worker processes of loaders."""
+"""Worker processes of data loaders."""
 
 import signal
 import time
@@ -10,17 +10,17 @@ from torch.utils.data import DataLoader
 
 
 def start_worker(_: int) -> None:
-    """Keep a loader's worker process to one thread; OpenCV would start as many as there are cores."""
+    """Limit a loader's worker process to one thread; OpenCV would start one per core."""
     cv2.setNumThreads(0)
 
 
 def iterate(loader: DataLoader) -> Iterator[Any]:
-    """Start a pass over `loader`, whose worker processes leave Ctrl-C to this one.
+    """Iterate over `loader` once; its worker processes ignore Ctrl-C.
 
-    They inherit the blocked signal; and no interruption falls between the forks, where Python would lose it.
+    The workers inherit the blocked signal, and no interruption falls between the forks, where Python would lose it.
 
-    Returns:
-        Its batches. Where a worker process dies, PyTorch's RuntimeError is raised in their place.
+    Yields:
+        The batches. If a worker process dies, PyTorch's RuntimeError is raised instead.
     """
     if not hasattr(signal, "pthread_sigmask"):
         return _batches(iter(loader))
@@ -35,7 +35,7 @@ def _batches(loading: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from loading
     except (ConnectionError, EOFError):
-        # The connection to a killed process breaks a moment before PyTorch learns of its death and raises its error,
-        # by a signal, wherever this process then is. That shall be here, and not where somebody is clearing up.
+        # The connection to a killed worker breaks a moment before PyTorch notices and raises its own, clearer error
+        # from a signal handler. Waiting here keeps that error out of the caller's cleanup.
         time.sleep(5)
         raise
