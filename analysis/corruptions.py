@@ -106,7 +106,7 @@ CORRUPTIONS = {
 def check_installed(names: list[str]) -> None:
     """Raise InputError if one of the corruptions needs a package that is not installed."""
     if "h264" in names:
-        with require_package("PyAV with libx264", by="h264 of --corruptions"):
+        with require_package("PyAV with libx264", by="--corruptions h264"):
             import av
 
             if "libx264" not in av.codecs_available:

@@ -1,4 +1,4 @@
-"""Studies of runs: their numbers against plain loops and values known by hand, and the whole commands."""
+"""The studies compare, robustness and embedding: their numbers against loops and hand calculations; the commands."""
 
 import csv
 import hashlib
@@ -17,12 +17,11 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-import engine
 import training
 from analysis import compare, embedding, robustness
 from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
-from analysis.study import spread
+from analysis.study import evenly_spaced
 from datasets import images
 from datasets.augmentation import normalise
 from datasets.images import FaceImages
@@ -41,8 +40,8 @@ from utils.run_folder import TEST_FILES, check_output_folder, start_output_folde
 Row = tuple[str, str, int, float]
 
 
-def scores_of_two_runs(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
-    """Frames of some videos, scored twice, with many ties."""
+def make_pair(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
+    """Frames of several videos, scored by two runs; few digits give many ties."""
     rng = np.random.default_rng(seed)
     video = np.unique(rng.integers(0, videos, 10 * videos), return_inverse=True)[1]
     labels = (video % 3 > 0).astype(int)
@@ -51,7 +50,7 @@ def scores_of_two_runs(seed: int = 0, videos: int = 12, digits: int = 1) -> comp
 
 
 def study(folder: Path, name: str) -> dict:
-    """A study's JSON, once it and its plot are what every study's are."""
+    """Read the JSON of a study and check what all studies share."""
     (file,) = folder.glob(f"study_{name}_*.json")
     content = json.loads(file.read_text())
     assert list(content) == ["title", "text", "table", "plots", "numbers"]
@@ -63,21 +62,21 @@ def study(folder: Path, name: str) -> dict:
     return content
 
 
-def refused(main: Callable[[list[str]], int], argv: list, capsys: pytest.CaptureFixture, *says: str) -> None:
-    """Assert that a command is refused in one line that holds some words."""
+def assert_fails(main: Callable[[list[str]], int], argv: list, capsys: pytest.CaptureFixture, *words: str) -> None:
+    """Assert that a command fails with exit code 2 and one error line that contains the words."""
     assert main([str(part) for part in argv]) == 2
     lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error" in line]
     assert len(lines) == 1
-    for words in says:
-        assert words in lines[0]
+    for word in words:
+        assert word in lines[0]
 
 
 # ------------------------------------------------------------------------------------------------------------- compare
 
 
 @pytest.mark.parametrize("digits", [1, 9])
-def test_paired_bootstrap_is_a_plain_loop(digits: int) -> None:
-    pair = scores_of_two_runs(digits=digits)
+def test_paired_bootstrap_equals_a_loop(digits: int) -> None:
+    pair = make_pair(digits=digits)
     total = pair.videos.max() + 1
     draws, wanted = np.random.default_rng(5), []
     for _ in range(80):
@@ -96,7 +95,8 @@ def test_bootstrap_p_by_hand() -> None:
     assert compare.bootstrap_p(np.array([])) is None
 
 
-def test_chance_is_found_as_often_as_the_level_says() -> None:
+@pytest.mark.slow
+def test_bootstrap_keeps_its_level() -> None:
     found = []
     for seed in range(150):
         rng = np.random.default_rng(seed)
@@ -107,7 +107,7 @@ def test_chance_is_found_as_often_as_the_level_says() -> None:
     assert 0.04 < np.mean(found) < 0.17
 
 
-def test_one_video_in_a_class_says_nothing_of_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_one_video_in_a_class_is_not_tested(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     labels, videos = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 2, 2])
     good = np.array([0.1, 0.2, 0.7, 0.8, 0.9])
     pair = compare.Pair(labels, videos, 1 - good, good)
@@ -116,12 +116,12 @@ def test_one_video_in_a_class_says_nothing_of_others(tmp_path: Path, capsys: pyt
     for unit in json.loads((next(runs[1].glob("study_*.json"))).read_text())["numbers"]["datasets"]["set"].values():
         assert unit["difference"] == 1
         assert unit["bootstrap"] == {"interval": None, "p": None}
-    said = capsys.readouterr().out
-    assert said.count("says nothing of other videos") == 2 and "more than chance" not in said
+    printed = capsys.readouterr().out
+    assert "Not tested" in printed and "ignificant" not in printed
 
 
 def by_definition(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """DeLong's AUCs and covariance from the structural components, pair by pair."""
+    """Compute DeLong's AUCs and covariance from the structural components, pair by pair."""
     fakes, reals = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     psi = np.zeros((len(scores), len(fakes), len(reals)))
     for k, score in enumerate(scores):
@@ -138,8 +138,8 @@ def by_definition(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, n
 
 
 @pytest.mark.parametrize("digits", [1, 9])
-def test_delong_is_its_definition(digits: int) -> None:
-    pair = scores_of_two_runs(digits=digits)
+def test_delong_equals_its_definition(digits: int) -> None:
+    pair = make_pair(digits=digits)
     scores = np.stack([pair.first, pair.second, pair.first + pair.second])
     found, wanted = auc_covariance(pair.labels, scores), by_definition(pair.labels, scores)
     assert found[0] == pytest.approx(wanted[0], abs=1e-12)
@@ -148,8 +148,8 @@ def test_delong_is_its_definition(digits: int) -> None:
 
 
 def test_delong_by_hand() -> None:
-    # Fakes 3 and 1, reals 2 and 0: components of the fakes 1 and 1/2, of the reals 1/2 and 1, AUC 3/4, and each of the
-    # two variances 1/8 over 2. Against a perfect score the difference is 1/4, its variance 1/8.
+    # Fakes 3 and 1, reals 2 and 0: the fakes' components are 1 and 1/2, the reals' 1/2 and 1; the AUC is 3/4. Its
+    # variance is 1/8 / 2 + 1/8 / 2. Against a perfect score the difference is 1/4 with variance 1/8.
     labels, first, second = np.array([1, 1, 0, 0]), np.array([3.0, 1, 2, 0]), np.array([3.0, 3, 0, 0])
     difference, (low, high), p = delong_test(labels, first, second)
     assert difference == pytest.approx(0.25)
@@ -173,16 +173,16 @@ def rows_of(pair: compare.Pair, which: str, dataset: str = "set") -> list[Row]:
     return [(dataset, path, int(y), float(s)) for path, y, s in zip(paths, pair.labels, scores, strict=True)]
 
 
-def test_a_video_is_a_folder() -> None:
-    """Numbered by name, whatever the order of the lines: draws of videos, and so every interval, go by the number."""
+def test_videos_are_folders_numbered_by_name() -> None:
+    """The bootstrap draws by number, so the order of the lines must not matter."""
     scored = Scores(["b/1.png", "a/c/1.png", "b/2.png", "a/1.png", "a/c/2.png"], np.zeros(5, int), np.zeros(5))
     assert scored.videos.tolist() == [2, 1, 2, 0, 1]
 
 
 def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    one, two = scores_of_two_runs(), scores_of_two_runs(1, digits=9)
+    one, two = make_pair(), make_pair(1, digits=9)
     a = write_predictions(tmp_path / "a", rows_of(one, "first") + rows_of(two, "first", "other"))
-    # The order of the lines means nothing.
+    # The order of the lines must not matter.
     b = write_predictions(tmp_path / "b", rows_of(two, "second", "other") + rows_of(one, "second")[::-1])
     assert compare.main([str(a), str(b), "--video_score", "max"]) == 0
     assert not list(a.glob("study_*"))
@@ -203,23 +203,21 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
 
 
-def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_shows_studies_and_overwrite_removes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported = []
 
     def report(folder: Path) -> None:
         reported.append((folder, study(folder, "compare")["title"]))
 
     monkeypatch.setattr("analysis.study.write_report", report)
-    pair = scores_of_two_runs()
+    pair = make_pair()
     a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
     assert compare.main([str(a), str(b)]) == 0
-    assert not reported  # there are no results to report
+    assert not reported  # no results.json yet
     (b / "results.json").write_text("{}")
     assert compare.main([str(a), str(b)]) == 0
-    assert reported == [(b, "second compared with first")]
-    with pytest.raises(InputError, match="holds another run"):
+    assert reported == [(b, "second (B) compared with first (A)")]
+    with pytest.raises(InputError, match="--overwrite"):
         check_output_folder(b, None, False)
     (b / "study_embedding_tiny").mkdir()
     (b / "study_embedding_tiny" / "tensors.tsv").write_text("1")
@@ -228,15 +226,15 @@ def test_a_study_is_taken_into_the_report_of_results_and_goes_with_them(
     assert sorted(file.name for file in b.iterdir()) == ["args.json", "study_notes.txt"]
 
 
-def test_a_run_is_like_itself(tmp_path: Path) -> None:
-    a = write_predictions(tmp_path / "a", rows_of(scores_of_two_runs(), "first"))
+def test_a_run_equals_itself(tmp_path: Path) -> None:
+    a = write_predictions(tmp_path / "a", rows_of(make_pair(), "first"))
     assert compare.main([str(a), str(a)]) == 0
     for result in study(a, "compare")["numbers"]["datasets"]["set"].values():
         assert result["difference"] == 0
         assert result["bootstrap"] == result["delong"] == {"interval": [0, 0], "p": 1}
 
 
-def test_a_planted_difference_is_found(tmp_path: Path) -> None:
+def test_a_planted_difference_is_significant(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     videos = np.repeat(np.arange(60), 4)
     labels = videos % 2
@@ -251,40 +249,40 @@ def test_a_planted_difference_is_found(tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    rows = rows_of(scores_of_two_runs(), "first")
+    rows = rows_of(make_pair(), "first")
     a = write_predictions(tmp_path / "a", rows)
     (tmp_path / "empty").mkdir()
     flipped = [(dataset, path, 1 - label, score) for dataset, path, label, score in rows[:2]]
     folders = {
-        "fewer": (rows[3:], ["3 are in", "a alone", f"set {rows[0][1]}"]),
-        "more": ([*rows, ("set", "x/y.png", 0, 0.5)], ["1 are in", "more alone", "x/y.png"]),
-        "flipped": (flipped + rows[2:], ["labels of 2 images differ", rows[0][1]]),
-        "twice": ([*rows, rows[0]], ["stands there twice"]),
+        "fewer": (rows[3:], ["3 are only in", "/a:", f"set {rows[0][1]}"]),
+        "more": ([*rows, ("set", "x/y.png", 0, 0.5)], ["1 are only in", "/more:", "x/y.png"]),
+        "flipped": (flipped + rows[2:], ["labels of 2 images", rows[0][1]]),
+        "twice": ([*rows, rows[0]], ["predictions.csv", "twice", rows[0][1]]),
         "no score": ([("set", "x/y.png", 0, "nan")], ["line 2", "score nan"]),
         "cut off": ([("set", "x/y.png")], ["line 2"]),
-        "none": ([], ["holds no image"]),
+        "none": ([], ["predictions.csv", "no image"]),
     }
-    for name, (content, says) in folders.items():
-        refused(compare.main, [a, write_predictions(tmp_path / name, content)], capsys, *says)
+    for name, (content, words) in folders.items():
+        assert_fails(compare.main, [a, write_predictions(tmp_path / name, content)], capsys, *words)
         assert not list((tmp_path / name).glob("study*"))
     real = write_predictions(tmp_path / "real", [row for row in rows if row[2] == 0])
-    refused(compare.main, [real, real], capsys, "one class alone")
-    refused(compare.main, [a, tmp_path / "empty"], capsys, "there is no", "predictions.csv")
-    refused(compare.main, [a], capsys, "RUN_B", "(python -m analysis.compare --help")
+    assert_fails(compare.main, [real, real], capsys, "set", "one class")
+    assert_fails(compare.main, [a, tmp_path / "empty"], capsys, "predictions.csv")
+    assert_fails(compare.main, [a], capsys, "RUN_B", "python -m analysis.compare --help")
 
 
 # ---------------------------------------------------------------------------------------------------------- robustness
 
 
 def picture(side: int = 64) -> np.ndarray:
-    """Waves in each channel, side x side x 3, uint8."""
+    """Draw waves in each channel: side x side x 3, uint8."""
     y, x = np.mgrid[0:side, 0:side]
     channels = [128 + 90 * np.sin(x / 3), 128 + 90 * np.cos(y / 4), 128 + 90 * np.sin((x + y) / 5)]
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
 def damage(name: str, strength: float, image: np.ndarray | None = None) -> float:
-    """The mean absolute change in grey levels."""
+    """Measure the mean absolute change in grey levels."""
     image = picture() if image is None else image
     before = image.copy()
     after = CORRUPTIONS[name].apply(image, strength, np.random.default_rng(0))
@@ -294,7 +292,7 @@ def damage(name: str, strength: float, image: np.ndarray | None = None) -> float
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_damage_grows_with_strength_from_none(name: str) -> None:
+def test_damage_grows_with_strength(name: str) -> None:
     if name == "h264":
         pytest.importorskip("av")
     corruption = CORRUPTIONS[name]
@@ -323,19 +321,19 @@ def test_corruptions_by_hand() -> None:
     assert (CORRUPTIONS["resample"].apply(checks.astype(np.uint8), 2, rng) == 100).all()
     point = np.zeros((41, 41, 3), np.uint8)
     point[20, 20] = 255
-    spread_out = CORRUPTIONS["blur"].apply(point, 2, rng)[20, 20, 0]
-    assert spread_out == pytest.approx(255 / (2 * np.pi * 2**2), abs=1)
+    blurred = CORRUPTIONS["blur"].apply(point, 2, rng)[20, 20, 0]
+    assert blurred == pytest.approx(255 / (2 * np.pi * 2**2), abs=1)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "h264"])
-def test_codecs_keep_the_order_of_the_colours(name: str) -> None:
+def test_codecs_keep_the_channel_order(name: str) -> None:
     if name == "h264":
         pytest.importorskip("av")
-    red = np.full((33, 35, 3), (200, 60, 20), np.uint8)  # odd sides, which 4:2:0 has not
+    red = np.full((33, 35, 3), (200, 60, 20), np.uint8)  # odd sides, which 4:2:0 does not allow
     assert damage(name, CORRUPTIONS[name].strengths[0], red) < 4
 
 
-def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once_and_workers_do_not_matter(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test_set = FaceImages(read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
     read, count = images.read_image, []
     monkeypatch.setattr(images, "read_image", lambda path: count.append(path) or read(path))
@@ -358,26 +356,29 @@ def test_each_image_is_decoded_once_and_alike_by_any_workers(tiny: Path, monkeyp
     assert by_workers == pytest.approx(scores, abs=1e-6)
     positions, some = score([2, 7], 5, 0)
     assert positions.tolist() == [2, 7] and some == pytest.approx(scores[[2, 7]], abs=1e-6)
-    # A version is the corruption of the resized image, and nothing else.
+    # A version is the corruption of the resized image.
     noisy = CORRUPTIONS["noise"].apply(test_set[7][0].permute(1, 2, 0).numpy(), 8, np.random.default_rng([0, 7]))
     outputs = wrapped(normalise(torch.from_numpy(noisy).permute(2, 0, 1)[None]))
     column = robustness.CorruptedFaces(test_set, [0], names).versions.index(("noise", 8))
     assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
 
 
-def test_each_image_counts_once_a_bad_one_too(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_the_bar_counts_each_image_once(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     test_set = FaceImages(read_split("tiny", "test", trained / "labels", trained / "faces"), 32)
     corrupted = robustness.CorruptedFaces(test_set, [2, 7], ["blur"])
     assert len(corrupted) == 2
     assert [(item[0].shape[0], item[2]) for item in (corrupted[0], corrupted[1])] == [(6, 2), (6, 7)]
     ends = set()
 
-    class Bar(tqdm):
-        def close(self) -> None:
-            ends.add((self.n, self.total))
-            super().close()
+    close = tqdm.close
 
-    monkeypatch.setattr(engine, "tqdm", Bar)
+    def record(bar: tqdm) -> None:
+        if bar.desc.startswith("robustness"):
+            ends.add((bar.n, bar.total))
+        close(bar)
+
+    monkeypatch.setattr(tqdm, "close", record)
     content = (image := trained / "faces/tiny/test/real/000/0000.png").read_bytes()
     image.write_bytes(content[:100])
     more = ["--save_path", str(tmp_path), "--corruptions", "blur", "--skip_bad_images", "True", "--test_bs", "1"]
@@ -387,7 +388,7 @@ def test_each_image_counts_once_a_bad_one_too(trained: Path, tmp_path: Path, mon
 
 
 def plant_manipulations(root: Path) -> None:
-    """Move the fake test videos into FaceForensics++'s tree, two of each of two manipulations."""
+    """Move the fake test videos into the folders of FaceForensics++: two manipulations, two videos each."""
     lines = []
     for number, manipulation in enumerate(["Deepfakes", "FaceSwap", "Deepfakes", "FaceSwap"]):
         folder = f"tiny/manipulated_sequences/{manipulation}/c23/{number} x"
@@ -399,7 +400,7 @@ def plant_manipulations(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dataset of two manipulations, and the run ``run``, trained and tested on it."""
+    """A folder with a dataset of two manipulations and a trained and tested run, ``run``."""
     root = tmp_path_factory.mktemp("trained")
     make_dataset(root, videos=4)
     plant_manipulations(root)
@@ -413,6 +414,7 @@ def study_arguments(root: Path, *more: str) -> list[str]:
     return [*where, *model, *more]
 
 
+@pytest.mark.slow
 def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> None:
     some = "noise,resample,jpeg"
     assert robustness.main(study_arguments(trained, "--corruptions", some)) == 0
@@ -432,6 +434,7 @@ def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> Non
     assert study(trained / "elsewhere", "robustness")["numbers"]["images"] == 8
 
 
+@pytest.mark.slow
 def test_all_corruptions_in_one_plot(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     more = ["--save_path", str(tmp_path), "--max_images", "4"]
@@ -440,6 +443,7 @@ def test_all_corruptions_in_one_plot(trained: Path, tmp_path: Path) -> None:
     assert list(content["numbers"]["corruptions"]) == list(CORRUPTIONS) and len(content["table"]) == 37
 
 
+@pytest.mark.slow
 def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
     make_dataset(tmp_path, videos=1, frames=2)
     network = build_network("mobilenet", 2, 32)
@@ -454,73 +458,75 @@ def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
     study(tmp_path, "robustness")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [robustness.main, embedding.main])
-def test_wrong_input_of_studies_of_a_checkpoint(
+def test_wrong_arguments(
     main: Callable[[list[str]], int], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = trained / "output/run"
     before = sorted(folder.iterdir())
 
-    def says(*words: str, more: tuple = ()) -> None:
-        refused(main, study_arguments(trained, *more), capsys, *words)
+    def fails(*words: str, more: tuple = ()) -> None:
+        assert_fails(main, study_arguments(trained, *more), capsys, *words)
 
-    refused(main, ["--dataset", "tiny"], capsys, "--model")
-    says("--model: there is no file", more=("--model", tmp_path / "x.pth"))
-    says("--model:", "is no checkpoint", more=("--model", folder / "args.json"))
-    says("no dataset 'tinny'", "did you mean 'tiny'", more=("--dataset", "tinny"))
-    says("unknown argument --gpu_nam", "did you mean '--gpu_num'", more=("--gpu_nam", "cpu"))
-    says("is a file", more=("--save_path", folder / "args.json"))
-    says("--max_images", "'0'", more=("--max_images", "0"))
+    assert_fails(main, ["--dataset", "tiny"], capsys, "--model")
+    fails("--model", "x.pth", more=("--model", tmp_path / "x.pth"))
+    fails("--model", "args.json", more=("--model", folder / "args.json"))
+    fails("'tinny'", "did you mean 'tiny'", more=("--dataset", "tinny"))
+    fails("--gpu_nam", "did you mean '--gpu_num'", more=("--gpu_nam", "cpu"))
+    fails("--save_path", "args.json", more=("--save_path", folder / "args.json"))
+    fails("--max_images", "'0'", more=("--max_images", "0"))
     labels = tmp_path / "labels/tiny"
     labels.mkdir(parents=True)
     (labels / "test_real.txt").write_text((trained / "labels/tiny/test_real.txt").read_text())
     (labels / "test_fake.txt").write_text("")
-    says("one class alone", more=("--dataset_root", labels.parent))
+    fails("--dataset tiny", "one class", more=("--dataset_root", labels.parent))
     if main is robustness.main:
-        says("of --max_images 1 are of one class alone", more=("--max_images", "1"))
+        fails("--max_images 1", "one class", more=("--max_images", "1"))
     image = trained / "faces/tiny/test/real/000/0000.png"
     content = image.read_bytes()
     image.write_bytes(content[:100])
-    says("cannot be read", "0000.png")
+    fails("0000.png", "--skip_bad_images")
     image.write_bytes(content)
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_wrong_corruptions(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     wrong = study_arguments(trained, "--corruptions", "jpg,blur")
-    refused(robustness.main, wrong, capsys, "unknown corruption 'jpg'; did you mean 'jpeg'?")
+    assert_fails(robustness.main, wrong, capsys, "'jpg'", "did you mean 'jpeg'")
     monkeypatch.setitem(sys.modules, "av", None)
     wrong = study_arguments(trained, "--corruptions", "h264")
-    refused(robustness.main, wrong, capsys, "pip install --no-deps -r requirements-extra.txt")
-    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # nothing is read before that is said
-    refused(robustness.main, wrong, capsys, "PyAV")
+    assert_fails(robustness.main, wrong, capsys, "pip install --no-deps -r requirements-extra.txt")
+    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # the check comes before any reading
+    assert_fails(robustness.main, wrong, capsys, "--corruptions h264", "PyAV")
 
 
+@pytest.mark.slow
 def test_h264_needs_its_encoder(trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(pytest.importorskip("av"), "codecs_available", {"h264"})  # which decodes, and no more
-    says = "PyAV with libx264 is needed by h264 of --corruptions, and not installed"
-    refused(robustness.main, study_arguments(trained, "--corruptions", "h264"), capsys, says)
+    monkeypatch.setattr(pytest.importorskip("av"), "codecs_available", {"h264"})  # a decoder only
+    assert_fails(robustness.main, study_arguments(trained, "--corruptions", "h264"), capsys, "h264", "libx264")
 
 
 def test_mean_and_deviation_by_hand() -> None:
     found = study_module.mean_and_deviation([1.0, None, 3.0])
-    assert found == {"mean": 2, "std": pytest.approx(2**0.5)} and study_module.cell(found) == "2.0000 ± 1.4142"
+    assert found == {"mean": 2, "std": pytest.approx(2**0.5)} and study_module.format_mean(found) == "2.0000 ± 1.4142"
     assert study_module.mean_and_deviation(np.array([[0.5, np.nan]])) == {"mean": 0.5, "std": None}
-    assert study_module.cell({"mean": 0.5, "std": None}, "+") == "+0.5000"
-    assert study_module.cell(study_module.mean_and_deviation([])) == study_module.cell(None) == "-"
+    assert study_module.format_mean({"mean": 0.5, "std": None}, "+") == "+0.5000"
+    assert study_module.format_mean(study_module.mean_and_deviation([])) == study_module.format_mean(None) == "-"
 
 
-def test_images_are_spread_evenly() -> None:
-    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
-    assert spread(10, 2) == [2, 7]
-    assert spread(10, 1) == [5]
-    assert len(set(spread(1000, 999))) == 999
+def test_images_are_evenly_spaced() -> None:
+    assert evenly_spaced(5, None) == evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(10, 2) == [2, 7]
+    assert evenly_spaced(10, 1) == [5]
+    assert len(set(evenly_spaced(1000, 999))) == 999
 
 
 # ----------------------------------------------------------------------------------------------------------- embedding
 
 
-def test_features_are_those_that_the_judgement_rests_on() -> None:
+def test_features_are_the_inputs_of_the_heads() -> None:
     network = build_network("test_resnet", 3, 32).eval()
     x = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
@@ -536,23 +542,24 @@ def test_pca_and_tsne_of_planted_clusters() -> None:
     rng = np.random.default_rng(0)
     centre = np.repeat([[0.0] * 8, [9.0] + [0.0] * 7], 15, axis=0)
     features = centre + rng.normal(0, [1, 2, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1], (30, 8))
-    plane = embedding.flatten(features, "pca")
+    plane = embedding.project(features, "pca")
     _, _, directions = np.linalg.svd(features - features.mean(axis=0))
     wanted = (features - features.mean(axis=0)) @ directions[:2].T
     assert np.abs(plane) == pytest.approx(np.abs(wanted), abs=1e-9)
-    plane, again = (embedding.flatten(features, "tsne") for _ in range(2))
+    plane, again = (embedding.project(features, "tsne") for _ in range(2))
     assert (plane == again).all()
     nearest = np.argsort(np.linalg.norm(plane[:, None] - plane, axis=2), axis=1)[:, 1]
     assert (nearest // 15 == np.arange(30) // 15).mean() > 0.9
-    assert embedding.flatten(features[:4], "tsne").shape == (4, 2)
+    assert embedding.project(features[:4], "tsne").shape == (4, 2)
 
 
 def test_silhouette_by_hand() -> None:
-    # Real at 0 and 1, fake at 10: of the real ones 9/10 and 8/9; one alone in its class has 0.
+    # Real at 0 and 1, fake at 10: the real ones have 9/10 and 8/9; a single image in a class has 0.
     found = embedding.silhouette(np.array([[0.0], [1], [10]]), np.array([0, 0, 1]))
     assert found == pytest.approx((9 / 10 + 8 / 9 + 0) / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_embedding_command(trained: Path, method: str) -> None:
     assert embedding.main(study_arguments(trained, "--method", method)) == 0
@@ -564,7 +571,7 @@ def test_embedding_command(trained: Path, method: str) -> None:
     assert np.array(numbers["planes"]["z_2"]).shape == (24, 2)
     assert [numbers["groups"].count(name) for name in ("real", "Deepfakes", "FaceSwap")] == [12, 6, 6]
 
-    # The projector's files hold the features, of every image under its own name.
+    # The projector's files hold each image's features and path.
     network, checkpoint = load_trained(folder / "model_best.pth")
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     config = (folder / "study_embedding_tiny/projector_config.pbtxt").read_text()
@@ -581,14 +588,15 @@ def test_embedding_command(trained: Path, method: str) -> None:
         assert found.shape[0] == 24 and found[23] == pytest.approx(wanted.numpy(), rel=1e-4, abs=1e-5)
 
 
-def test_the_authors_networks_see_bgr(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_authors_networks_get_bgr(trained: Path, tmp_path: Path) -> None:
     network = build_network("mobilenet", 1, 224)
     save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
     more = ["--model", str(tmp_path / "theirs.pth"), "--max_images", "8", "--method", "pca", "--group_by", "c23/([02])"]
     assert embedding.main(study_arguments(trained, *more)) == 0
     numbers = study(tmp_path, "embedding")["numbers"]
     assert set(numbers["groups"]) == {"real", "0", "2", "fake"}
-    image = cv2.imread(str(trained / "faces" / numbers["paths"][0]))  # BGR, as their loader fed it
+    image = cv2.imread(str(trained / "faces" / numbers["paths"][0]))  # BGR, like the authors' loader
     x = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None]
     with torch.no_grad():
         wanted = embedding.Features(network.eval())(normalise(x))[0, 1]
@@ -605,7 +613,8 @@ def test_help(module: ModuleType, capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out.startswith(f"usage: python -m {name} ")
 
 
-def test_studies_of_other_datasets_stand_beside_each_other(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_studies_of_different_datasets_keep_their_files(trained: Path, tmp_path: Path) -> None:
     make_dataset(trained, "other", seed=4)
     for dataset in ("tiny", "other"):
         more = ["--save_path", str(tmp_path), "--corruptions", "blur", "--dataset", dataset]
@@ -616,19 +625,21 @@ def test_studies_of_other_datasets_stand_beside_each_other(trained: Path, tmp_pa
     for file in files:
         content = json.loads(file.read_text())
         assert content["numbers"]["checkpoint_sha256"] == digest
-        assert f"of SHA-256 {digest[:16]}" in content["text"] and "model_best.pth" in content["text"]
+        assert digest[:16] in content["text"] and "model_best.pth" in content["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("main", [robustness.main, embedding.main])
-def test_a_folder_that_cannot_be_written_is_told_of_before_the_work(
+def test_the_folder_is_checked_before_the_work(
     main: Callable[[list[str]], int], trained: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (robustness, study_module):
-        monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("it began to work"))
-    refused(main, study_arguments(trained, "--save_path", "/proc/here"), capsys, "--save_path /proc/here")
+        monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("the study started"))
+    assert_fails(main, study_arguments(trained, "--save_path", "/proc/here"), capsys, "--save_path /proc/here")
 
 
-def test_a_group_that_does_not_match(trained: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_group_by_without_a_match(trained: Path, tmp_path: Path) -> None:
     more = ["--save_path", str(tmp_path), "--group_by", "(nowhere)?fake", "--method", "pca"]
     assert embedding.main(study_arguments(trained, *more)) == 0
     assert set(study(tmp_path, "embedding")["numbers"]["groups"]) == {"real", "fake"}
