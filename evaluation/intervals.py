@@ -4,43 +4,40 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 2000  # bootstrap draws
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> Callable[[np.ndarray], float]:
-    """Return the function from the videos' weights to the AUC of their frames.
-
-    The scores are sorted once, so that each call takes time linear in their number.
+    """Precompute the sort so that a weighted AUC costs linear time.
 
     Args:
         labels: N, 0 real and 1 fake.
         scores: N.
-        videos: N, from 0 to V - 1: which video each frame is of.
+        videos: N, the index of each frame's video, from 0 to V - 1.
 
     Returns:
-        A function of V weights from 0 up, such as how often each video was drawn; its value is the share of pairs of a
-        fake and a real frame, each pair weighted by both, in which the fake one's score is higher, ties half; NaN
-        where the weights leave one class alone.
+        ``auc(video_weights) -> float``: the AUC of the frames, each weighted by the weight of its video. The weights
+        (V, >= 0) may be how often a draw contains each video. NaN if one class has no weight.
     """
     order = np.argsort(scores, kind="stable")
     fake, video, scores = labels[order].astype(np.float64), videos[order], scores[order]
-    ties = np.flatnonzero(np.r_[True, np.diff(scores) > 0])  # where each different score begins
+    ties = np.flatnonzero(np.r_[True, np.diff(scores) > 0])  # first index of each distinct score
 
-    def auc(weights: np.ndarray) -> float:
-        weight = weights[video].astype(np.float64)
+    def auc(video_weights: np.ndarray) -> float:
+        weight = video_weights[video].astype(np.float64)
         fakes = np.add.reduceat(weight * fake, ties)
         reals = np.add.reduceat(weight, ties) - fakes
         pairs = fakes.sum() * reals.sum()
-        below = np.cumsum(reals) - reals / 2  # of each fake: real ones of a lower score, ties half
+        below = np.cumsum(reals) - reals / 2  # weight of real frames with a lower score; ties count half
         return float((fakes * below).sum() / pairs) if pairs > 0 else float("nan")
 
     return auc
 
 
 def draw_videos(total: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield the bootstrap's draws of as many videos as there are, with replacement: how often each is in it, `total`.
+    """Yield bootstrap draws of `total` videos with replacement, as the number of times each video was drawn (`total`).
 
-    Each is ``numpy.random.default_rng(seed).integers(total, size=total)``, one after the other.
+    Draw after draw is ``rng.integers(total, size=total)`` with ``rng = numpy.random.default_rng(seed)``.
     """
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
@@ -50,16 +47,17 @@ def draw_videos(total: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterat
 def bootstrap_auc(
     labels: np.ndarray, scores: np.ndarray, videos: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
-    """Return the AUC of frames in each of `resamples` draws of as many videos, with replacement.
+    """Return the frame AUC of each bootstrap draw of videos.
 
-    Frames of one video are not independent, so that whole videos are drawn. A draw of one class alone is left out.
+    Videos are drawn, not frames, because the frames of one video are not independent. Draws with a single class are
+    left out.
 
     Args:
         labels: N, 0 real and 1 fake.
         scores: N.
-        videos: N, from 0 to V - 1.
-        resamples: how many.
-        seed: of the draws, see `draw_videos`.
+        videos: N, the index of each frame's video, from 0 to V - 1.
+        resamples: number of draws.
+        seed: see `draw_videos`.
     """
     auc = weighted_auc(labels, scores, videos)
     aucs = np.array([auc(weights) for weights in draw_videos(int(videos.max()) + 1, resamples, seed)])
@@ -67,5 +65,5 @@ def bootstrap_auc(
 
 
 def interval(values: np.ndarray) -> list[float] | None:
-    """Return the 95 % percentile interval of bootstrap values; None where there are none."""
+    """Return the 95 % percentile interval ``[low, high]`` of bootstrap values; None if there are no values."""
     return [float(x) for x in np.percentile(values, [2.5, 97.5])] if len(values) else None

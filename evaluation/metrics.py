@@ -1,6 +1,7 @@
-"""How well scores tell fake from real: of frames, of videos, and with what certainty."""
+"""Metrics of frame and video scores, with confidence intervals."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -8,34 +9,40 @@ from evaluation.intervals import RESAMPLES, bootstrap_auc, interval
 
 CALIBRATION_BINS = 15
 METRICS = ("acc", "auc", "ap", "eer", "log_loss", "brier", "ece", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1")
+FFPP_MANIPULATION = r"manipulated_sequences/([^/]+)"  # the folder of a manipulation in FaceForensics++
 
 
 def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | None = None) -> dict[str, float | None]:
-    """Measure how well scores tell fake from real.
+    """Compute the metrics of scores against labels.
 
     Args:
         labels: N >= 1, 0 real and 1 fake.
         scores: N, from 0 (real) to 1 (fake), float64.
-        threshold: a score above it means fake; None leaves ``acc_at_threshold`` out.
+        threshold: a score above it means fake; None leaves out ``acc_at_threshold``.
 
     Returns:
-        Shares from 0 to 1: ``acc`` at a threshold of 0.5, ``auc`` (area under the ROC curve), ``ap`` (average
-        precision, fake the positive class), ``eer`` (equal error rate, read off the ROC curve where the two
-        kinds of error are closest, as their mean), ``brier`` (mean squared error of the score), ``ece`` (expected
-        calibration error: over `CALIBRATION_BINS` bins of equal width, the mean distance between the mean score
-        and the share of fakes, weighted by the number of scores), ``tpr_at_fpr_0.01`` and ``tpr_at_fpr_0.1`` (the
-        largest share of fakes found at a threshold that calls no more than 1 % or 10 % of the real ones fake);
-        and ``log_loss`` in nats. With one class alone auc, ap, eer and both tpr are not defined: None.
+        ``acc``: accuracy at a threshold of 0.5.
+        ``auc``: area under the ROC curve.
+        ``ap``: average precision, with fake as the positive class.
+        ``eer``: equal error rate, the mean of both error rates at the point of the ROC curve where they are closest.
+        ``log_loss``: in nats.
+        ``brier``: mean squared error of the score.
+        ``ece``: expected calibration error, see `calibration_error`.
+        ``tpr_at_fpr_0.01``, ``tpr_at_fpr_0.1``: the highest true positive rate at a false positive rate of at most
+        1 % or 10 %.
+        ``acc_at_threshold``: accuracy at `threshold`.
+        All but ``log_loss`` range from 0 to 1. ``auc``, ``ap``, ``eer`` and both true positive rates are None if the
+        labels have a single class.
 
     Raises:
-        ValueError: scores that are no numbers from 0 to 1.
+        ValueError: a score is not a number from 0 to 1.
     """
-    from sklearn import metrics as sk  # a second to import, and often not needed
+    from sklearn import metrics as sk  # slow to import
 
     labels, scores = np.asarray(labels), np.asarray(scores, np.float64)
-    if not ((scores >= 0) & (scores <= 1)).all():  # NaN is neither
+    if not ((scores >= 0) & (scores <= 1)).all():  # also false for NaN
         raise ValueError("scores must be numbers from 0 to 1")
-    clipped = scores.clip(1e-15, 1 - 1e-15)  # a certain and wrong answer costs 35 nats, not infinitely many
+    clipped = scores.clip(1e-15, 1 - 1e-15)  # keeps the log loss finite
     result: dict[str, float | None] = dict.fromkeys(METRICS)
     result |= {
         "acc": float(np.mean((scores > 0.5) == labels)),
@@ -44,14 +51,14 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | No
         "ece": calibration_error(labels, scores),
     }
     if 0 < labels.sum() < len(labels):
-        false, true, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
-        closest = np.abs(false - (1 - true)).argmin()
+        fpr, tpr, _ = sk.roc_curve(labels, scores, drop_intermediate=False)
+        closest = np.abs(fpr - (1 - tpr)).argmin()
         result |= {
             "auc": float(sk.roc_auc_score(labels, scores)),
             "ap": float(sk.average_precision_score(labels, scores)),
-            "eer": float((false[closest] + 1 - true[closest]) / 2),
-            "tpr_at_fpr_0.01": float(true[false <= 0.01].max()),
-            "tpr_at_fpr_0.1": float(true[false <= 0.1].max()),
+            "eer": float((fpr[closest] + 1 - tpr[closest]) / 2),
+            "tpr_at_fpr_0.01": float(tpr[fpr <= 0.01].max()),
+            "tpr_at_fpr_0.1": float(tpr[fpr <= 0.1].max()),
         }
     if threshold is not None:
         result["acc_at_threshold"] = float(np.mean((scores > threshold) == labels))
@@ -59,7 +66,7 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | No
 
 
 def calibration_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count scores, and sum scores and labels, in `CALIBRATION_BINS` bins of equal width from 0 to 1."""
+    """Return the number of scores, the sum of scores and the number of fakes in each of `CALIBRATION_BINS` bins."""
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     count, score, fakes = (
         np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS) for weights in (None, scores, labels)
@@ -68,48 +75,58 @@ def calibration_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
 
 
 def calibration_error(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Return the expected calibration error (Naeini et al., AAAI 2015) of N scores from 0 to 1."""
+    """Compute the expected calibration error (Naeini et al., AAAI 2015).
+
+    It is the mean of abs(mean score - share of fakes) over `CALIBRATION_BINS` bins of equal width, weighted by the
+    number of scores in the bin.
+    """
     _, score, fakes = calibration_bins(labels, scores)
     return float(np.abs(score - fakes).sum() / len(scores))
 
 
 def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None = None) -> float | None:
-    """Choose the threshold of equal error; or, of those that call no more than `fpr` of the real ones fake, the lowest.
+    """Choose a decision threshold from validation scores.
+
+    Args:
+        labels: N, 0 real and 1 fake.
+        scores: N, from 0 to 1.
+        fpr: choose the lowest threshold with at most this false positive rate, 0 to 1; None chooses the equal error
+            rate point.
 
     Returns:
-        The threshold, half-way between two scores; None where there is one class alone.
+        The threshold, halfway between two neighbouring scores; None if the labels have a single class.
     """
-    from sklearn.metrics import roc_curve
+    from sklearn.metrics import roc_curve  # slow to import
 
     if not 0 < np.sum(labels) < len(labels):
         return None
-    false, true, lowest_fake = roc_curve(labels, scores, drop_intermediate=False)
+    false, true, cutoffs = roc_curve(labels, scores, drop_intermediate=False)
     chosen = np.abs(false - (1 - true)).argmin() if fpr is None else np.flatnonzero(false <= fpr)[-1]
-    highest_real = lowest_fake[chosen + 1] if chosen + 1 < len(lowest_fake) else 0.0
-    lowest = min(lowest_fake[chosen], 1.0)  # called fake: those above the threshold, this one among them
-    middle = (lowest + highest_real) / 2
-    return float(middle if middle < lowest else highest_real)  # between neighbouring doubles it may round up
+    below = cutoffs[chosen + 1] if chosen + 1 < len(cutoffs) else 0.0
+    above = min(cutoffs[chosen], 1.0)  # roc_curve calls scores >= cutoff fake, this project scores > threshold
+    middle = (above + below) / 2
+    return float(middle if middle < above else below)  # rounds up between neighbouring doubles
 
 
-def score_videos(scores: np.ndarray, videos: np.ndarray, how: str) -> np.ndarray:
-    """Score videos by their frames.
+def score_videos(scores: np.ndarray, videos: np.ndarray, video_score: str) -> np.ndarray:
+    """Combine frame scores into video scores.
 
     Args:
-        scores: N.
-        videos: N, from 0 to V - 1: which video each frame is of.
-        how: ``mean``; ``max``; or ``top5``, the mean of the five highest (of any number).
+        scores: N, the frame scores.
+        videos: N, the index of each frame's video, from 0 to V - 1.
+        video_score: ``mean``, ``max``, or ``topK`` such as ``top5`` (mean of the K highest).
 
     Returns:
-        V scores.
+        V video scores.
     """
     count = np.bincount(videos)
-    if how == "mean":
+    if video_score == "mean":
         return np.bincount(videos, weights=scores) / count
-    most = 1 if how == "max" else int(how.removeprefix("top"))
-    order = np.lexsort((-scores, videos))  # by video, the highest score first
+    k = 1 if video_score == "max" else int(video_score.removeprefix("top"))
+    order = np.lexsort((-scores, videos))  # by video, then from the highest score down
     rank = np.arange(len(scores)) - np.repeat(np.cumsum(count) - count, count)
-    kept = order[rank < most]
-    return np.bincount(videos[kept], weights=scores[kept]) / np.minimum(count, most)
+    kept = order[rank < k]
+    return np.bincount(videos[kept], weights=scores[kept]) / np.minimum(count, k)
 
 
 def dataset_metrics(
@@ -119,63 +136,75 @@ def dataset_metrics(
     video_score: str = "mean",
     threshold: float | None = None,
     resamples: int = RESAMPLES,
-) -> dict[str, float | int | list[float] | None]:
-    """Measure frames and videos.
+) -> dict[str, Any]:
+    """Compute the metrics of frames and of videos.
 
     Args:
-        labels: N, one a frame, 0 real and 1 fake.
+        labels: N, one per frame, 0 real and 1 fake.
         scores: N, from 0 to 1.
-        videos: N, which video each frame is of, any integers.
+        videos: N, an integer per frame that identifies its video.
         video_score: see `score_videos`.
         threshold: see `binary_metrics`.
-        resamples: of the bootstrap of both AUCs; 0 leaves their intervals out.
+        resamples: bootstrap draws for both AUC intervals; 0 leaves the intervals out.
 
     Returns:
-        ``frames`` and ``videos`` (counts); the frames' metrics, see `binary_metrics`, and the 95 % interval of their
-        AUC by bootstrap over videos, ``auc_interval`` (None where a class has fewer than two videos); the videos'
-        under the same names with ``video_`` before them.
+        ``frames`` and ``videos``: their numbers.
+        The frame metrics of `binary_metrics`, and ``auc_interval``: the 95 % interval ``[low, high]`` by bootstrap
+        over videos; None if a class has fewer than two videos.
+        The video metrics, with the prefix ``video_``.
     """
     _, first, video = np.unique(videos, return_index=True, return_inverse=True)
-    of_videos = score_videos(scores, video, video_score)
-    result: dict = {"frames": len(labels), "videos": len(first)}
-    # Of a class's only video every draw holds the same frames: an interval would say that nothing is uncertain.
+    result: dict[str, Any] = {"frames": len(labels), "videos": len(first)}
+    # With one video in a class, every draw has the same frames of that class, and the interval would be too narrow.
     enough = min(np.bincount(labels[first], minlength=2)) > 1
-    for prefix, y, s, v in (("", labels, scores, video), ("video_", labels[first], of_videos, np.arange(len(first)))):
-        measured = binary_metrics(y, s, threshold)
+    video_scores = score_videos(scores, video, video_score)
+    for prefix, y, s, v in (
+        ("", labels, scores, video),
+        ("video_", labels[first], video_scores, np.arange(len(first))),
+    ):
+        metrics: dict[str, Any] = {**binary_metrics(y, s, threshold)}
         if resamples:
-            measured["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if enough else None
-        result |= {prefix + name: value for name, value in measured.items()}
+            metrics["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if enough else None
+        result |= {prefix + name: value for name, value in metrics.items()}
     return result
 
 
-# The folder of a manipulation in FaceForensics++.
-FFPP_MANIPULATION = r"manipulated_sequences/([^/]+)"
-
-
 def group_of(path: str, pattern: str) -> str | None:
-    """Return what the first group of a regular expression, or all of it, matches in a fake video's path; else None."""
+    """Return the first capture group (or the match, without groups) of a regular expression in a path, else None."""
     match = re.search(pattern, path)
     return (match[1] if match.re.groups else match[0]) or None if match else None
 
 
 def group_metrics(
-    labels: np.ndarray, scores: np.ndarray, videos: np.ndarray, paths: list[str], pattern: str, **options: object
-) -> dict[str, dict]:
-    """Measure each group of fakes against all real videos.
+    labels: np.ndarray,
+    scores: np.ndarray,
+    videos: np.ndarray,
+    paths: list[str],
+    pattern: str,
+    video_score: str = "mean",
+    threshold: float | None = None,
+    resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Any]]:
+    """Compute the metrics of each group of fake videos against all real videos.
 
     Args:
-        labels: N, one a frame, as are `scores` and `videos`, which index `paths`.
-        scores: see `dataset_metrics`.
-        videos: see above.
-        paths: of the videos.
-        pattern: a regular expression that names a fake video's group, see `group_of`. Fakes that it does not match
-            are in none.
-        options: of `dataset_metrics`.
+        labels: N, one per frame, 0 real and 1 fake.
+        scores: N, from 0 to 1.
+        videos: N, the index of each frame's video in `paths`.
+        paths: V, the path of each video.
+        pattern: regular expression that names the group of a fake video, see `group_of`; fake videos without a match
+            are in no group.
+        video_score: see `score_videos`.
+        threshold: see `binary_metrics`.
+        resamples: see `dataset_metrics`.
+
+    Returns:
+        Group name -> result of `dataset_metrics`, sorted by name.
     """
     names = {int(video): group_of(paths[video], pattern) for video in np.unique(videos[labels == 1])}
     groups = {}
-    for name in sorted({name for name in names.values() if name}):
-        members = [video for video, its_name in names.items() if its_name == name]
+    for group in sorted({name for name in names.values() if name}):
+        members = [video for video, name in names.items() if name == group]
         kept = (labels == 0) | np.isin(videos, members)
-        groups[name] = dataset_metrics(labels[kept], scores[kept], videos[kept], **options)
+        groups[group] = dataset_metrics(labels[kept], scores[kept], videos[kept], video_score, threshold, resamples)
     return groups

@@ -12,10 +12,10 @@ from utils.files import atomic_write
 
 
 class Scores(NamedTuple):
-    """A line of predictions.csv in each place.
+    """The scores of one dataset, in the order of predictions.csv.
 
     Attributes:
-        paths: N, of the images.
+        paths: N, the image paths.
         labels: N, 0 real and 1 fake.
         scores: N, from 0 to 1.
     """
@@ -26,20 +26,20 @@ class Scores(NamedTuple):
 
     @property
     def videos(self) -> np.ndarray:
-        """N, from 0 to V - 1: which video each image is of; a video is a folder of images, in order of name."""
+        """N, the index of each image's video, from 0 to V - 1; videos are image folders, sorted by path."""
         folders = [path.rpartition("/")[0] for path in self.paths]
         numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
         return np.array([numbers[folder] for folder in folders])
 
 
 def read_predictions(file: Path) -> dict[str, Scores]:
-    """Read a predictions.csv, each dataset by itself.
+    """Read predictions.csv into the scores of each dataset.
 
     Raises:
-        InputError: there is none, it is none, or an image stands in it twice.
+        InputError: the file is missing, malformed or empty, or lists an image twice.
     """
     if not file.is_file():
-        raise InputError(f"there is no {file}; give the folder of a run that was tested.")
+        raise InputError(f"there is no {file}; give the folder of a tested run.")
     images: dict[str, dict[str, tuple[int, float]]] = {}
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
@@ -48,32 +48,32 @@ def read_predictions(file: Path) -> dict[str, Scores]:
                 label, score = int(row["label"]), float(row["score"])
                 if label not in (0, 1) or not 0 <= score <= 1:
                     raise ValueError(f"label {label}, score {score}")
-                of_dataset = images.setdefault(row["dataset"], {})
-                if row["path"] in of_dataset:
-                    raise InputError(f"{file}: line {reader.line_num}: the image {row['path']} stands there twice.")
-                of_dataset[row["path"]] = label, score
+                dataset = images.setdefault(row["dataset"], {})
+                if row["path"] in dataset:
+                    raise InputError(f"{file}: line {reader.line_num}: the file lists the image {row['path']} twice.")
+                dataset[row["path"]] = label, score
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
-            f"{file}: line {reader.line_num} is not a test's: it needs dataset, path, label (0 or 1) and score (0 to "
-            f"1); found {error}."
+            f"{file}: line {reader.line_num} is malformed ({error}); it needs dataset, path, label (0 or 1) and score "
+            "(0 to 1)."
         ) from error
     if not images:
-        raise InputError(f"{file} holds no image.")
+        raise InputError(f"{file} has no images; run the test again.")
     return {
-        dataset: Scores(list(found), *(np.array(column) for column in zip(*found.values(), strict=True)))
-        for dataset, found in images.items()
+        dataset: Scores(list(scored), *(np.array(column) for column in zip(*scored.values(), strict=True)))
+        for dataset, scored in images.items()
     }
 
 
 def write_predictions(file: Path, predictions: dict[str, tuple[FaceImages, np.ndarray, np.ndarray]]) -> None:
-    """Write a line an image, whole or not at all: dataset, path, label, score.
+    """Write predictions.csv atomically, with the columns dataset, path, label and score and one line per image.
 
     Args:
-        file: where to.
-        predictions: for each dataset its images, the positions that were scored, and their scores. The scores
-            are written to their last digit, so that every metric can be had again from the file.
+        file: the file to write.
+        predictions: dataset -> its images, the N positions of the scored images, and their N scores. Scores are
+            written in full precision, so that the file reproduces every metric exactly.
     """
-    # The name of an image may hold bytes that are no text.
+    # surrogateescape: file names may contain bytes that are not valid UTF-8.
     with atomic_write(file) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines:
         writer = csv.writer(lines)
         writer.writerow(["dataset", "path", "label", "score"])

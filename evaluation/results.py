@@ -1,4 +1,4 @@
-"""What a test leaves: the metrics of each dataset, and the score of every image."""
+"""The results of a test: metrics of each dataset in results.json, image scores in predictions.csv, and the report."""
 
 import hashlib
 import sys
@@ -16,44 +16,46 @@ from utils.files import write_json
 from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
 
-Tested = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of the images scored, their scores
+TestedImages = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of its N scored images, N scores
 
 
 def write_results(
     folder: Path,
-    tested: dict[str, Tested],
+    tested: dict[str, TestedImages],
     args: TrainingArguments,
-    file: Path | None,
+    checkpoint_file: Path | None,
     checkpoint: dict[str, Any],
 ) -> dict[str, Any]:
-    """Measure, and write results.json, predictions.csv and report.html.
+    """Compute the metrics and write results.json, predictions.csv and report.html.
 
     Args:
-        folder: the run's.
-        tested: each dataset's images and scores.
-        args: the command's.
-        file: the checkpoint that was tested; None where it was not kept.
-        checkpoint: its content. Without a ``threshold`` in it there is no ``acc_at_threshold``.
+        folder: the run folder.
+        tested: dataset -> its images and scores.
+        args: arguments of the test.
+        checkpoint_file: the tested checkpoint; None if it was not saved.
+        checkpoint: its content. Without a ``threshold``, the results have no ``acc_at_threshold``.
 
     Returns:
         The content of results.json.
     """
     threshold = checkpoint.get("threshold")
-    options = {"video_score": args.video_score, "threshold": threshold, "group_by": args.group_by}
-    results = {dataset: measure(*test, **options) for dataset, test in tested.items()}
+    results = {
+        dataset: measure(*images, video_score=args.video_score, threshold=threshold, group_by=args.group_by)
+        for dataset, images in tested.items()
+    }
     for dataset, metrics in results.items():
         if metrics["auc"] is None:
             names = ", ".join(name for name, value in metrics.items() if value is None)
-            print(f"warning: the test set of {dataset} holds one class alone: {names} not defined", file=sys.stderr)
+            print(f"warning: the test set of {dataset} has only one class; undefined: {names}", file=sys.stderr)
         if args.group_by and "groups" not in metrics:
-            print(f"warning: --group_by {args.group_by} names no group of {dataset}'s fake videos", file=sys.stderr)
+            print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
     write_predictions(folder / "predictions.csv", tested)
     content = {
-        "checkpoint": file and str(file),
-        "checkpoint_sha256": file and checkpoint["sha256"],
+        "checkpoint": checkpoint_file and str(checkpoint_file),
+        "checkpoint_sha256": checkpoint_file and checkpoint["sha256"],
         "data_root": str(args.data_root.absolute()),
-        "data_sha256": {d: fingerprint(d, args.dataset_root, *test[:2]) for d, test in tested.items()},
-        "left_out": {dataset: len(test[0]) - len(test[1]) for dataset, test in tested.items()},
+        "data_sha256": {d: fingerprint(d, args.dataset_root, *images[:2]) for d, images in tested.items()},
+        "left_out": {dataset: len(images[0]) - len(images[1]) for dataset, images in tested.items()},
         "threshold": threshold,
         "video_score": args.video_score,
         "group_by": args.group_by,
@@ -75,30 +77,29 @@ def measure(
     threshold: float | None,
     group_by: str | None,
 ) -> dict[str, Any]:
-    """Measure one test set.
+    """Compute the metrics of one test set.
 
     Args:
-        faces: its images.
-        positions: N, the images that were scored.
+        faces: images of the test set.
+        positions: N, the positions of the scored images in `faces`.
         scores: N, from 0 (real) to 1 (fake).
-        video_score: mean, max or top5, see `evaluation.metrics.score_videos`.
-        threshold: the one chosen on the validation set, or None.
-        group_by: a regular expression whose match in a fake video's path names its group; None for the manipulations
-            of FaceForensics++, where the paths tell them.
+        video_score: mean, max or topK, see `evaluation.metrics.score_videos`.
+        threshold: the decision threshold stored in the checkpoint, or None.
+        group_by: regular expression that names the group of a fake video, see `evaluation.metrics.group_of`; None for
+            the manipulations of FaceForensics++.
 
     Returns:
-        The metrics of `evaluation.metrics.dataset_metrics`, and, where there are groups, those of each group of fakes
-        against all real videos under ``groups``.
+        The metrics of `evaluation.metrics.dataset_metrics`, plus ``groups`` if any fake video has a group: the metrics
+        of each group against all real videos.
     """
     labels, videos = faces.labels[positions], faces.video_of[positions]
-    options = {"video_score": video_score, "threshold": threshold}
     paths = [video.path for video in faces.videos]
-    groups = group_metrics(labels, scores, videos, paths, group_by or FFPP_MANIPULATION, **options)
-    return dataset_metrics(labels, scores, videos, **options) | ({"groups": groups} if groups else {})
+    groups = group_metrics(labels, scores, videos, paths, group_by or FFPP_MANIPULATION, video_score, threshold)
+    return dataset_metrics(labels, scores, videos, video_score, threshold) | ({"groups": groups} if groups else {})
 
 
 def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """Return the mean over datasets of every metric that is a number; None where a dataset has none."""
+    """Return the mean over datasets of every metric that is a number; None if it is undefined for a dataset."""
     names = [name for name, value in next(iter(results.values())).items() if not isinstance(value, list | dict)]
     means = {}
     for name in names:
@@ -108,9 +109,15 @@ def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
 
 
 def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: np.ndarray) -> str:
-    """Return a SHA-256 of the test label files of a dataset, and of the path and size of each image that was scored.
+    """Return a SHA-256 that shows whether two tests used the same data.
 
-    It tells whether two tests saw the same data without reading every image. `positions` are those of `faces`, N.
+    It covers the test label files of the dataset, and the path and size (not the content) of every scored image.
+
+    Args:
+        dataset: name of the dataset.
+        dataset_root: folder of the label files.
+        faces: images of the test set.
+        positions: N, the positions of the scored images in `faces`.
     """
     digest = hashlib.sha256()
     for kind in CLASSES:
@@ -123,7 +130,7 @@ def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: 
     return digest.hexdigest()
 
 
-COLUMNS = {  # of the table, and what each is in results.json
+COLUMNS = {  # header in the printed table -> key in results.json
     "frames": "frames",
     "videos": "videos",
     "ACC": "acc",
@@ -136,9 +143,9 @@ COLUMNS = {  # of the table, and what each is in results.json
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """Return the table of metrics: a row a dataset, a group of it, and the average over datasets.
+    """Return the table of metrics that a test prints: one row per dataset and group, and the average over datasets.
 
-    Shares from 0 to 1, a dash where one is not defined; 95 % intervals behind the AUCs.
+    A 95 % interval follows each AUC; a dash means undefined.
 
     Args:
         results: the content of results.json.

@@ -1,4 +1,4 @@
-"""Metrics against plain definitions and values known by hand, and what happens where they are not defined."""
+"""Metrics against their definitions and against values computed by hand, and where they are undefined."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ REAL_FAKE = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 
 
 def sample(n: int = 400, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores with many ties."""
+    """Return labels and scores with many ties."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, n)
     scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1).round(digits)
@@ -21,13 +21,13 @@ def sample(n: int = 400, digits: int = 2) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_pairs(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The AUC by its definition: how often a fake one's score is above a real one's, ties half."""
+    """Return the AUC by its definition: how often a fake scores higher than a real one; ties count half."""
     fake, real = scores[labels == 1][:, None], scores[labels == 0]
     return float(np.mean((fake > real) + 0.5 * (fake == real)))
 
 
 @pytest.mark.parametrize("digits", [1, 2, 9])
-def test_against_plain_definitions_and_another_library(digits: int) -> None:
+def test_metrics_equal_their_definitions_and_another_library(digits: int) -> None:
     labels, scores = sample(digits=digits)
     ours = binary_metrics(labels, scores, threshold=0.4)
     assert tuple(ours) == (*METRICS, "acc_at_threshold")
@@ -47,17 +47,17 @@ def test_against_plain_definitions_and_another_library(digits: int) -> None:
         assert ours[f"tpr_at_fpr_{limit}"] == pytest.approx(best, abs=1e-12)
 
 
-def test_calibration_error_is_that_of_equal_bins() -> None:
+def test_calibration_error_uses_bins_of_equal_width() -> None:
     labels, scores = sample(digits=9)
-    wanted = 0.0
+    expected = 0.0
     for low in np.arange(15) / 15:
         inside = (scores >= low) & (scores < low + 1 / 15)
         if inside.any():
-            wanted += inside.sum() * abs(scores[inside].mean() - labels[inside].mean())
-    assert binary_metrics(labels, scores)["ece"] == pytest.approx(wanted / len(scores), abs=1e-9)
+            expected += inside.sum() * abs(scores[inside].mean() - labels[inside].mean())
+    assert binary_metrics(labels, scores)["ece"] == pytest.approx(expected / len(scores), abs=1e-9)
 
 
-# by hand: acc, auc, ap, eer, log loss, brier, ece, tpr at 1 % and 10 %
+# computed by hand: acc, auc, ap, eer, log loss, brier, ece, tpr at 1 % and 10 %
 PLANTED = {
     "perfect": ([0, 0, 0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0, 0, 1, 1]),
     "reversed": ([1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0.5, 1, None, 1, 1, 0, 0]),
@@ -67,7 +67,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_values_known_by_hand(name: str) -> None:
+def test_values_computed_by_hand(name: str) -> None:
     scores, expected = PLANTED[name]
     ours = binary_metrics(REAL_FAKE, np.array(scores, float))
     for metric, value in zip(METRICS, expected, strict=True):
@@ -76,13 +76,13 @@ def test_values_known_by_hand(name: str) -> None:
 
 
 def test_eer_by_hand() -> None:
-    # At the threshold 0.5 one of four real and one of four fake images are on the wrong side.
+    # At a threshold of 0.5, one of four real and one of four fake images are wrong.
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.4, 0.8, 0.9, 0.95])
     assert binary_metrics(REAL_FAKE, scores)["eer"] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_class_alone(label: int) -> None:
+def test_a_single_class(label: int) -> None:
     metrics = dataset_metrics(np.full(4, label), np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 0, 1, 1]), threshold=0.25)
     undefined = {"auc", "ap", "eer", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1", "auc_interval"}
     assert {n for n, v in metrics.items() if v is None} == undefined | {f"video_{n}" for n in undefined}
@@ -92,7 +92,7 @@ def test_one_class_alone(label: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
-def test_scores_that_are_no_shares_are_refused(bad: float) -> None:
+def test_scores_outside_0_to_1_are_an_error(bad: float) -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
         binary_metrics(np.array([0, 1]), np.array([bad, 0.5]))
 
@@ -100,7 +100,7 @@ def test_scores_that_are_no_shares_are_refused(bad: float) -> None:
 # -------------------------------------------------------------------------------------------------------------- videos
 
 
-def test_videos_are_scored_by_their_frames() -> None:
+def test_frame_scores_combine_into_video_scores() -> None:
     scores = np.array([0.45, 0.3, 0.35, 0.9, 0.1, 0.2, 0.6])
     videos = np.array([0, 1, 0, 1, 2, 3, 1])
     assert score_videos(scores, videos, "mean") == pytest.approx([0.4, 0.6, 0.1, 0.2])
@@ -110,8 +110,8 @@ def test_videos_are_scored_by_their_frames() -> None:
     assert score_videos(scores, videos, "top9") == pytest.approx([0.4, 0.6, 0.1, 0.2])
 
 
-def test_dataset_metrics_are_those_of_frames_and_of_videos() -> None:
-    # Frames of four videos, interleaved; video 7's mean is above that of video 3 although its first frame is not.
+def test_dataset_metrics_cover_frames_and_videos() -> None:
+    # Interleaved frames of four videos; video 7 has a higher mean than video 3, but a lower first frame.
     videos = np.array([3, 7, 3, 7, 5, 9])
     labels = np.array([0, 1, 0, 1, 0, 1])
     scores = np.array([0.45, 0.3, 0.35, 0.9, 0.1, 0.2])
@@ -127,23 +127,23 @@ def test_dataset_metrics_are_those_of_frames_and_of_videos() -> None:
 # ----------------------------------------------------------------------------------------------------------- intervals
 
 
-def test_bootstrap_is_a_plain_loop_over_videos() -> None:
+def test_bootstrap_equals_a_plain_loop_over_videos() -> None:
     rng = np.random.default_rng(3)
     videos = rng.integers(0, 12, 150)
     videos = np.unique(videos, return_inverse=True)[1]
     labels = (videos % 3 > 0).astype(int)
     scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1).round(1)
-    draws, wanted = np.random.default_rng(5), []
+    draws, expected = np.random.default_rng(5), []
     for _ in range(60):
         drawn = draws.integers(12, size=12)
         frames = np.concatenate([np.flatnonzero(videos == video) for video in drawn])
         if 0 < labels[frames].sum() < len(frames):
-            wanted.append(sk.roc_auc_score(labels[frames], scores[frames]))
-    assert bootstrap_auc(labels, scores, videos, 60, seed=5) == pytest.approx(np.array(wanted), abs=1e-9)
+            expected.append(sk.roc_auc_score(labels[frames], scores[frames]))
+    assert bootstrap_auc(labels, scores, videos, 60, seed=5) == pytest.approx(np.array(expected), abs=1e-9)
     assert interval(np.arange(101) / 100) == pytest.approx([0.025, 0.975])
 
 
-def test_an_interval_over_videos_is_wider_than_one_over_frames() -> None:
+def test_the_interval_over_videos_is_wider_than_over_frames() -> None:
     rng = np.random.default_rng(0)
     videos = np.repeat(np.arange(40), 25)
     labels = videos % 2
@@ -152,14 +152,14 @@ def test_an_interval_over_videos_is_wider_than_one_over_frames() -> None:
     assert widths[0] > 3 * widths[1]
 
 
-def test_a_draw_of_one_class_is_left_out() -> None:
+def test_draws_with_a_single_class_are_left_out() -> None:
     labels, scores, videos = np.array([0, 1]), np.array([0.2, 0.7]), np.array([0, 1])
     aucs = bootstrap_auc(labels, scores, videos, 200)
     assert 60 < len(aucs) < 140 and (aucs == 1).all()
     assert interval(np.array([])) is None
 
 
-def test_one_video_of_a_class_has_no_interval() -> None:
+def test_a_class_with_one_video_has_no_interval() -> None:
     labels, scores = np.array([0, 0, 1, 1, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9, 0.3, 0.8])
     one = dataset_metrics(labels, scores, np.array([0, 0, 1, 1, 2, 2]))
     assert one["auc"] is not None and one["auc_interval"] is None and one["video_auc_interval"] is None
@@ -169,7 +169,7 @@ def test_one_video_of_a_class_has_no_interval() -> None:
 # ----------------------------------------------------------------------------------------------- thresholds and groups
 
 
-def test_threshold_of_equal_error() -> None:
+def test_threshold_at_the_equal_error_rate() -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.4, 0.8, 0.9, 0.95])
     threshold = choose_threshold(REAL_FAKE, scores)
     wrong = [np.mean(scores[REAL_FAKE == 0] > threshold), np.mean(scores[REAL_FAKE == 1] <= threshold)]
@@ -177,14 +177,14 @@ def test_threshold_of_equal_error() -> None:
 
 
 @pytest.mark.parametrize("fpr, false, true", [(0.0, 0, 0.75), (0.2, 0, 0.75), (0.25, 0.25, 1), (1.0, 1, 1)])
-def test_threshold_for_a_share_of_false_alarms(fpr: float, false: float, true: float) -> None:
+def test_threshold_for_a_false_positive_rate(fpr: float, false: float, true: float) -> None:
     scores = np.array([0.1, 0.2, 0.3, 0.7, 0.4, 0.8, 0.9, 0.95])
     threshold = choose_threshold(REAL_FAKE, scores, fpr)
     found = np.mean(scores[REAL_FAKE == 0] > threshold), np.mean(scores[REAL_FAKE == 1] > threshold)
     assert found == (pytest.approx(false), pytest.approx(true))
 
 
-def test_threshold_where_every_fake_is_below_every_real_one() -> None:
+def test_threshold_if_every_fake_scores_below_every_real_image() -> None:
     assert 0.9 < choose_threshold(np.array([0, 1]), np.array([0.9, 0.1]), fpr=0.0) <= 1
     assert choose_threshold(np.array([1, 1]), np.array([0.9, 0.1])) is None
 

@@ -1,4 +1,4 @@
-"""report.html: what it says, that nothing in it can run or be fetched, and how a browser shows it."""
+"""report.html: its content, that it runs and fetches nothing, and how a browser shows it."""
 
 import base64
 import csv
@@ -19,7 +19,7 @@ from PIL import Image
 from analysis.study import write_study
 from evaluation.metrics import dataset_metrics, group_metrics
 from evaluation.predictions import Scores
-from evaluation.report import CURVE_POINTS, MISTAKES, summary, thinned, worst_mistakes, write_report
+from evaluation.report import CURVE_POINTS, MISTAKES, summary, thin_curve, worst_mistakes, write_report
 from evaluation.results import average
 from utils.errors import InputError
 
@@ -38,7 +38,7 @@ def make_run(
     groups: str = "",
     **more: Any,
 ) -> Path:
-    """Write what a test leaves: random scores, their metrics, and images of one colour each."""
+    """Write the results of a test: random scores, their metrics, and images of one colour each."""
     rng, rows, results = np.random.default_rng(0), [], {}
     folder.mkdir(parents=True)
     labels = np.repeat([classes[video % len(classes)] for video in range(videos)], frames)
@@ -77,7 +77,7 @@ def make_run(
 
 
 class Page(HTMLParser):
-    """The elements of a page, and its text; it must close what it opens."""
+    """The elements and the text of a page; every element must be closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ def page_of(folder: Path) -> Page:
 
 
 def contained(page: Page) -> None:
-    """Nothing runs, nothing is fetched, every id is there once."""
+    """Assert that nothing runs, nothing is fetched, and every id is unique."""
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "iframe", "object", "embed", "form", "base"}
     ids = page.values("id")
@@ -128,7 +128,7 @@ def contained(page: Page) -> None:
         assert name in ids
 
 
-def test_it_says_what_the_files_say(tmp_path: Path) -> None:
+def test_the_page_shows_every_number_of_the_files(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", ("one", "two"), groups="/([ab])/")
     page = page_of(folder)
     contained(page)
@@ -142,8 +142,8 @@ def test_it_says_what_the_files_say(tmp_path: Path) -> None:
                 assert f"{value[0]:.3f} to {value[1]:.3f}" in page.text
             elif isinstance(value, float) and name not in ("frames", "videos"):
                 assert f"{value:.4f}" in page.text, name
-    for said in ("c" * 64, "d" * 64, "model_best.pth", "0.4000", "1e-06", "gil_loss", "TPR at 10\u00a0%", "DET curve"):
-        assert said in page.text, said
+    for text in ("c" * 64, "d" * 64, "model_best.pth", "0.4000", "1e-06", "gil_loss", "TPR at 10\u00a0%", "DET curve"):
+        assert text in page.text, text
     scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
     assert set(scopes) == {"row", "col"} and scopes.count("row") == 2 * 7
     assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2 * 4
@@ -152,7 +152,8 @@ def test_it_says_what_the_files_say(tmp_path: Path) -> None:
     assert all(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
 
 
-def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", ("one", "two"))
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
@@ -161,7 +162,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     names = (f"{HOSTILE}&amp;\"'", "{{ 7 * 7 }}$x^2$")
     settings = {HOSTILE: f'"><img src="http://a.test/{HOSTILE}">', "bytes": "\udcff"}
     more = {"certain": 0.1, "groups": "(<script)", "pictures": False, "trained_with": settings}
@@ -172,17 +173,17 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     page = page_of(folder)
     contained(page)
     assert page.text.count(HOSTILE) > 10
-    for said in (*names, "http://a.test/", "\\udcff", "study_<i>.json"):
-        assert said in page.text
+    for text in (*names, "http://a.test/", "\\udcff", "study_<i>.json"):
+        assert text in page.text
 
 
-@pytest.mark.parametrize("label, name", [(0, "real"), (1, "fake")])
-def test_one_class_alone(tmp_path: Path, label: int, name: str) -> None:
+@pytest.mark.parametrize("label, absent", [(0, "fake"), (1, "real")])
+def test_a_single_class(tmp_path: Path, label: int, absent: str) -> None:
     page = page_of(make_run(tmp_path / "run", classes=(label,), threshold=None))
     contained(page)
-    assert "one class alone and nothing to tell apart" in page.text
-    assert "ROC curve" not in page.text.replace("no ROC", "")
-    assert f"{'real' if label else 'fake'} (none)" in page.text
+    assert "AUC is undefined" in page.text and "only one class" in page.text
+    assert "the diagonal is guessing" not in page.text  # no ROC curve
+    assert f"{absent} (none)" in page.text
     assert "Calibration" in page.text and "–" in page.text
     assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2
 
@@ -196,26 +197,27 @@ def test_the_worst_mistakes_are_the_worst(tmp_path: Path) -> None:
     assert len(wrong) > MISTAKES
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
     named = [picture["alt"] for picture in pictures]
-    assert named == [f"a {('real', 'fake')[label]} face, {path}" for path, label, _ in wrong[:MISTAKES]]
+    assert named == [f"{('real', 'fake')[label]} face, {path}" for path, label, _ in wrong[:MISTAKES]]
     for picture, (path, _, score) in zip(pictures, wrong, strict=False):
         shown = Image.open(io.BytesIO(base64.b64decode(picture["src"].partition(",")[2])))
         assert shown.size == (160, 144)
-        wanted = Image.open(tmp_path / "faces" / path).getpixel((0, 0))
-        assert np.abs(np.subtract(shown.getpixel((80, 70)), wanted)).max() < 6
+        expected = Image.open(tmp_path / "faces" / path).getpixel((0, 0))
+        assert np.abs(np.subtract(shown.getpixel((80, 70)), expected)).max() < 6
         assert f"{score:.3f}" in page.text
 
 
-def test_broken_results_are_told_of(tmp_path: Path) -> None:
+def test_broken_results_are_an_error(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     for content in ('{"datasets": ', "[]"):
         (folder / "results.json").write_text(content)
-        with pytest.raises(InputError, match="results.json cannot be read"):
+        with pytest.raises(InputError, match="results.json"):
             write_report(folder)
 
 
+@pytest.mark.slow
 def test_no_mistakes_and_missing_images(tmp_path: Path) -> None:
     page = page_of(make_run(tmp_path / "right", certain=20))
-    assert "None: every image is on the right side of 0.5." in page.text
+    assert "every image is on the correct side of 0.5" in page.text
     folder = make_run(tmp_path / "missing", certain=0.1, pictures=False)
     shutil.rmtree(tmp_path / "faces")
     page = page_of(folder)
@@ -223,9 +225,9 @@ def test_no_mistakes_and_missing_images(tmp_path: Path) -> None:
     assert page.text.count("image not found") > 5 and not [tag for tag, _ in page.elements if tag == "img"]
 
 
-def test_just_on_the_boundary(tmp_path: Path) -> None:
+def test_a_score_of_exactly_one_half_means_real(tmp_path: Path) -> None:
     scored = Scores(["v/a", "v/b"], np.array([0, 1]), np.array([0.5, 0.5]))
-    assert [mistake["path"] for mistake in worst_mistakes(scored, tmp_path)] == ["v/b"]  # 0.5 is called real
+    assert [mistake["path"] for mistake in worst_mistakes(scored, tmp_path)] == ["v/b"]
 
 
 def test_studies(tmp_path: Path) -> None:
@@ -255,69 +257,57 @@ def test_studies(tmp_path: Path) -> None:
     contained(page)
     assert page.text.count("This study cannot be shown: ") == 12
     assert page.text.index("First") < page.text.index("Second") < page.text.index("study_c_bytes.json")
-    for said in (
-        "0.1235",
-        "One line.\nAnother.",
-        "or plots is missing",
-        "../outside.png is not inside run",
-        "none.png",
-    ):
-        assert said in page.text, said
+    for text in ("0.1235", "One line.\nAnother.", "plots is missing", "../outside.png is not inside run", "none.png"):
+        assert text in page.text, text
     assert str(folder) not in page.text.replace(str(folder.parent / "faces"), "")
     (plot,) = (attributes for tag, attributes in page.elements if tag == "img" and "plot.png" in attributes["alt"])
     assert Image.open(io.BytesIO(base64.b64decode(plot["src"].partition(",")[2]))).size == (1600, 400)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "numbers, told", [({"checkpoint_sha256": "c" * 64}, 0), ({"checkpoint_sha256": "e"}, 1), ({}, 0)]
+    "numbers, notes", [({"checkpoint_sha256": "c" * 64}, 0), ({"checkpoint_sha256": "e"}, 1), ({}, 0)]
 )
-def test_a_study_of_another_checkpoint_is_told_of(tmp_path: Path, numbers: dict[str, str], told: int) -> None:
+def test_a_study_of_a_different_checkpoint_is_marked(tmp_path: Path, numbers: dict[str, str], notes: int) -> None:
     folder = make_run(tmp_path / "run")
     numbers = {"checkpoint": "model_best.pth"} | numbers if numbers else {}
     write_study(folder, "one", "data", "One", "", [["a"]], numbers, Figure())
-    assert page_of(folder).text.count("This study is of another checkpoint than the results above.") == told
+    assert page_of(folder).text.count("a different checkpoint") == notes
 
 
 @pytest.mark.parametrize(
     "auc, interval, words",
     [
-        (0.99, [0.985, 1.0], "told from real ones almost perfectly: the AUC of the 1,234 videos is 0.990, with"),
-        (0.93, [0.9, 0.95], "told from real ones well: "),
-        (0.8, [0.7, 0.9], "told from real ones moderately well: "),
-        (0.6, [0.55, 0.65], "told from real ones poorly: "),
-        (0.9, [0.5, 1.0], "nothing shows"),
-        (0.2, [0.1, 0.3], "worse than by guessing"),
-        (
-            1.0,
-            [1.0, 1.0],
-            "from 1.000 to 1.000 (in every draw the same, which says little where there are few videos).",
-        ),
-        (
-            1.0,
-            None,
-            "nothing can be said of other videos, since one class has fewer than two (the AUC of the 1,234 videos",
-        ),
-        (None, None, "not defined"),
+        (0.99, [0.985, 1.0], "almost perfectly: video AUC 0.990 on 1,234 videos, 95"),
+        (0.93, [0.9, 0.95], "videos well: "),
+        (0.8, [0.7, 0.9], "videos moderately well: "),
+        (0.6, [0.55, 0.65], "videos poorly: "),
+        (0.9, [0.5, 1.0], "not significantly better than guessing"),
+        (0.2, [0.1, 0.3], "worse than guessing"),
+        (1.0, [1.0, 1.0], "interval 1.000 to 1.000; every bootstrap draw"),
+        (1.0, None, "one class has fewer than two videos"),
+        (None, None, "undefined"),
     ],
 )
-def test_the_verdict_is_in_plain_words(auc: float | None, interval: list[float] | None, words: str) -> None:
-    said = summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
-    assert words in said and ("in every draw" in said) == (interval == [1.0, 1.0])
+def test_the_summary_grades_the_video_auc(auc: float | None, interval: list[float] | None, words: str) -> None:
+    sentence = summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
+    assert words in sentence and ("every bootstrap draw" in sentence) == (interval == [1.0, 1.0])
 
 
-def test_thinned_curves_keep_their_shape() -> None:
+def test_a_thin_curve_keeps_its_shape() -> None:
     steps = np.random.default_rng(0).integers(0, 2, 100_000)
     x, y = np.cumsum(steps) / steps.sum(), np.cumsum(1 - steps) / (1 - steps).sum()
-    fewer = np.array(thinned(x, y))
+    fewer = np.array(thin_curve(x, y))
     assert fewer.shape[1] <= CURVE_POINTS
     assert (fewer[:, 0] == (x[0], y[0])).all() and (fewer[:, -1] == (x[-1], y[-1])).all()
     assert np.abs(np.interp(x, *fewer) - y).max() < 0.003
-    assert thinned(x[:9], y[:9])[0] is not None and len(thinned(x[:9], y[:9])[0]) == 9
+    assert thin_curve(x[:9], y[:9])[0] is not None and len(thin_curve(x[:9], y[:9])[0]) == 9
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", videos=1000, frames=100, certain=0.8, pictures=False)
-    assert write_report(folder).stat().st_size < 130_000  # 160,000 with every point of the curves
+    assert write_report(folder).stat().st_size < 130_000  # about 160,000 without thinning
 
 
 # ------------------------------------------------------------------------------------------------------- browser
@@ -327,7 +317,7 @@ def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
 def browser() -> Iterator[Any]:
     chromium = shutil.which("chromium")
     if chromium is None:
-        pytest.skip("there is no chromium; as root: apt-get install -y --no-install-recommends chromium")
+        pytest.skip("needs Chromium: apt-get install -y --no-install-recommends chromium")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -346,22 +336,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(folder)
 
 
+@pytest.mark.browser
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_all_of_it_and_asks_for_nothing(browser: Any, report: Path, width: int) -> None:
+def test_a_browser_shows_everything_and_requests_nothing(browser: Any, report: Path, width: int) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844})
-    requests, complaints = [], []
+    requests, errors = [], []
 
-    def ask(route: Any) -> None:
+    def record(route: Any) -> None:
         requests.append(route.request.url)
         route.continue_() if route.request.url == report.as_uri() else route.abort()
 
-    page.route("**/*", ask)
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.route("**/*", record)
+    page.on("console", lambda message: errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(report.as_uri(), wait_until="load")
-    # A data: URI is a request that leaves nothing.
     assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
-    assert complaints == []
+    assert errors == []
     widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
     assert len(widths) > 20 and min(widths) > 0
     drawn = page.eval_on_selector_all("svg, svg path[clip-path], svg text", "all => all.map(e => e.getBBox().height)")
@@ -373,14 +364,16 @@ def test_a_browser_shows_all_of_it_and_asks_for_nothing(browser: Any, report: Pa
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     scrolled = page.eval_on_selector_all(".scroll", "all => all.map(e => e.scrollWidth > e.clientWidth)")
     assert scrolled[-1] and (width > 390 or all(scrolled))
-    page.click("text=What the network was trained with")
+    page.click("text=Training arguments")
     assert page.locator("text=gil_loss").is_visible()
     page.close()
 
 
-def test_it_can_be_printed(browser: Any, report: Path) -> None:
-    """Dark on white whatever the screen's scheme, and no table wider than the paper."""
-    page = browser.new_page(viewport={"width": 690, "height": 1000}, color_scheme="dark")  # A4 less its margins
+@pytest.mark.browser
+@pytest.mark.slow
+def test_printing(browser: Any, report: Path) -> None:
+    """Print dark on white in any colour scheme, with no table wider than the paper."""
+    page = browser.new_page(viewport={"width": 690, "height": 1000}, color_scheme="dark")  # A4 without margins
     page.goto(report.as_uri())
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -389,7 +382,9 @@ def test_it_can_be_printed(browser: Any, report: Path) -> None:
     page.close()
 
 
-def test_light_and_dark_differ_and_can_be_read(browser: Any, report: Path) -> None:
+@pytest.mark.browser
+@pytest.mark.slow
+def test_light_and_dark_are_readable(browser: Any, report: Path) -> None:
     colours = {}
     for scheme in ("light", "dark"):
         page = browser.new_page(color_scheme=scheme)
@@ -407,7 +402,7 @@ def test_light_and_dark_differ_and_can_be_read(browser: Any, report: Path) -> No
 
 
 def contrast(one: list[float], other: list[float]) -> float:
-    """WCAG's contrast ratio, from 1 to 21."""
+    """Return the WCAG contrast ratio, from 1 to 21."""
     linear = [
         [c / 3294.6 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour] for colour in (one, other)
     ]
