@@ -1,4 +1,4 @@
-"""Checkpoints: ours and the authors', in both directions."""
+"""Checkpoints of this project and of the authors, in both directions."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 import training
 from models.backbones import build_network
-from models.checkpoints import infer_settings, load_checkpoint, load_network, unwrapped_state, save_checkpoint
+from models.checkpoints import infer_settings, load_checkpoint, load_network, save_checkpoint, unwrapped_state
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
@@ -20,7 +20,7 @@ NETWORKS = json.loads((ROOT / "tests/fidelity_reference.json").read_text())["net
 
 
 def official(file: Path, name: str, prefix: str = "", epoch: int = 3) -> dict[str, torch.Tensor]:
-    """Write a checkpoint as the authors' code does, and return its tensors."""
+    """Write a checkpoint like the authors' code and return its tensors."""
     shapes = NETWORKS[name]["checkpoint_shapes"]
     state = {key: parameters.parameter(key, shape) for key, shape in shapes.items()}
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}, "epoch": epoch}, file)
@@ -28,7 +28,7 @@ def official(file: Path, name: str, prefix: str = "", epoch: int = 3) -> dict[st
 
 
 @pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
-def test_ours_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -> None:
+def test_checkpoint_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -> None:
     model, num_LIBs = NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"]
     network = build_network(model, num_LIBs, 32)
     save_checkpoint(tmp_path / "ours.pth", network, model, 7, args={}, channels="RGB")
@@ -37,9 +37,10 @@ def test_ours_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -> None
     assert {k: list(v.shape) for k, v in saved["state_dict"].items()} == NETWORKS[name]["checkpoint_shapes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_theirs_comes_in_and_goes_out_unchanged(name: str, prefix: str, tmp_path: Path) -> None:
+def test_authors_checkpoint_survives_a_round_trip(name: str, prefix: str, tmp_path: Path) -> None:
     theirs = official(tmp_path / "theirs.pth", name, prefix)
     checkpoint = load_checkpoint(tmp_path / "theirs.pth")
     assert checkpoint["args"] == {"model": NETWORKS[name]["model"], "num_LIBs": NETWORKS[name]["num_LIBs"]}
@@ -51,7 +52,7 @@ def test_theirs_comes_in_and_goes_out_unchanged(name: str, prefix: str, tmp_path
     assert all(torch.equal(out[key], theirs[key]) for key in theirs if ".fc." not in key)
 
 
-def test_data_parallel_leaves_no_trace(tmp_path: Path) -> None:
+def test_data_parallel_does_not_change_the_keys(tmp_path: Path) -> None:
     network = build_network("mobilenet", 2, 32)
     wrapped = torch.nn.DataParallel(network)
     assert set(unwrapped_state(wrapped)) == set(network.state_dict())
@@ -59,13 +60,13 @@ def test_data_parallel_leaves_no_trace(tmp_path: Path) -> None:
     assert not any(k.startswith("module.") for k in torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"])
 
 
-def test_settings_are_inferred() -> None:
+def test_infer_settings() -> None:
     state = build_network("resnet", 3, 32).state_dict()
     assert infer_settings(state) == {"model": "resnet", "num_LIBs": 3}
     assert infer_settings({f"module.{k}": v for k, v in state.items()}) == {"model": "resnet", "num_LIBs": 3}
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("mobilenet", 1, 32)
     file = tmp_path / "model_last.pth"
     save_checkpoint(file, network, "mobilenet", 1)
@@ -82,14 +83,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert [f.name for f in tmp_path.iterdir()] == ["model_last.pth"]
 
 
-def test_the_same_network_is_the_same_file_wherever_it_is_written(tmp_path: Path) -> None:
+def test_file_content_does_not_depend_on_the_file_name(tmp_path: Path) -> None:
     network = build_network("test_resnet", 1, 32)
     for name in ("one.pth", "other.pth"):
         save_checkpoint(tmp_path / name, network, "test_resnet", 1, args={}, channels="RGB")
     assert (tmp_path / "one.pth").read_bytes() == (tmp_path / "other.pth").read_bytes()
 
 
-def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
+def test_damaged_file_is_refused(tmp_path: Path) -> None:
     network = build_network("test_resnet", 1, 32)
     file = tmp_path / "model_last.pth"
     save_checkpoint(file, network, "test_resnet", 1, args={}, channels="RGB")
@@ -101,8 +102,9 @@ def test_a_damaged_file_is_noticed(tmp_path: Path) -> None:
         load_checkpoint(file)
 
 
+@pytest.mark.slow
 def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
-    """The command's scores are those of the network on images of the other order of colours."""
+    """The command's scores equal the network's scores of BGR images."""
     official(tiny / "theirs.pth", "mobilenet-2", "module.")
     more = ["--model", "mobilenet", "--test", "True", "--resume_model", str(tiny / "theirs.pth"), "--name", "theirs"]
     assert training.main(arguments(tiny, *more)) == 0
@@ -114,8 +116,8 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
     images = torch.stack([faces[i][0] for i in range(len(faces))])
     with torch.inference_mode():
         bgr, rgb = (
-            network(training_images).fused.double().softmax(1)[:, 1].tolist()
-            for training_images in (normalised(images.flip(1)), normalised(images))
+            network(batch).fused.double().softmax(1)[:, 1].tolist()
+            for batch in (normalised(images.flip(1)), normalised(images))
         )
     scores = [float(line.split(",")[-1]) for line in lines[1:]]
     assert scores == pytest.approx(bgr, rel=1e-5)
@@ -127,17 +129,18 @@ def normalised(images: torch.Tensor) -> torch.Tensor:
     return (images / 255 - mean) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
-def test_authors_checkpoint_trains_on(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_authors_checkpoint_can_be_resumed(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     official(tiny / "theirs.pth", "mobilenet-2", epoch=3)
     more = ["--model", "mobilenet", "--resume_model", str(tiny / "theirs.pth"), "--epoch", "4", "--name", "on"]
     assert training.main(arguments(tiny, *more)) == 0
     ours = load_checkpoint(tiny / "output/on/model_last.pth")
     assert ours["epoch"] == 4
-    assert ours["channels"] == "BGR"  # it goes on as it began
+    assert ours["channels"] == "BGR"  # as before
     assert "epoch 4/4" in capsys.readouterr().out
 
 
-def test_random_states_depend_on_seed_and_epoch() -> None:
+def test_random_numbers_depend_on_seed_and_epoch() -> None:
     def draw(seed: int, epoch: int) -> list[float]:
         seed_everything(seed, epoch)
         return torch.rand(3).tolist()
@@ -149,6 +152,6 @@ def test_random_states_depend_on_seed_and_epoch() -> None:
 @pytest.mark.parametrize(
     ("images", "gpus", "smallest"), [(8, 1, 8), (1, 1, 1), (9, 2, 4), (3, 2, 1), (10, 4, 1), (9, 4, 3)]
 )
-def test_smallest_share_is_that_of_data_parallel(images: int, gpus: int, smallest: int) -> None:
+def test_smallest_share_equals_data_parallel(images: int, gpus: int, smallest: int) -> None:
     assert smallest_share(images, gpus) == smallest
-    assert min(len(piece) for piece in torch.arange(images).chunk(gpus)) == smallest  # what its scatter does
+    assert min(len(piece) for piece in torch.arange(images).chunk(gpus)) == smallest  # DataParallel scatters like chunk

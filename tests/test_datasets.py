@@ -1,4 +1,4 @@
-"""Label files, oversampling, unions, images and augmentation. (Bad ones are in test_bad_input.py.)"""
+"""Label files, oversampling, unions of datasets, images and augmentation; test_bad_input.py has wrong input."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def test_images_are_sorted_and_other_files_ignored(tiny: Path) -> None:
     assert read(tiny)[0].images == ("a.jpg", "b.PNG", "x0000.png", "x0001.png", "x0002.png")
 
 
-def test_windows_text_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
+def test_label_file_with_bom_crlf_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
     spaced = tiny / "faces/a name with spaces"
     (tiny / "faces/tiny/train/real/000").rename(spaced)
     text = f"\ufeff0,a name with spaces,3\r\n\r\n0, {tiny / 'faces/tiny/train/real/001'} ,3\r\n"
@@ -60,27 +60,27 @@ def test_windows_text_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
     assert [v.folder for v in read(tiny)[:2]] == [spaced, tiny / "faces/tiny/train/real/001"]
 
 
-def test_folders_are_looked_up_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a network disk every look at one of a hundred thousand folders counts."""
-    looked, realpath, scandir = [], os.path.realpath, os.scandir
+def test_each_folder_is_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file system call is slow on a network disk with a hundred thousand folders."""
+    calls, realpath, scandir = [], os.path.realpath, os.scandir
 
     def counting(function: Callable[[Path], Any]) -> Callable[..., Any]:
-        return lambda folder, **options: (looked.append(folder), function(folder, **options))[1]
+        return lambda folder, **options: (calls.append(folder), function(folder, **options))[1]
 
-    def no_look(folder: Path, **_: Any) -> bool:
+    def is_label_folder(folder: Path, **_: Any) -> bool:
         assert tiny / "labels" in folder.parents
         return True
 
     (tiny / "link").symlink_to(tiny / "faces")
     monkeypatch.setattr(os.path, "realpath", counting(realpath))
     monkeypatch.setattr(os, "scandir", counting(scandir))
-    monkeypatch.setattr(Path, "is_dir", no_look)
+    monkeypatch.setattr(Path, "is_dir", is_label_folder)
     read_datasets(["tiny"], tiny / "labels", tiny / "link", "1")
-    assert len(looked) == 2 * 12
-    assert looked[:2] == [tiny / "link/tiny/train/real/000", tiny / "faces/tiny/train/real/000"]
+    assert len(calls) == 2 * 12
+    assert calls[:2] == [tiny / "link/tiny/train/real/000", tiny / "faces/tiny/train/real/000"]
 
 
-def test_links_that_lead_nowhere(tiny: Path) -> None:
+def test_symbolic_link_to_itself(tiny: Path) -> None:
     folder = tiny / "faces/tiny/train/real/000"
     shutil.rmtree(folder)
     folder.symlink_to(folder)
@@ -88,10 +88,11 @@ def test_links_that_lead_nowhere(tiny: Path) -> None:
         read(tiny)
 
 
-def test_number_of_frames_that_does_not_match_is_said(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_number_of_frames_prints_a_note(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     (tiny / "faces/tiny/val/real/000/0000.png").unlink()
     assert sum(len(v.images) for v in read(tiny, "val")) == 11
-    assert "tell of 12 images, the folders hold 11" in capsys.readouterr().out
+    note = capsys.readouterr().out
+    assert note.startswith("note: ") and " 12 " in note and " 11" in note
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_auto_oversampling_is_the_rounded_ratio_of_frames() -> None:
     assert oversampling_factor("FF++_c23", [video(0, 10), video(1, 10)], "7") == 7
 
 
-def test_union_repeats_each_datasets_real_videos_by_its_own_factor(tmp_path: Path) -> None:
+def test_union_repeats_real_videos_by_the_factor_of_each_dataset(tmp_path: Path) -> None:
     make_dataset(tmp_path, "FF++_c23", videos=1)
     make_dataset(tmp_path, "Celeb-DF-v2", videos=2, seed=1)
     both = ["FF++_c23", "Celeb-DF-v2"]
@@ -135,7 +136,7 @@ def test_union_repeats_each_datasets_real_videos_by_its_own_factor(tmp_path: Pat
     assert {name: len(videos) for name, videos in test.items()} == {"FF++_c23": 2, "Celeb-DF-v2": 4}
 
 
-def test_datasets_of_a_union_may_share_folders_but_not_contradict(tiny: Path) -> None:
+def test_datasets_of_a_union_may_share_folders_with_one_label(tiny: Path) -> None:
     shutil.copytree(tiny / "labels/tiny", tiny / "labels/again")
     where = tiny / "labels", tiny / "faces", "1"
     train, _, _ = read_datasets(["tiny", "again"], *where)
@@ -143,7 +144,7 @@ def test_datasets_of_a_union_may_share_folders_but_not_contradict(tiny: Path) ->
     shared = (tiny / "labels/tiny/train_real.txt").read_text().replace("0,", "1,", 1)
     (tiny / "labels/again/train_fake.txt").write_text(shared.splitlines()[0])
     (tiny / "labels/again/train_real.txt").write_text("0,tiny/train/real/001,3")
-    with pytest.raises(InputError, match="tiny's train_real.txt.*again's train_fake.txt"):
+    with pytest.raises(InputError, match="tiny/train_real.txt.*again/train_fake.txt"):
         read_datasets(["tiny", "again"], *where)
 
 
@@ -154,7 +155,7 @@ def test_images_are_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "red.png")[0, 0].tolist() == [200, 0, 0]
 
 
-def test_sixteen_bits_become_eight(tmp_path: Path) -> None:
+def test_16_bit_image_is_converted_to_8_bits(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "deep.png"), np.array([[0, 257, 128 * 257, 65535]], np.uint16))
     image = read_image(tmp_path / "deep.png")
     assert image[0, :, 0].tolist() == image[0, :, 2].tolist() == [0, 1, 128, 255]
@@ -166,11 +167,11 @@ def test_normalise() -> None:
     assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
     assert IMAGENET_STD == (0.229, 0.224, 0.225)
     assert normalise(images).flatten().numpy() == pytest.approx((np.array([1, 0, 0.2]) - mean) / std, rel=1e-5)
-    # The authors' order of colours, with the means of the other.
+    # The authors' channel order BGR, with the RGB mean.
     assert normalise(images, "BGR").flatten().numpy() == pytest.approx((np.array([0.2, 0, 1]) - mean) / std, rel=1e-5)
 
 
-def test_an_image_is_augmented_by_seed_epoch_and_position_alone(tiny: Path) -> None:
+def test_augmentation_depends_only_on_seed_epoch_and_position(tiny: Path) -> None:
     def images(seed: int, epoch: int, workers: int) -> torch.Tensor:
         faces = FaceImages(read(tiny), 32, seed)
         faces.epoch = epoch
@@ -185,7 +186,7 @@ def test_an_image_is_augmented_by_seed_epoch_and_position_alone(tiny: Path) -> N
     assert torch.equal(alone[7][0], first[7])
 
 
-def test_repeated_videos_are_augmented_otherwise(tiny: Path) -> None:
+def test_repeated_videos_get_different_augmentation(tiny: Path) -> None:
     faces = FaceImages(read(tiny)[:1] * 3, 32, seed=0)
     assert not torch.equal(faces[0][0], faces[3][0])
     assert faces.path(0) == faces.path(3) == "tiny/train/real/000/0000.png"
@@ -199,7 +200,7 @@ def test_validation_images_are_only_resized(tiny: Path) -> None:
 
 
 def only(kind: type) -> A.BasicTransform:
-    """The training augmentation's transform of this kind, always applied."""
+    """Return one transform of the training augmentation, with probability 1."""
     for transform in training_augmentation(64).transforms:
         for candidate in (transform, *getattr(transform, "transforms", ())):
             if type(candidate) is kind:
@@ -214,7 +215,7 @@ def mean_change(kind: type, draws: int = 600) -> float:
     return float(np.mean(changes))
 
 
-def test_probabilities() -> None:
+def test_augmentation_probabilities() -> None:
     augmentation = training_augmentation(64).transforms
     assert [(type(t).__name__, t.p) for t in augmentation] == [
         ("Resize", 1),
@@ -244,12 +245,12 @@ def test_probabilities() -> None:
         (A.ToGray, 44.202),
     ],
 )
-def test_strengths_are_those_of_albumentations_1_3_1(kind: type, strength: float) -> None:
-    # Measured with that version: python -m benchmarks.augmentation_strength
+def test_strengths_equal_albumentations_1_3_1(kind: type, strength: float) -> None:
+    # measured with version 1.3.1: python -m benchmarks.augmentation_strength
     assert mean_change(kind) == pytest.approx(strength, rel=0.1)
 
 
-def test_affine_stays_in_its_ranges() -> None:
+def test_affine_ranges() -> None:
     affine = only(A.Affine)
     assert affine.scale == {"x": (0.8, 1.2), "y": (0.8, 1.2)}
     assert affine.keep_ratio

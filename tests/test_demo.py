@@ -1,3 +1,5 @@
+"""The synthetic faces and the command that draws them."""
+
 import json
 from collections import Counter
 from dataclasses import replace
@@ -32,7 +34,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_same_seed_same_bytes_whatever_the_number_of_processes(small: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_seed_determines_all_bytes_for_any_number_of_processes(small: Path, tmp_path: Path) -> None:
     demo.make_demo(tmp_path / "again", seed=3, processes=2, **SMALL)
     demo.make_demo(tmp_path / "other", seed=4, **SMALL)
     first, again, other = pixels(small), pixels(tmp_path / "again"), pixels(tmp_path / "other")
@@ -82,22 +85,22 @@ def test_splits_share_no_person_and_classes_share_all() -> None:
         assert max(kinds.values()) - min(kinds.values()) <= 1
 
 
-def test_names_do_not_tell_the_class() -> None:
+def test_names_are_independent_of_the_class() -> None:
     videos = sorted(demo.plan(0, (48, 12, 20), 4), key=lambda v: v.name)
     labels = np.array([v.label for v in videos])
     assert abs(np.corrcoef(np.arange(len(labels)), labels)[0, 1]) < 0.15
     assert 0.4 < np.mean(labels[1:] != labels[:-1]) < 0.6
 
 
-def test_manifest_tells_who_is_who(small: Path) -> None:
+def test_manifest_lists_all_videos(small: Path) -> None:
     listed = {v["name"]: v for v in json.loads((small / demo.MANIFEST).read_text())["videos"]}
     assert listed == {v.name: vars(v) for v in demo.plan(3, SMALL["people"], SMALL["videos_per_person"])}
     for label, path, _ in rows(small, "test", "fake") + rows(small, "test", "real"):
         assert (listed[Path(path).name]["split"], listed[Path(path).name]["label"]) == ("test", label)
 
 
-def test_scene_and_compression_do_not_depend_on_the_class(small: Path) -> None:
-    """Whatever its label, a video has the same frames before forging, and the same JPEG quality."""
+def test_scene_and_compression_are_independent_of_the_class(small: Path) -> None:
+    """The label changes neither the frames before the forgery nor the JPEG quality."""
     for video in demo.plan(3, SMALL["people"], SMALL["videos_per_person"])[:4]:
         real, real_quality = demo.draw_video(replace(video, label=0, kind=None, donor=None), 3, 32, 2)
         fake, fake_quality = demo.draw_video(replace(video, label=1, kind="mouth", donor=None), 3, 32, 2)
@@ -134,18 +137,18 @@ def test_forgery_stays_inside_the_face(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", demo.KINDS)
-def test_forgery_neither_brightens_nor_tints_on_the_whole(kind: str) -> None:
-    """Compared in pairs, which shows a drift that differences between people would hide from a histogram."""
+def test_forgery_keeps_the_mean_colour(kind: str) -> None:
+    """Pairs of frames reveal a shift that a histogram over people hides."""
     shift = []
     for number in range(20):
         video = demo.Video(str(number), "train", number, 1, kind, number + 1 if kind == "swap" else None)
         (frame,), _ = demo.draw_video(video, 0, 32, 1)
         shift.append((frame.after.astype(float) - frame.before)[frame.mask > 0.5].mean(0))
     assert np.abs(np.mean(shift, 0)).max() < 4
-    assert np.abs(shift).max() < 40  # no frame takes on the colour of another person's skin
+    assert np.abs(shift).max() < 40  # no frame has another person's skin colour
 
 
-def test_swap_takes_over_the_colours_of_the_face() -> None:
+def test_swap_matches_the_colours_of_the_face() -> None:
     rng = np.random.default_rng(0)
     patch, frame = rng.normal(90, 9, (32, 32, 3)), rng.normal([150, 120, 100], 20, (32, 32, 3))
     region = np.zeros((32, 32))
@@ -155,14 +158,15 @@ def test_swap_takes_over_the_colours_of_the_face() -> None:
     np.testing.assert_allclose(inside.std(0), frame[region > 0].std(0), rtol=1e-3)
 
 
-def test_colour_alone_does_not_tell_the_classes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_colour_does_not_separate_the_classes(tmp_path: Path) -> None:
     demo.make_demo(tmp_path / "data", size=32, people=(24, 2, 24), frames=1)
     for frame_auc, video_auc in histogram_auc(tmp_path / "data").values():
         assert 0.35 < frame_auc < 0.65
         assert 0.35 < video_auc < 0.65
 
 
-def test_second_run_does_nothing_and_other_settings_replace(tmp_path: Path) -> None:
+def test_second_run_writes_nothing_and_new_settings_replace(tmp_path: Path) -> None:
     out = tmp_path / "data"
     assert demo.make_demo(out, **SMALL)
     (out / "videos" / "stray.txt").write_text("from the first run")
@@ -175,7 +179,7 @@ def test_second_run_does_nothing_and_other_settings_replace(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["notes.txt", demo.MANIFEST])
-def test_foreign_folder_is_left_alone(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_other_folder_is_not_changed(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / name).write_text("[1, 2]")
     assert main(["--out", str(tmp_path), "--people", "2,2,2", "--frames", "1"]) == 2
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -193,26 +197,24 @@ def test_settings_out_of_range_are_refused(wrong: dict, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flag, value, says",
+    ("flag", "value", "words"),
     [
-        ("--people", "many", "'many' is not three whole numbers"),
-        ("--people", "1,2", "'1,2' is not three whole numbers"),
-        ("--size", "8", "'8' is not a whole number from 32"),
-        ("--frame", "6", "did you mean '--frames'?"),
-        ("--videos_per_person", "3", "videos per person must be 2, 4, 6"),
-        ("--out", "/proc/no/data", "/proc/no"),
+        ("--people", "many", ["--people", "'many'"]),
+        ("--people", "1,2", ["--people", "'1,2'"]),
+        ("--size", "8", ["--size", "'8'", "32"]),
+        ("--frame", "6", ["--frame", "'--frames'"]),
+        ("--videos_per_person", "3", ["--videos_per_person", "3"]),
+        ("--out", "/proc/no/data", ["/proc/no"]),
     ],
 )
-def test_command_says_what_is_wrong_in_one_line(
-    flag: str, value: str, says: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_wrong_argument_is_one_line(flag: str, value: str, words: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main([flag, value]) == 2
-    sentence = capsys.readouterr().err
-    assert sentence.count("\n") == 1 and sentence.startswith("demo: error: ")
-    assert says in sentence
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("demo: error: ")
+    assert all(word in message for word in words)
 
 
-def test_command_is_interrupted_in_one_line(
+def test_interruption_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def interrupted(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Each term of the loss against values worked out by hand."""
+"""The loss terms against values computed by hand."""
 
 import math
 
@@ -16,7 +16,7 @@ LN3 = math.log(3)
 
 
 def outputs() -> Logits:
-    """One image whose heads say: fused 3/4 fake, everything 1/2, without the first 1/4, without the second 1/2."""
+    """One image with p(fake) 3/4 given G, 1/2 given Z, 1/4 without z_1 and 1/2 without z_2."""
     return Logits(
         fused=torch.tensor([[0.0, LN3]], requires_grad=True),
         all=torch.tensor([[0.0, 0.0]], requires_grad=True),
@@ -25,7 +25,7 @@ def outputs() -> Logits:
 
 
 FAKE = torch.tensor([1])
-# KL((1/4, 3/4) || (1/2, 1/2)), over 1 image and 2 classes
+# KL((1/4, 3/4) || (1/2, 1/2)) divided by 1 image times 2 classes
 KL = (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)) / 2
 
 
@@ -36,13 +36,13 @@ def test_kl_divides_by_images_times_classes() -> None:
     assert kl_divergence(q, p).item() == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 4)
 
 
-def test_kl_of_a_certain_prediction_has_a_finite_gradient_on_both_sides() -> None:
+def test_kl_has_a_finite_gradient_if_p_is_0_or_1() -> None:
     p = torch.tensor([[400.0, 0.0]], requires_grad=True)
     kl_divergence(p.softmax(dim=1), torch.tensor([[0.5, 0.5]])).backward()
     assert p.grad.isfinite().all()
 
 
-def test_kl_of_a_certain_prediction_is_finite() -> None:
+def test_kl_is_finite_if_q_is_0_or_1() -> None:
     q = torch.tensor([[400.0, 0.0]], requires_grad=True)
     loss = kl_divergence(torch.tensor([[0.0, 1.0]]), q.softmax(dim=1))
     loss.backward()
@@ -50,7 +50,7 @@ def test_kl_of_a_certain_prediction_is_finite() -> None:
     assert q.grad.isfinite().all()
 
 
-def test_classification_sums_the_heads_in_use() -> None:
+def test_classification_loss_sums_the_heads_in_use() -> None:
     fused, everything, without = math.log(4 / 3), math.log(2), math.log(4) + math.log(2)
     for lil, gil, expected in (
         (False, False, fused),
@@ -66,7 +66,7 @@ def test_local_loss() -> None:
     loss = local_information_loss(heads, 1.0, kl_divergence)
     assert loss.item() == pytest.approx(math.exp(-KL))
     loss.backward()
-    assert heads.all.grad is None  # p(y given Z) is detached
+    assert heads.all.grad is None  # p(y | Z) is detached
     assert heads.leave_one_out[0].grad is not None
 
 
@@ -79,7 +79,7 @@ def test_global_loss() -> None:
     assert heads.fused.grad is not None
 
 
-def test_temperature_softens_both_sides() -> None:
+def test_temperature_applies_to_both_sides() -> None:
     heads = Logits(torch.tensor([[0.0, 2 * LN3]]), torch.tensor([[0.0, 0.0]]), [])
     assert global_information_loss(heads, 2.0, kl_divergence).item() == pytest.approx(KL)
 
@@ -101,10 +101,10 @@ def test_wasserstein_is_near_the_exact_transport() -> None:
     cost = torch.cdist(p, q).square().numpy()
     exact = cost[linear_sum_assignment(cost)].mean()
     assert exact == pytest.approx(0.084, abs=0.001)
-    # The entropy term blurs the plan over distances of about sqrt(epsilon) = 0.1.
+    # The entropy term smooths the plan over distances of about sqrt(epsilon) = 0.1.
     assert exact <= wasserstein_distance(p, q).item() <= exact + 0.005
     paired = (p - q).square().sum(1).mean().item()
-    assert wasserstein_distance(p, q).item() < 0.8 * paired  # sets: the best match, not the given pairs
+    assert wasserstein_distance(p, q).item() < 0.8 * paired  # the best matching, not the given pairs
     assert wasserstein_distance(p, p[torch.randperm(8, generator=draw)]).item() < 0.005
 
 
@@ -117,7 +117,7 @@ def test_wasserstein_has_a_gradient() -> None:
     assert p.grad.isfinite().all()
 
 
-def test_wasserstein_in_the_terms() -> None:
+def test_wasserstein_as_divergence_of_the_terms() -> None:
     terms = loss_terms(outputs(), FAKE, True, True, 1.0, wasserstein_distance)
     assert terms["global"].item() == pytest.approx(2 * 0.25**2, rel=1e-4)
     assert terms["local"].item() == pytest.approx(math.exp(-2 * 0.25**2), rel=1e-4)
@@ -136,7 +136,7 @@ def test_learnt_balance() -> None:
     assert gradients == pytest.approx({"classification": -3.0, "local": 0.5, "global": 0.75})
 
 
-def test_learnt_weights_go_by_name() -> None:
+def test_learnt_weights_are_found_by_name() -> None:
     balance = LearntBalance(["classification", "global"])
     assert sorted(balance.weights) == ["classification", "global"]
     with torch.no_grad():
@@ -145,14 +145,14 @@ def test_learnt_weights_go_by_name() -> None:
     assert total.item() == pytest.approx(2.0 + math.log(2) + 0.125 * 0.25 + math.log(5))
 
 
-def test_scales_are_classification_local_global_and_go_by_name() -> None:
+def test_scales_are_in_order_classification_local_global_and_found_by_name() -> None:
     balance = FixedBalance([1.0, 2.0, 10.0])
     assert balance(TERMS).item() == pytest.approx(4 + 2 * 0.5 + 10 * 0.25)
     without_local = {name: TERMS[name] for name in ("classification", "global")}
     assert balance(without_local).item() == pytest.approx(4 + 10 * 0.25)
 
 
-def test_mixup_blends_a_batch_by_one_lambda() -> None:
+def test_mixup_uses_one_lambda_per_batch() -> None:
     torch.manual_seed(0)
     images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2)
     lam, partner = mix = draw_mix(8, 0.5)
@@ -166,7 +166,7 @@ def test_mixup_draws_lambda_from_beta() -> None:
     torch.manual_seed(0)
     drawn = np.array([draw_mix(2, 0.5).lam for _ in range(2000)])
     assert drawn.mean() == pytest.approx(0.5, abs=0.03)
-    assert drawn.var() == pytest.approx(1 / 8, abs=0.01)  # of Beta(1/2, 1/2); the uniform's is 1/12
+    assert drawn.var() == pytest.approx(1 / 8, abs=0.01)  # Beta(1/2, 1/2); the uniform distribution has 1/12
 
 
 def test_mixed_terms() -> None:

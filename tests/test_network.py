@@ -31,7 +31,7 @@ def test_efficientnet_is_b4() -> None:
     assert {k: v.shape for k, v in own.state_dict().items()} == {k: v.shape for k, v in b4.state_dict().items()}
 
 
-def test_mobilenet_has_relu_and_timms_own_has_relu6() -> None:
+def test_mobilenet_has_relu_and_timms_mobilenetv1_has_relu6() -> None:
     def activations(model: str) -> set[type]:
         kinds = (nn.ReLU, nn.ReLU6)
         return {type(m) for m in build_network(model, 1, 32).region_model1.modules() if isinstance(m, kinds)}
@@ -41,7 +41,7 @@ def test_mobilenet_has_relu_and_timms_own_has_relu6() -> None:
 
 
 class Pixel(nn.Module):
-    """A backbone that gives one number an image, with a factor of its own."""
+    """A backbone that returns one pixel times a factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Pixel(nn.Module):
         return self.factor * images[:, :1, 0, 0]
 
 
-def test_each_head_sees_what_it_should() -> None:
+def test_input_of_each_head() -> None:
     network = LIBNetwork([Pixel(1.0), Pixel(10.0), Pixel(100.0)], width=1).eval()
     for i in (1, 2, 3):
         nn.init.ones_(getattr(network, f"local_linear{i}").weight)
@@ -90,7 +90,8 @@ def test_weights_file_with_a_classifier(tmp_path: Path, suffix: str) -> None:
         assert torch.equal(lib.blocks[3][2].conv_pw.weight, source["blocks.3.2.conv_pw.weight"])
 
 
-def test_torchvisions_resnet34_file(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_torchvision_weights_of_resnet34(tmp_path: Path) -> None:
     import torchvision
 
     source = torchvision.models.resnet34()
@@ -111,7 +112,7 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
 
 
 def test_weights_from_the_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fetch itself is timm's: here it gives a network with known weights, which all LIBs get."""
+    """All LIBs get the weights that timm downloads."""
     from models import backbones
 
     real = timm.create_model
