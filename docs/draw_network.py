@@ -1,4 +1,4 @@
-"""Draw the network of the paper for the README: ``python docs/draw_network.py`` writes docs/network.svg."""
+"""Draw the network of the paper to docs/network.svg: ``python docs/draw_network.py``."""
 
 from pathlib import Path
 
@@ -8,24 +8,28 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Curve
 
-WIDTH, HEIGHT = 900, 440  # one unit of the drawing is one point
-TOP, MIDDLE, BOTTOM = 335, 220, 105  # the rows of the heads
+WIDTH, HEIGHT = 900, 440  # in points
+TOP, MIDDLE, BOTTOM = 335, 220, 105  # y of the three rows of heads
 INK, MUTED, PAPER = "#1e293b", "#64748b", "#ffffff"
 BLUE, PALE_BLUE = "#2563eb", "#dbeafe"  # features
-TEAL, PALE_TEAL = "#0f766e", "#ccfbf1"  # the fusion, and the prediction from it
-GREY, PALE_GREY, ORANGE = "#f1f5f9", "#e2e8f0", "#c2410c"  # heads; the card's edge; losses
-STYLE = {"svg.hashsalt": "network", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # its mathtext is DejaVu too
+TEAL, PALE_TEAL = "#0f766e", "#ccfbf1"  # fusion and prediction
+GREY, PALE_GREY, ORANGE = "#f1f5f9", "#e2e8f0", "#c2410c"  # heads, border, losses
+STYLE = {
+    "svg.hashsalt": "network",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+}  # the default font of mathtext
 BEZIER = [Curve.MOVETO] + 3 * [Curve.CURVE4]
 Point = tuple[float, float]
 
 
-def write(ax: Axes, at: Point, text: str, size: float = 13, colour: str = MUTED, **more: str) -> None:
-    """Write text, centred on a point if not told otherwise."""
-    ax.text(*at, text, **({"size": size, "color": colour, "ha": "center", "va": "center"} | more))
+def write(ax: Axes, at: Point, text: str, size: float = 13, colour: str = MUTED, **options: str) -> None:
+    """Write text, centred on the point `at` unless `options` change that."""
+    ax.text(*at, text, **({"size": size, "color": colour, "ha": "center", "va": "center"} | options))
 
 
 def box(ax: Axes, at: Point, size: Point, fill: str, edge: str, text: str = "", line: str = "-") -> None:
-    """Draw a rounded box around a point, with text in it."""
+    """Draw a rounded box with text, centred on the point `at`."""
     corner = (at[0] - size[0] / 2, at[1] - size[1] / 2)
     shape = f"round,pad=0,rounding_size={min(10, *(side / 4 for side in size))}"
     ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, fc=fill, ec=edge, lw=1.4, ls=line))
@@ -33,21 +37,21 @@ def box(ax: Axes, at: Point, size: Point, fill: str, edge: str, text: str = "", 
 
 
 def arrow(ax: Axes, start: Point, end: Point) -> None:
-    """Draw an arrow that leaves and arrives level."""
+    """Draw a curved arrow that is horizontal at both ends."""
     half = (start[0] + end[0]) / 2
     curve = Curve([start, (half, start[1]), (half, end[1]), end], BEZIER)
     ax.add_patch(FancyArrowPatch(path=curve, arrowstyle="-|>", mutation_scale=11, color=MUTED, lw=1.4))
 
 
-def loss(ax: Axes, x: float, low: float, high: float, name: str, why: str) -> None:
-    """Draw a loss between two heads, one above the other."""
+def loss(ax: Axes, x: float, low: float, high: float, name: str, purpose: str) -> None:
+    """Draw a double arrow for a loss between two heads, with its name and purpose."""
     ax.add_patch(FancyArrowPatch((x, low), (x, high), arrowstyle="<|-|>", mutation_scale=13, color=ORANGE, lw=1.8))
     write(ax, (x + 16, (low + high) / 2 + 10), name, 13, ORANGE, ha="left", weight="bold")
-    write(ax, (x + 16, (low + high) / 2 - 10), why, 12.5, ha="left")
+    write(ax, (x + 16, (low + high) / 2 - 10), purpose, 12.5, ha="left")
 
 
 def face(ax: Axes, x: float, y: float) -> None:
-    """Draw a face in a frame, the image that is to be judged."""
+    """Draw the input image: a face in a frame."""
     box(ax, (x, y), (104, 124), GREY, MUTED)
     halves = [
         [(0, -45), (20, -45), (31, -18), (31, 8)],  # cheek
@@ -56,8 +60,8 @@ def face(ax: Axes, x: float, y: float) -> None:
     ]
     curves = [[(side * a, b) for a, b in curve] for side in (-1, 1) for curve in halves] + [
         [(-31, 8), (-34, 58), (34, 58), (31, 8)],  # hair
-        [(-31, 8), (-22, 30), (8, 20), (14, 34)],  # fringe, to the parting
-        [(14, 34), (18, 26), (28, 24), (31, 8)],  # and from it
+        [(-31, 8), (-22, 30), (8, 20), (14, 34)],  # fringe, left of the parting
+        [(14, 34), (18, 26), (28, 24), (31, 8)],  # fringe, right of the parting
         [(1, 4), (2, -4), (8, -10), (-3, -11)],  # nose
         [(-12, -23), (-6, -31), (6, -31), (12, -23)],  # mouth
     ]
@@ -67,7 +71,7 @@ def face(ax: Axes, x: float, y: float) -> None:
 
 
 def draw() -> Figure:
-    """Draw the whole figure, left to right, on a white card that also stands on a dark page."""
+    """Draw the figure from left to right, on a white card that is readable on dark pages too."""
     figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72, facecolor="none")
     ax = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
     ax.axis("off")
@@ -84,7 +88,7 @@ def draw() -> Figure:
     for x, y, text in ((76, 138, "face image"), (221, 40, "Local Information\nBlocks"), (349, 40, "their\nfeatures")):
         write(ax, (x, y), text, linespacing=1.3)
     write(ax, (349, 393), "$Z$", 17, BLUE)
-    for x, y in ((452, TOP), (585, MIDDLE), (424, BOTTOM)):  # from Z to the three heads
+    for x, y in ((452, TOP), (585, MIDDLE), (424, BOTTOM)):  # arrows from Z to the heads
         arrow(ax, (382, MIDDLE), (x, y))
     for shift, fill in ((31.5, PALE_BLUE), (10.5, PAPER), (-10.5, PALE_BLUE), (-31.5, PALE_BLUE)):
         box(ax, (467, TOP + shift), (22, 18), fill, BLUE, line=":" if fill == PAPER else "-")
