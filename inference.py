@@ -6,10 +6,8 @@ From Python:
 
     from inference import load_detector
     detector = load_detector("output/ff/model_best.pth")
-    detector(images)
+    detector(images)  # H x W x 3 arrays, uint8, RGB
 """
-
-# Reads from top to bottom: the arguments, and the command.
 
 import sys
 from dataclasses import dataclass
@@ -24,29 +22,30 @@ from scoring.files import annotation_targets, find_files, is_video, open_tables,
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, one_line, require_package
+from utils.progress import progress
 
-NOT_ALL_SCORED = 3  # the exit code where a file got no score
+NOT_ALL_SCORED = 3  # exit code if a file has no score
 
 
 @dataclass(kw_only=True)
 class InferenceArguments:
-    """Every argument of inference.py; the fields are documented by their help texts."""
+    """The arguments of inference.py."""
 
-    paths: list[Path] = parse.positional(parse.path, "images, videos, and folders of them", "*")
+    paths: list[Path] = parse.positional(parse.path, "images, videos, and folders to search for them", "*")
     model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
     faces_given: bool = parse.argument(
         False, parse.boolean, "treat every image and frame as a crop of one face; detect no faces"
     )
     json: Path | None = parse.argument(
-        None, parse.path, "JSON file to write: the box and score of every face in every frame"
+        None, parse.path, "JSON file to write: the verdict of every file, and the box and score of every face"
     )
-    csv: Path | None = parse.argument(None, parse.path, "CSV file to write: the same table as --json")
+    csv: Path | None = parse.argument(
+        None, parse.path, "CSV file to write: the box and score of every face in every frame"
+    )
     annotate: Path | None = parse.argument(
-        None, parse.path, "folder to write copies of the images and videos to, with boxes and scores"
+        None, parse.path, "folder for copies of the images and videos with boxes and scores"
     )
-    evidence: bool = parse.argument(
-        False, parse.boolean, "with --annotate: also draw heatmaps of the evidence for fake"
-    )
+    evidence: bool = parse.argument(False, parse.boolean, "with --annotate: also draw Grad-CAM evidence for fake")
     serve: bool = parse.argument(False, parse.boolean, "open a local web page to upload images and videos to")
     host: str = parse.argument("127.0.0.1", str, "with --serve: address to listen on; 0.0.0.0 admits other machines")
     port: int = parse.argument(
@@ -54,7 +53,9 @@ class InferenceArguments:
     )
     export: Path | None = parse.argument(None, parse.path, "ONNX file to write the network to")
     detector: str | None = parse.argument(
-        None, parse.one_of(*DETECTORS), "face detector (default: the one that made the training data)"
+        None,
+        parse.one_of(*DETECTORS),
+        f"face detector: {', '.join(DETECTORS)} (default: the detector of the training data, or retinaface)",
     )
     detector_weights: Path | None = parse.argument(
         None, parse.path, "RetinaFace checkpoint (default: the published one, downloaded once)"
@@ -68,33 +69,33 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
     """Parse the command line.
 
     Raises:
-        InputError: an argument that is wrong, missing, or contradicts another.
+        InputError: an argument is wrong or missing, or contradicts another.
     """
     args = parse.Parser("inference.py", __doc__, InferenceArguments).parse(argv)
     if not args.paths and args.export is None and not args.serve:
-        raise InputError("give images, videos or folders of them (or --serve, or --export).")
+        raise InputError("nothing to score; give images, videos or folders, or --serve, or --export.")
     for flag in ("json", "csv", "annotate"):
         if not args.paths and getattr(args, flag) is not None:
-            raise InputError(f"--{flag} is for images and videos, and none is given; add their paths, or leave it out.")
+            raise InputError(f"--{flag} needs images or videos; give their paths, or remove --{flag}.")
     if args.serve and args.paths:
-        raise InputError(f"--serve scores what is dropped on its page, not {args.paths[0]}; leave out one of them.")
+        raise InputError(f"--serve scores uploads and takes no paths; remove --serve or {args.paths[0]}.")
     if args.evidence and args.annotate is None:
-        raise InputError("--evidence True draws into what --annotate writes; give --annotate FOLDER.")
+        raise InputError("--evidence draws into annotated copies; add --annotate FOLDER.")
     if args.annotate is not None and args.annotate.exists() and not args.annotate.is_dir():
         raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
     return args
 
 
 def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]:
-    """List the files to score, and the annotated file that each is drawn to; check the outputs.
+    """List the files to score and the annotated copy of each, and check the outputs.
 
     Raises:
-        InputError: an input is missing, PyAV is needed and missing, or an output would replace another file.
+        InputError: an input or PyAV is missing, or an output would replace another file.
     """
     files = find_files(args.paths) if args.paths else []
     if args.serve or (args.annotate is not None and any(is_video(file) for file in files)):
-        with require_package("PyAV", by="--serve" if args.serve else "--annotate, for videos"):
-            import av  # noqa: F401  checked before anything is scored
+        with require_package("PyAV", by="--serve" if args.serve else "--annotate for videos"):
+            import av  # noqa: F401  fail before scoring starts
     targets = annotation_targets(files, args.annotate) if args.annotate is not None else {}
     taken = {file.resolve() for file in (args.model, *files, *targets.values())}
     for flag, target in (("json", args.json), ("csv", args.csv), ("export", args.export)):
@@ -108,13 +109,13 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
 
 
 def run(args: InferenceArguments) -> int:
-    """Do what the arguments say; return the exit code: 0, or 3 where a file got no score."""
+    """Score, export or serve; return the exit code: 0, or 3 if a file has no score."""
     files, targets = find_inputs(args)
     detector = load_detector(
         args.model,
         gpu_num=args.gpu_num,
         faces_given=args.faces_given,
-        face_detector=args.detector,
+        detector=args.detector,
         detector_weights=args.detector_weights,
         evidence=args.evidence,
     )
@@ -122,27 +123,27 @@ def run(args: InferenceArguments) -> int:
         export(detector, args.export)
         print(f"network: {args.export}", flush=True)
     if args.serve:
-        from scoring.page import serve  # Gradio and matplotlib take seconds to import
+        from scoring.page import serve  # imports matplotlib, which takes seconds
 
         serve(detector, args.host, args.port)
     if not files:
         return 0
     code = 0
     with open_tables(args.json, args.csv) as tables:
-        for file in tqdm(files, unit=" files", disable=len(files) < 2, leave=False):
+        for file in progress(files, "scoring", unit="files", disable=len(files) < 2):
             tables.begin(file)
             result = score_file(detector, file, tables.add, targets.get(file))
             tables.end(result, detector.threshold)
-            drawn = f" -> {one_line(targets[file])}" if targets and result.score is not None else ""
+            copy = f" -> {one_line(targets[file])}" if targets and result.score is not None else ""
             with tqdm.external_write_mode():
-                print(f"{result}{drawn}", flush=True)
+                print(f"{result}{copy}", flush=True)
             if result.score is None:
                 code = NOT_ALL_SCORED
     return code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 3 where a file got no score, 2 for wrong input, 130."""
+    """Run the command; return 0, 2 for wrong input, 3 if a file has no score, or 130 if interrupted."""
     return run_command("inference.py", lambda: run(parse_arguments(argv)), "fewer or smaller files, or --gpu_num cpu")
 
 

@@ -1,4 +1,4 @@
-"""A trained network together with the face detector and the crop of its training data."""
+"""Score the faces in images and videos with a trained network."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,141 +17,136 @@ from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
 from models.checkpoints import load_trained
 from models.gradcam import heatmaps
+from models.lib_network import LIBNetwork
 from utils.devices import select_devices
 from utils.errors import InputError
 
 RECIPE_FIELDS = ("every", "frames", "margin", "crop_size")
-FRAMES = 8  # that the face detector looks at together: as many as preprocessing.py shows it
-CROPS = 16  # that go through the network together
+DETECTION_BATCH = 8  # frames; the default batch size of preprocessing.py
+SCORING_BATCH = 16  # face crops
 
 
 class ScoredFace(NamedTuple):
-    """A face of an image or a frame.
+    """A face in an image or a video frame.
 
     Attributes:
-        box: left, top, right, bottom in pixels, as the face detector gave it.
-        found: the face detector's score, 0 to 1.
+        box: left, top, right, bottom in pixels, from the face detector.
+        confidence: the face detector's score, 0 to 1.
         score: 0 (real) to 1 (fake).
-        track: which person of a video, from 0; in an image which face, the largest first.
-        seen: left, top, right, bottom in pixels of what the network saw; it may reach beyond the frame.
-        heat: h x w, 0 to 1, over `seen`: where the blocks see the forgery, their mean; None where it was not asked for.
+        track: number of the person in a video, from 0; in an image, rank of the face by size, 0 for the largest.
+        crop_box: left, top, right, bottom in pixels of the crop that was scored; it may extend beyond the frame.
+        heatmap: h x w, 0 to 1, over `crop_box`: mean of the blocks' Grad-CAM evidence for fake; None if not requested.
     """
 
     box: np.ndarray
-    found: float
+    confidence: float
     score: float
     track: int
-    seen: np.ndarray
-    heat: np.ndarray | None
+    crop_box: np.ndarray
+    heatmap: np.ndarray | None
 
 
 class ForgeryDetector:
-    """Scores the faces of images and videos.
-
-    Args:
-        checkpoint: of training.py, or of the authors' release.
-        gpu_num: a GPU's number, or cpu; None for the first GPU there is, else the CPU.
-        faces_given: images, and a video's frames, are crops of one face each already.
-        face_detector: one of `faces.detectors.DETECTORS`; None for that of the training data, else retinaface.
-        detector_weights: a RetinaFace checkpoint; None for the published one.
-        evidence: make a heatmap of each face.
+    """Detect faces, crop them as the training data was cropped, and score them. See `load_detector`.
 
     Attributes:
-        threshold: a score above it means fake; 0.5 where the checkpoint has none.
-        size: side of the images that the network takes, in pixels.
-        channels: RGB or BGR, the order that it was trained with.
-        recipe: which frames of a video are looked at, and how faces are cropped.
-        training_faces: how the faces of the training data were made, as the checkpoint tells; None where it does not.
-
-    Raises:
-        InputError: the checkpoint or the GPU is not there or wrong; an unknown face detector; `evidence` of backbones
-            without feature maps.
+        threshold: a score above it means fake; 0.5 if the checkpoint has none.
+        size: side of the network's input images in pixels.
+        channels: RGB or BGR, the channel order of the network's input.
+        recipe: which frames of a video are scored, and how faces are cropped.
+        training_faces: how the training faces were detected and cropped; None if the checkpoint does not say.
+        face_detector: name of the face detector.
     """
 
     def __init__(
         self,
-        checkpoint: Path | str,
-        gpu_num: int | str | None = None,
-        faces_given: bool = False,
-        face_detector: str | None = None,
-        detector_weights: Path | None = None,
-        evidence: bool = False,
+        network: LIBNetwork,
+        checkpoint: dict[str, Any],
+        device: torch.device,
+        faces_given: bool,
+        detector: str | None,
+        detector_weights: Path | None,
+        evidence: bool,
     ) -> None:
-        self.device = select_devices(None if gpu_num is None else str(gpu_num))[0]
-        self.network, content = load_trained(Path(checkpoint))
-        self.network.to(self.device)
-        self.size, self.channels = content["args"]["size"], content["channels"]
-        threshold = content.get("threshold")
+        self.network, self.device = network.to(device), device
+        self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]
+        threshold = checkpoint.get("threshold")
         self.threshold = 0.5 if threshold is None else threshold
-        self.training_faces = content.get("faces")
-        made = self.training_faces or {}
-        self.recipe = Recipe(**{name: made[name] for name in RECIPE_FIELDS if name in made})
+        self.training_faces = checkpoint.get("faces")
+        training_faces = self.training_faces or {}
+        self.recipe = Recipe(**{name: training_faces[name] for name in RECIPE_FIELDS if name in training_faces})
         self.faces_given, self.evidence = faces_given, evidence
-        self.face_detector = face_detector or made.get("detector", "retinaface")
+        training_detector = training_faces.get("detector")
+        self.face_detector = detector or training_detector or "retinaface"
         if self.face_detector not in DETECTORS:
-            raise InputError(f"there is no face detector '{self.face_detector}'; give one of {', '.join(DETECTORS)}.")
-        self._weights = detector_weights
-        self._trained_with = made.get("weights") if self.face_detector == made.get("detector") else None
-        self._find: Detector | None = None
-        if evidence:  # which not every backbone gives: better said now than after hours
-            heatmaps(self.network, torch.zeros(1, 3, self.size, self.size, device=self.device))
+            raise InputError(f"--detector {self.face_detector}: unknown face detector; give {' or '.join(DETECTORS)}.")
+        self._detector_weights = detector_weights
+        self._training_weights = training_faces.get("weights") if self.face_detector == training_detector else None
+        self._detect: Detector | None = None
+        if evidence:  # fail now, not after hours, if the backbones have no feature maps
+            heatmaps(network, torch.zeros(1, 3, self.size, self.size, device=device))
 
     def find_faces(self, frames: np.ndarray) -> list[Detections]:
-        """Find the faces of B frames, B x H x W x 3, uint8, BGR."""
+        """Find the faces in B frames, B x H x W x 3, uint8, BGR.
+
+        Raises:
+            InputError: the weights of the face detector cannot be downloaded or read.
+        """
         height, width = frames.shape[1:3]
         if self.faces_given:
-            whole = Detections(np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32))
-            return [whole] * len(frames)
-        if self._find is None:  # only now: whoever has crops needs no weights
-            self._find, about = load_face_detector(self.face_detector, self._weights, self.device)
-            if self._trained_with not in (None, about["weights"]):
+            full_frame = Detections(np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32))
+            return [full_frame] * len(frames)
+        if self._detect is None:  # loaded late: face crops need no face detector
+            self._detect, description = load_face_detector(self.face_detector, self._detector_weights, self.device)
+            if self._training_weights not in (None, description["weights"]):
                 print(
-                    "note: the faces of the training data were found with other weights of the face detector; "
-                    "give those with --detector_weights",
+                    "note: the training faces were found with other weights of the face detector; "
+                    "give those weights with --detector_weights",
                     file=sys.stderr,
                 )
         small = np.stack([shrink(frame) for frame in frames])
         scale = width / small.shape[2]
-        return [Detections(boxes * scale, scores) for boxes, scores in self._find(small)]
+        return [Detections(boxes * scale, scores) for boxes, scores in self._detect(small)]
 
     def score(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """Score crops of faces, each H x W x 3, uint8, RGB.
+        """Score N face crops, each H x W x 3, uint8, RGB.
 
         Returns:
-            The scores, N, float64, 0 (real) to 1 (fake); and each crop's heatmap, h x w, or None.
+            The scores, N, float64, 0 (real) to 1 (fake), and the heatmap of each crop, h x w, 0 to 1, or None.
 
         Raises:
-            InputError: the scores are no numbers.
+            InputError: a score is not finite.
         """
-        scores, heats = [np.empty(0)], []
-        for start in range(0, len(crops), CROPS):
-            batch = np.stack([resize(crop, self.size) for crop in crops[start : start + CROPS]])
+        scores, maps = [np.empty(0)], []
+        for start in range(0, len(crops), SCORING_BATCH):
+            batch = np.stack([resize(crop, self.size) for crop in crops[start : start + SCORING_BATCH]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
             if self.evidence:
-                maps, _, outputs = heatmaps(self.network, images)
-                heats += list(maps.mean(dim=1).cpu().numpy())
+                block_maps, _, outputs = heatmaps(self.network, images)
+                maps += list(block_maps.mean(dim=1).cpu().numpy())
             else:
                 with torch.inference_mode():
                     outputs = self.network(images)
             scores.append(fake_probability(outputs).cpu().numpy())
-        score = np.concatenate(scores)
-        if not np.isfinite(score).all():
-            raise InputError("--model: the network's scores are not finite numbers; its weights are broken.")
-        return score, heats if self.evidence else [None] * len(crops)
+        all_scores = np.concatenate(scores)
+        if not np.isfinite(all_scores).all():
+            raise InputError("--model: the network's scores are not finite; its weights are broken.")
+        return all_scores, maps if self.evidence else [None] * len(crops)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[ScoredFace]]:
-        """Score the faces of images.
+        """Score the faces in images.
 
         Args:
-            images: each H x W x 3, uint8, RGB, of any size.
+            images: arrays of any size, each H x W x 3, uint8, RGB.
 
         Returns:
-            The faces of each image, the largest first; none where no face was found.
+            The faces of each image, largest first; an empty list for an image without faces.
 
         Raises:
-            ValueError: an image is something else.
+            ValueError: an image has another shape or dtype.
+            InputError: the weights of the face detector cannot be downloaded or read, or a score is not finite.
         """
-        found = []
+        results = []
         for number, image in enumerate(images):
             pixels = np.asarray(image)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
@@ -159,54 +154,57 @@ class ForgeryDetector:
                 raise ValueError(f"image {number} is {what}; give a list of H x W x 3 arrays of uint8, RGB.")
             frame = np.ascontiguousarray(pixels[..., ::-1])
             ((boxes, scores),) = self.find_faces(frame[None])
-            largest = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
-            faces = [Face(track, boxes[i], boxes[i], float(scores[i])) for track, i in enumerate(largest)]
-            found += [scored for _, scored in self._score_frames([FrameFaces(0, frame, faces)])]
-        return found
+            by_size = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
+            faces = [Face(track, boxes[i], boxes[i], float(scores[i])) for track, i in enumerate(by_size)]
+            results += [scored for _, scored in self._score_frames([FrameFaces(0, frame, faces)])]
+        return results
 
     def video(self, video: Path | str | FrameReader) -> Iterator[tuple[int, list[ScoredFace]]]:
         """Score a video frame by frame, in memory that does not grow with its length.
 
         Args:
-            video: the file; or its reader, which then tells more of it.
+            video: a file, or a reader of the frames to score.
 
         Yields:
-            The position of each frame that was looked at, in order, and its faces.
+            The position of each scored frame, in order, and its faces.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: the video cannot be read.
+            InputError: the weights of the face detector cannot be downloaded or read, or a score is not finite.
         """
         if not isinstance(video, FrameReader):
             video = FrameReader(Path(video), self.recipe.every, self.recipe.frames)
-        tracker, waiting = FaceTracker(), []
+        tracker = FaceTracker()
+        batch: list[tuple[int, np.ndarray]] = []
         for position, frame in video:
-            if waiting and (len(waiting) == FRAMES or frame.shape != waiting[0][1].shape):
-                yield from self._score_frames(self._follow(tracker, waiting))
-                waiting = []
-            waiting.append((position, frame))
-        yield from self._score_frames(self._follow(tracker, waiting) + tracker.flush())
+            if batch and (len(batch) == DETECTION_BATCH or frame.shape != batch[0][1].shape):
+                yield from self._score_frames(self._track_faces(tracker, batch))
+                batch = []
+            batch.append((position, frame))
+        yield from self._score_frames(self._track_faces(tracker, batch) + tracker.flush())
 
-    def _follow(self, tracker: FaceTracker, frames: list[tuple[int, np.ndarray]]) -> list[FrameFaces]:
-        """Find the faces of frames of one size, and return the frames that the tracker is done with."""
-        ready = []
-        if frames:
-            found = self.find_faces(np.stack([frame for _, frame in frames]))
-            for (position, frame), (boxes, scores) in zip(frames, found, strict=True):
-                ready += tracker.push(position, frame, boxes, scores)
-        return ready
+    def _track_faces(self, tracker: FaceTracker, batch: list[tuple[int, np.ndarray]]) -> list[FrameFaces]:
+        """Find the faces in frames of one size, and return the frames that the tracker has finished."""
+        finished = []
+        if batch:
+            detections = self.find_faces(np.stack([frame for _, frame in batch]))
+            for (position, frame), (boxes, scores) in zip(batch, detections, strict=True):
+                finished += tracker.push(position, frame, boxes, scores)
+        return finished
 
     def _score_frames(self, frames: Sequence[FrameFaces]) -> Iterator[tuple[int, list[ScoredFace]]]:
-        faces = [face for ready in frames for face in ready.faces]
-        crops = [self._crop(ready.frame, face.box) for ready in frames for face in ready.faces]
+        faces = [face for frame in frames for face in frame.faces]
+        crops = [self._crop(frame.frame, face.box) for frame in frames for face in frame.faces]
+        scores, maps = self.score([crop for crop, _ in crops])
         scored = (
-            ScoredFace(face.found, face.score, float(score), face.track, seen, heat)
-            for face, (_, seen), score, heat in zip(faces, crops, *self.score([crop for crop, _ in crops]), strict=True)
+            ScoredFace(face.raw_box, face.score, float(score), face.track, crop_box, heatmap)
+            for face, (_, crop_box), score, heatmap in zip(faces, crops, scores, maps, strict=True)
         )
-        for ready in frames:
-            yield ready.position, [next(scored) for _ in ready.faces]
+        for frame in frames:
+            yield frame.position, [next(scored) for _ in frame.faces]
 
     def _crop(self, frame: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what the network is shown of a face, RGB, and where in the frame that is; see `ScoredFace.seen`."""
+        """Return the crop of a face, H x W x 3, RGB, and `ScoredFace.crop_box`."""
         if self.faces_given:
             return frame[..., ::-1].copy(), box
         left, top, side = crop_square(box, self.recipe.margin)
@@ -214,6 +212,30 @@ class ForgeryDetector:
         return crop[..., ::-1].copy(), np.array([left, top, left + side, top + side], np.float32)
 
 
-def load_detector(checkpoint: Path | str, **options: Any) -> ForgeryDetector:
-    """Load a checkpoint to score images and videos with; `options` are those of `ForgeryDetector`."""
-    return ForgeryDetector(checkpoint, **options)
+def load_detector(
+    checkpoint: Path | str,
+    gpu_num: int | str | None = None,
+    faces_given: bool = False,
+    detector: str | None = None,
+    detector_weights: Path | str | None = None,
+    evidence: bool = False,
+) -> ForgeryDetector:
+    """Load a checkpoint to score images and videos.
+
+    Args:
+        checkpoint: checkpoint of training.py or of the authors' release.
+        gpu_num: GPU number, or cpu; None selects the first GPU, or the CPU if there is none.
+        faces_given: treat every image and frame as a crop of one face; detect no faces.
+        detector: face detector, one of `faces.detectors.DETECTORS`; None selects the detector of the training data,
+            or retinaface if the checkpoint does not name it.
+        detector_weights: RetinaFace checkpoint; None downloads the published one once, when the first image is scored.
+        evidence: compute a heatmap for each face.
+
+    Raises:
+        InputError: the checkpoint cannot be used, the GPU or the face detector does not exist, or `evidence` is True
+            and the backbones have no feature maps.
+    """
+    device = select_devices(None if gpu_num is None else str(gpu_num))[0]
+    network, content = load_trained(Path(checkpoint))
+    weights = None if detector_weights is None else Path(detector_weights)
+    return ForgeryDetector(network, content, device, faces_given, detector, weights, evidence)

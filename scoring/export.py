@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file."""
+"""Export a trained network to ONNX."""
 
 import copy
 import json
@@ -15,30 +15,30 @@ from scoring.detector import ForgeryDetector
 from utils.errors import InputError, require_package
 from utils.files import atomic_write
 
-TOLERANCE = 1e-4  # between PyTorch's scores and ONNX Runtime's
-LOGIT_TOLERANCE = 1e-3  # likewise of the logits, as a share of the largest
+SCORE_TOLERANCE = 1e-4  # largest absolute difference between PyTorch and ONNX Runtime
+LOGIT_TOLERANCE = 1e-3  # likewise, relative to the largest logit
 
 
 class Score(nn.Module):
-    """The network's score alone: B x 3 x size x size, normalised, to B, 0 (real) to 1 (fake)."""
+    """The network with its score as the only output: B x 3 x size x size, normalised, to B, 0 (real) to 1 (fake)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score a batch of faces."""
+        """Score a batch of face crops."""
         return self.network(images).fused.softmax(dim=1)[:, 1]
 
 
 def export(detector: ForgeryDetector, file: Path) -> None:
-    """Write the network as ONNX, with the constants of its preprocessing in the metadata, once it is checked.
+    """Export the network to ONNX, with its preprocessing in the metadata, and check it against PyTorch.
 
-    The file maps ``images``, B x 3 x size x size, normalised, to ``score``, B, from 0 (real) to 1 (fake).
+    The exported network maps ``images``, B x 3 x size x size, normalised, to ``score``, B, 0 (real) to 1 (fake).
 
     Raises:
-        InputError: ONNX is not installed or cannot hold the network, its scores or logits differ by more than the
-            tolerances above, or the file cannot be written.
+        InputError: ONNX is not installed or does not support the network, the scores or logits differ by more than
+            the tolerances above, or the file cannot be written.
     """
     with require_package("ONNX", by="--export"):
         import onnx
@@ -56,33 +56,34 @@ def export(detector: ForgeryDetector, file: Path) -> None:
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise InputError(f"--export: ONNX cannot hold this network: {reason}") from error
+        raise InputError(f"--export: ONNX does not support this network: {reason}") from error
+    assert program is not None  # always given with dynamo=True
     model = program.model_proto
-    constants = {
+    metadata = {
         "size": detector.size, "channels": detector.channels, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
-        "normalisation": "pixels from 0 to 1 in the order of channels, less mean, over std",
+        "normalisation": "(pixels in [0, 1], in the order of channels, - mean) / std",
         "threshold": detector.threshold,
         "faces": detector.training_faces,
     }  # fmt: skip
-    for key, value in constants.items():
+    for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     content = model.SerializeToString()
 
-    # The scores of noise may all be next to 0 or 1, even of a wrong network; so the check looks at the logits as well.
+    # A wrong network may also score noise near 0 or 1, so the logits are compared too.
     logits = [node for node in model.graph.node if node.op_type == "Softmax"][-1].input[0]
     model.graph.output.append(onnx.helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["batch", 2]))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     for batch in (images, images[:1]):
-        found = session.run(None, {"images": batch.numpy()})
+        actual = session.run(None, {"images": batch.numpy()})
         with torch.inference_mode():
             expected = network.network(batch).fused
-        for what, seen, there, tolerance in (
-            ("scores", found[0], expected.softmax(dim=1)[:, 1], TOLERANCE),
-            ("logits", found[1], expected, LOGIT_TOLERANCE * float(expected.abs().max())),
+        for name, found, wanted, tolerance in (
+            ("scores", actual[0], expected.softmax(dim=1)[:, 1], SCORE_TOLERANCE),
+            ("logits", actual[1], expected, LOGIT_TOLERANCE * float(expected.abs().max())),
         ):
-            worst = float(np.abs(seen - there.numpy()).max())
-            if not worst <= tolerance:
-                raise InputError(f"--export: the exported network's {what} differ by {worst:.1e} from PyTorch's.")
+            difference = float(np.abs(found - wanted.numpy()).max())
+            if not difference <= tolerance:
+                raise InputError(f"--export: the exported network's {name} differ by {difference:.1e} from PyTorch's.")
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         part.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Image and video files, one by one: their faces scored, judged, tabled and drawn."""
+"""Score image and video files one by one; write their tables and annotated copies."""
 
 import csv
 import json
@@ -13,76 +13,98 @@ from typing import TextIO
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
 from faces.extraction import MIN_TRACK
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
-from scoring.annotate import DRAWN, annotate_video, draw_faces
+from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from utils.errors import InputError, one_line
 from utils.files import atomic_write
+from utils.progress import progress
 
-ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, and the faces there
-STEM = 150  # bytes at most of a name that gets more words; most file systems take 255
-OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position, time in seconds, and the faces there
+MAX_STEM = 150  # bytes of a file name's stem, before more is appended; most file systems allow 255 in all
+ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, faces
+OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position in the video, time in seconds, faces
 
 
 class NotScored(Exception):
-    """A file gets no score; the message says why, in a few words."""
+    """A file gets no score; the message is the cause, in a few words."""
 
 
 def is_video(file: Path) -> bool:
-    """Tell a video from an image by its name."""
-    return file.name.lower().endswith(VIDEO_ENDINGS)
+    """Tell a video from an image: by the ending of the name, or by the content if the ending is unknown."""
+    name = file.name.lower()
+    if name.endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)) or not file.is_file():
+        return name.endswith(VIDEO_ENDINGS)
+    try:
+        with warnings.catch_warnings(), file.open("rb") as content:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if b"\0" in content.read(4096):  # FFmpeg would read text files as videos
+                Image.open(content)
+        return False
+    except UnidentifiedImageError:
+        pass
+    except (OSError, Image.DecompressionBombError):
+        return False
+    try:
+        FrameReader(file)
+    except VideoError:
+        return False
+    return True
+
+
+def count_frames(number: int) -> str:
+    """Return ``1 frame``, ``2 frames`` and so on."""
+    return f"{number} frame{'s' * (number != 1)}"
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """List the images and videos that are named, or lie in and below named folders, each once.
+    """List the given images and videos, and those in the given folders and their subfolders, each file once.
 
-    Of a folder's files those that are hidden, or that annotating has drawn, are left out.
+    In folders, hidden files and annotated copies are skipped.
 
     Raises:
-        InputError: a path that is not there; nothing at all.
+        InputError: a path does not exist, or there is no file to score.
     """
     files = []
     for path in paths:
         if path.is_dir():
             inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
             inside = (file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)))
-            files += [file for file in inside if not is_drawing(file)]
+            files += [file for file in inside if not is_annotated(file)]
         elif not path.exists():
-            raise InputError(f"there is no {path}; give images, videos or folders of them.")
+            raise InputError(f"{path} does not exist; give images, videos or folders.")
         else:
             files.append(path)
     if not files:
         kinds = f"image ({', '.join(IMAGE_ENDINGS)}) or video ({', '.join(VIDEO_ENDINGS)})"
-        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}.")
+        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}; give other paths.")
     once: dict[Path, Path] = {}
     for file in files:
-        once.setdefault(file.resolve(), file)  # a file may be named in more ways than one
+        once.setdefault(file.resolve(), file)  # two paths may lead to one file
     return list(once.values())
 
 
-# --------------------------------------------------------------------------------------------------------- verdicts
+# ----------------------------------------------------------------------------------------------------------- scores
 
 
 @dataclass
 class FileScore:
-    """What is known of a file.
+    """The score of an image or a video.
 
     Attributes:
-        score: of its most suspicious face: the mean over a video's frames of that face; None where there is none.
-        verdict: fake or real; empty where there is no score.
-        face: the track of that face; None where there is none.
-        faces: people in it.
-        frames: frames looked at.
+        score: highest face score; in a video, each face scores the mean of its frames. None without a face.
+        verdict: fake or real; empty without a score.
+        face: track of the face with the highest score; None without a face.
+        faces: number of people.
+        frames: number of scored frames.
         cause: why there is no score.
-        note: that a video breaks off, or empty.
-        tracks: for each person, in how many frames they are, and the sum of their scores.
+        note: a warning about the video, or empty.
+        tracks: for each track, the number of its frames and the sum of its scores.
     """
 
     file: Path
@@ -96,17 +118,17 @@ class FileScore:
     tracks: dict[int, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     def add(self, faces: Sequence[ScoredFace]) -> None:
-        """Take the faces of the next frame."""
+        """Add the faces of the next frame."""
         self.frames += 1
         for face in faces:
             count, total = self.tracks.get(face.track, (0, 0.0))
             self.tracks[face.track] = (count + 1, total + face.score)
 
-    def judge(self, threshold: float) -> None:
-        """Find score and verdict.
+    def decide(self, threshold: float) -> None:
+        """Compute score and verdict from the frames added so far.
 
-        A person seen in fewer frames than a tenth of those looked at, or than `MIN_TRACK`, is taken for a mistake of
-        the face detector, where there is another one.
+        A track is ignored as a false detection if it is shorter than `MIN_TRACK` frames or than a tenth of the scored
+        frames, unless every track is.
         """
         shortest = max(min(MIN_TRACK, self.frames), self.frames / 10)
         means = {track: total / count for track, (count, total) in self.tracks.items()}
@@ -121,52 +143,55 @@ class FileScore:
         note = f"; {self.note}" if self.note else ""
         if self.score is None:
             return f"{name}: not scored: {self.cause}{note}"
-        faces = "1 face" if self.faces == 1 else f"{self.faces} faces, judged by face {self.face}"
-        frames = f", {self.frames} frame{'s' * (self.frames != 1)}" if is_video(self.file) else ""
+        faces = "1 face" if self.faces == 1 else f"{self.faces} faces, face {self.face} scores highest"
+        frames = f", {count_frames(self.frames)}" if is_video(self.file) else ""
         return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
 
 
 def score_file(
     detector: ForgeryDetector, file: Path, on_frame: OnFrame | None = None, target: Path | None = None
 ) -> FileScore:
-    """Score an image or a video; what cannot be read or has no face gets a cause in place of a score.
+    """Score an image or a video. A file that cannot be read or has no face gets a cause instead of a score.
 
     Args:
-        detector: the network.
-        file: the image or video.
-        on_frame: is told the position of each frame that is scored, its time in seconds, and its faces; of an image
+        detector: the detector.
+        file: image or video.
+        on_frame: called with the position of each scored frame, its time in seconds, and its faces; for an image with
             0, 0 and its faces.
-        target: where to write the annotated image (.png) or video (.mp4); None for nowhere.
+        target: annotated copy to write, an image as PNG and a video as MP4; None writes none.
 
     Raises:
-        InputError: the annotated file cannot be written.
+        InputError: the annotated copy cannot be written.
     """
     result = FileScore(file)
+    video = is_video(file)
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
-        with tqdm(desc=file.name[:40], unit=" frames", leave=False, delay=1, disable=not is_video(file)) as bar:
-            for position, time, faces in _frames(detector, file, result):
+        with progress(None, file.name[:40], unit="frames", delay=1, disable=not video) as bar:
+            for position, time, faces in _score_frames(detector, file, result):
                 result.add(faces)
                 if on_frame is not None:
                     on_frame(position, time, faces)
                 yield position, faces
                 bar.update()
         if not result.tracks:
-            raise NotScored(f"no face in {result.frames} frames" if is_video(file) else "no face")
+            raise NotScored(f"no face in {count_frames(result.frames)}" if video else "no face")
 
     try:
         if target is None:
             deque(frames(), maxlen=0)
         else:
             _annotate(file, target, frames(), detector.threshold)
-        result.judge(detector.threshold)
+        result.decide(detector.threshold)
     except (NotScored, VideoError) as error:
         result.cause = str(error)
     return result
 
 
-def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> Iterator[tuple[int, float, list[ScoredFace]]]:
-    """Give the position of each frame, its time in seconds, and its faces."""
+def _score_frames(
+    detector: ForgeryDetector, file: Path, result: FileScore
+) -> Iterator[tuple[int, float, list[ScoredFace]]]:
+    """Yield the position of each scored frame, its time in seconds, and its faces."""
     if not is_video(file):
         yield 0, 0.0, detector([load_image(file)])[0]
         return
@@ -175,65 +200,69 @@ def _frames(detector: ForgeryDetector, file: Path, result: FileScore) -> Iterato
         for position, faces in detector.video(reader):
             yield position, reader.times[position], faces
     except cv2.error as error:
-        raise NotScored("unreadable: no video that can be decoded") from error
-    if reader.breaks_off():
-        result.note = f"the video breaks off after {reader.read} of {reader.told} frames"
+        raise NotScored("unreadable: the video cannot be decoded") from error
+    if reader.ends_early():
+        result.note = f"the video ends after {reader.frames_read} of {reader.declared_frames} frames"
 
 
 def load_image(file: Path) -> np.ndarray:
-    """Read an image as H x W x 3, uint8, RGB, turned as its camera says.
+    """Read an image as H x W x 3, uint8, RGB, rotated by its EXIF orientation.
 
     Raises:
-        NotScored: it cannot be read.
+        NotScored: the image cannot be read.
     """
     try:
         with warnings.catch_warnings():
-            # Twice as large an image is an error; up to there a photograph may well be large.
+            # Pillow warns about large photographs, and raises an error for images twice as large.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return read_image(file, exif_rotation=True)
     except InputError as error:
-        raise NotScored(f"unreadable: {str(error).removeprefix(f'{file}: ')}") from error
+        reason = str(error).removeprefix(f"{file}: ")
+        if isinstance(error.__cause__, UnidentifiedImageError) and not file.name.lower().endswith(IMAGE_ENDINGS):
+            reason = "neither an image nor a video"
+        raise NotScored(f"unreadable: {reason}") from error
 
 
-# ----------------------------------------------------------------------------------------------------------- drawings
+# -------------------------------------------------------------------------------------------------- annotated copies
 
 
 def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Say where in `folder` each file is drawn to: as the files lie below the folder that they have in common.
+    """Choose the annotated copy of each file.
 
-    Nothing but an earlier drawing is ever replaced. A long name is cut.
+    The copies keep the folder tree below the files' common folder. A copy replaces only an earlier annotated copy.
+    Long names are cut.
     """
-    # Without ".." and links, by which a file would leave the folder.
+    # With ".." in its path a copy would leave the folder.
     absolute = {file: Path(os.path.abspath(file)) for file in files}
     common = os.path.commonpath([file.parent for file in absolute.values()])
     targets: dict[Path, Path] = {}
     taken = {file.resolve() for file in files}
-    for file, there in absolute.items():
-        below, ending, number = folder / there.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
-        stem = os.fsencode(file.stem)
-        stem = file.stem if len(stem) <= STEM else stem[:STEM].decode(errors="ignore")
-        target = below / f"{stem}_annotated{ending}"
-        while target.resolve() in taken or (target.exists() and not is_drawing(target)):  # a.png beside a.jpg
+    for file, source in absolute.items():
+        parent, ending, number = folder / source.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
+        encoded = os.fsencode(file.stem)
+        stem = file.stem if len(encoded) <= MAX_STEM else encoded[:MAX_STEM].decode(errors="ignore")
+        target = parent / f"{stem}_annotated{ending}"
+        while target.resolve() in taken or (target.exists() and not is_annotated(target)):  # a.png beside a.jpg
             number += 1
-            target = below / f"{stem}_annotated_{number}{ending}"
+            target = parent / f"{stem}_annotated_{number}{ending}"
         taken.add(target.resolve())
         targets[file] = target
     return targets
 
 
-def is_drawing(file: Path) -> bool:
-    """Tell whether annotating has drawn a file: its name and its metadata, which are at its beginning, say so."""
+def is_annotated(file: Path) -> bool:
+    """Return whether a file is an annotated copy, by its name and by the metadata at its beginning."""
     if "_annotated" not in file.name or not file.is_file():
         return False
     try:
         with file.open("rb") as content:
-            return DRAWN.encode() in content.read(2**24)
+            return ANNOTATION_MARK.encode() in content.read(2**24)
     except OSError:
         return False
 
 
 def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
-    """Write the image or the video with boxes, scores and heatmaps, whole or not at all."""
+    """Write the annotated copy of an image or a video atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as part:
         if is_video(file):
@@ -241,45 +270,45 @@ def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) 
         else:
             ((_, faces),) = frames
             image = draw_faces(load_image(file)[..., ::-1], faces, threshold)
-            about = PngInfo()
-            about.add_text("Comment", DRAWN)
-            Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=about)
+            metadata = PngInfo()
+            metadata.add_text("Comment", ANNOTATION_MARK)
+            Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=metadata)
 
 
-# ------------------------------------------------------------------------------------------------------------- tables
+# ----------------------------------------------------------------------------------------------------------- tables
 
 
 class Tables:
-    """Every face of every frame as JSON and as CSV, written as they come: nothing is kept.
+    """Write every face of every frame to a JSON and a CSV file, without keeping any in memory.
 
     Args:
-        as_json: the open file, or None.
-        as_csv: likewise.
+        json_file: open for writing, or None.
+        csv_file: open for writing, or None.
     """
 
     COLUMNS = ("frame", "time", "face", "left", "top", "right", "bottom", "found", "score")
 
-    def __init__(self, as_json: TextIO | None, as_csv: TextIO | None) -> None:
-        self._json, self._csv = as_json, as_csv and csv.writer(as_csv)
+    def __init__(self, json_file: TextIO | None, csv_file: TextIO | None) -> None:
+        self._json, self._csv = json_file, csv_file and csv.writer(csv_file)
         self._file: Path | None = None
-        self._comma = False  # whether the list that is open has an entry
+        self._comma = False  # whether the open list has an entry
         if self._csv:
             self._csv.writerow(["file", *self.COLUMNS])
         if self._json:
             self._json.write("[")
 
     def begin(self, file: Path) -> None:
-        """Begin a file."""
+        """Start the entry of a file."""
         if self._json:
             comma = "" if self._file is None else ","
             self._json.write(f'{comma}\n {{"file": {json.dumps(str(file))}, "detections": [')
         self._file, self._comma = file, False
 
     def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
-        """Write the faces of a frame, which is shown at a time in seconds."""
+        """Write the faces of the frame at a position and a time in seconds."""
         for face in faces:
             box = [round(float(x), 1) for x in face.box]
-            row = [position, round(time, 3), face.track, *box, round(face.found, 4), face.score]
+            row = [position, round(time, 3), face.track, *box, round(face.confidence, 4), face.score]
             if self._csv:
                 self._csv.writerow([self._file, *row])
             if self._json:
@@ -288,22 +317,22 @@ class Tables:
                 self._comma = True
 
     def end(self, result: FileScore, threshold: float) -> None:
-        """Write what became of the file."""
+        """Write the score of the file and end its entry."""
         if self._json:
             names = ("score", "verdict", "face", "faces", "frames", "cause", "note")
             rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
             self._json.write(f"],\n  {json.dumps(rest)[1:]}")
 
     def close(self) -> None:
-        """Write what stands at the end."""
+        """End the JSON list."""
         if self._json:
             self._json.write("\n]\n")
 
 
 @contextmanager
-def open_tables(as_json: Path | None, as_csv: Path | None) -> Iterator[Tables]:
-    """Open the files of `Tables`, each of which appears whole, when all is done, or not at all."""
-    with _open_table(as_json) as json_file, _open_table(as_csv) as csv_file:
+def open_tables(json_path: Path | None, csv_path: Path | None) -> Iterator[Tables]:
+    """Open `Tables`. The files appear when the block ends without an error."""
+    with _open_table(json_path) as json_file, _open_table(csv_path) as csv_file:
         tables = Tables(json_file, csv_file)
         yield tables
         tables.close()

@@ -1,4 +1,4 @@
-"""A local page: drop an image or a video, see the verdict and what speaks for it."""
+"""A local web page that scores uploaded images and videos, and shows the evidence."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,144 +21,151 @@ from datasets.labels import IMAGE_ENDINGS
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
-from scoring.annotate import lay_heat
+from scoring.annotate import overlay_heatmap
 from scoring.detector import ForgeryDetector, ScoredFace
-from scoring.files import is_video, load_image, score_file
+from scoring.files import count_frames, is_video, load_image, score_file
 from utils.errors import InputError, require_package
 
-MEGABYTES = 500  # of an upload
-MINUTES = 10  # of a video
-IDLE = 60  # seconds without another byte, after which an upload is taken to have ended
-KEPT = 3600  # seconds for which an upload may wait, and what is drawn can be looked at
-TIGHTER = 0.06  # share of a face's sides that is cut off to see how much its score varies
-BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the drawn boxes
+if TYPE_CHECKING:
+    import gradio
+
+MAX_UPLOAD_MB = 500
+MAX_VIDEO_MINUTES = 10
+IDLE_SECONDS = 60  # without a new byte, after which an upload counts as abandoned
+KEEP_SECONDS = 3600  # until uploads that were not scored, and annotated copies, are deleted
+CROP_SHARE = 0.06  # share of a face crop's height and width that `ten_crops` cuts off
+BLUE, VERMILION = "#0072B2", "#D55E00"  # real and fake, as in the annotated copies
 
 
-class Shown(NamedTuple):
-    """What the page shows of a file.
+class PageResult(NamedTuple):
+    """The parts of the page that show the result for a file.
 
     Attributes:
-        sentence: the verdict and its uncertainty, in Markdown.
-        drawn: the image or video with boxes; None where there is no score.
-        curve: a video's scores over time; None for an image.
-        faces: the most suspicious face, and where each block looks in it: pictures with captions.
+        summary: the verdict and its uncertainty, in Markdown.
+        annotated: copy of the image or video with boxes; None without a score.
+        curve: plot of a video's scores over time; None for an image.
+        faces: pictures with captions: the face crop with the highest score, and each block's heatmap over it.
     """
 
-    sentence: str
-    drawn: Path | None
-    curve: Figure | None
-    faces: list[tuple[np.ndarray, str]]
+    summary: str
+    annotated: Path | None = None
+    curve: Figure | None = None
+    faces: Sequence[tuple[np.ndarray, str]] = ()
 
 
-class _Record:
-    """Keeps of each person in a file the times and scores of their face, and the most suspicious one with the position
-    of its frame."""
+class _FaceRecord:
+    """For each track: the times and scores of its frames, and its face with the highest score."""
 
     def __init__(self) -> None:
         self.scores: dict[int, list[tuple[float, float]]] = {}
-        self.worst: dict[int, tuple[int, ScoredFace]] = {}
+        self.highest: dict[int, tuple[int, ScoredFace]] = {}  # with the position of its frame
 
     def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
-        """Take the faces of a frame."""
+        """Add the faces of a frame."""
         for face in faces:
             self.scores.setdefault(face.track, []).append((time, face.score))
-            if face.track not in self.worst or face.score > self.worst[face.track][1].score:
-                self.worst[face.track] = position, face
+            if face.track not in self.highest or face.score > self.highest[face.track][1].score:
+                self.highest[face.track] = position, face
 
 
-def judge(detector: ForgeryDetector, file: Path, folder: Path) -> Shown:
-    """Score a file, and draw what is to be seen of it.
+def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageResult:
+    """Score an image or a video for the page.
 
     Args:
-        detector: the network.
-        file: an image or a video.
-        folder: where the drawn file goes.
+        detector: the detector.
+        file: image or video.
+        folder: folder for the annotated copy.
 
     Raises:
-        InputError: a video of more than `MINUTES`.
+        InputError: the video is longer than `MAX_VIDEO_MINUTES`.
+        VideoError: the video cannot be read.
     """
-    if is_video(file):
-        try:
-            reader = FrameReader(file)
-        except VideoError as error:
-            return Shown(f"## not scored\n\n{error}", None, None, [])
-        if reader.length() / reader.fps > 60 * MINUTES:
-            raise InputError(f"the video is longer than {MINUTES} minutes; cut it, or use the command line.")
-    record, drawn = _Record(), folder / ("faces.mp4" if is_video(file) else "faces.png")
-    result = score_file(detector, file, record.add, drawn)
-    if result.score is None:
-        return Shown(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}", None, None, [])
-    people = "one face" if result.faces == 1 else f"{result.faces} faces, judged by face {result.face}"
-    sentence = f"## {result.verdict}, {result.score:.2f}\n\nfrom 0 (real) to 1 (fake); above "
-    sentence += f"{detector.threshold:.2f} it is called fake. {people.capitalize()}"
-    position, face = record.worst[result.face]
-    curve, worst = None, _crop(detector, file, position, face)
-    if is_video(file):
-        sentence += f", {result.frames} frame{'s' * (result.frames != 1)} looked at"
+    video = is_video(file)
+    if video:
+        reader = FrameReader(file)
+        if reader.length() / reader.fps > 60 * MAX_VIDEO_MINUTES:
+            raise InputError(f"the video is longer than {MAX_VIDEO_MINUTES} minutes; cut it, or use the command line.")
+    record, annotated = _FaceRecord(), folder / ("faces.mp4" if video else "faces.png")
+    result = score_file(detector, file, record.add, annotated)
+    if result.score is None or result.face is None:
+        return PageResult(f"## not scored\n\n{'; '.join(filter(None, (result.cause, result.note)))}")
+    position, face = record.highest[result.face]
+    crop, curve = _read_crop(detector, file, position, face), None
+    sentences = [f"Scores range from 0 (real) to 1 (fake); a score above {detector.threshold:.2f} means fake."]
+    found = "One face" if result.faces == 1 else f"{result.faces} faces"
+    sentences.append(f"{found} in {count_frames(result.frames)}." if video else f"{found}.")
+    if result.faces > 1:
+        sentences.append(f"Face {result.face} has the highest score.")
+    if video:
         times, scores = np.array(record.scores[result.face]).T
-        sentence += f"; the face is in {len(scores)} of them" if len(scores) < result.frames else ""
+        if len(scores) < result.frames:
+            sentences.append(f"That face appears in {count_frames(len(scores))}.")
         if len(scores) > 1:
-            ends, share = ([0, 100], "") if len(scores) < 10 else ([10, 90], "four of five of ")
+            ends, share = ([0, 100], "Its") if len(scores) < 10 else ([10, 90], "The middle 80 % of its")
             low, high = np.percentile(scores, ends)
-            sentence += f"; {share}its scores are from {low:.2f} to {high:.2f}"
-        sentence += "."
-        sentence += f" {result.note.capitalize()}." if result.note else ""
-        curve = _curve(times, scores, detector.threshold)
-    else:
-        around, which = detector.score(ten_crops(worst))[0], "it" if result.faces == 1 else "the judged one"
-        sentence += f". Cut {100 * TIGHTER:.0f} % tighter, and mirrored, {which} scores from {min(around):.2f} to "
-        sentence += f"{max(around):.2f}."
-    sentence += " The network's score is no proof: it errs, most on material unlike its training data."
-    return Shown(sentence, drawn, curve, [] if worst is None else _looks(detector, worst, face.score))
+            sentences.append(f"{share} frame scores range from {low:.2f} to {high:.2f}.")
+        if result.note:
+            sentences.append(f"{result.note[0].upper()}{result.note[1:]}.")
+        curve = _plot_scores(times, scores, detector.threshold)
+    elif crop is not None:
+        scores, _ = detector.score(ten_crops(crop))
+        sentences.append(
+            f"Ten tighter crops of that face (by {100 * CROP_SHARE:.0f} %, half of them mirrored) "
+            f"score from {min(scores):.2f} to {max(scores):.2f}."
+        )
+    sentences.append(
+        "The score is not proof: the network makes mistakes, most often on material unlike its training data."
+    )
+    summary = f"## {result.verdict}, {result.score:.2f}\n\n{' '.join(sentences)}"
+    return PageResult(summary, annotated, curve, [] if crop is None else _block_heatmaps(detector, crop, face.score))
 
 
 def ten_crops(face: np.ndarray) -> list[np.ndarray]:
-    """Cut a face (H x W x 3) tighter, by `TIGHTER`, at its four corners and its centre, as it is and mirrored."""
+    """Cut five windows (four corners, centre), tighter by `CROP_SHARE`, from a face crop (H x W x 3); mirror each."""
     height, width = face.shape[:2]
-    below, beside = round(TIGHTER * height), round(TIGHTER * width)
+    below, beside = round(CROP_SHARE * height), round(CROP_SHARE * width)
     corners = [(y, x) for y in (0, below) for x in (0, beside)]
     windows = [face[y : y + height - below, x : x + width - beside] for y, x in [*corners, (below // 2, beside // 2)]]
-    return [np.ascontiguousarray(cut) for window in windows for cut in (window, window[:, ::-1])]
+    return [np.ascontiguousarray(crop) for window in windows for crop in (window, window[:, ::-1])]
 
 
-def _crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> np.ndarray | None:
-    """Return what the network was shown of a face of a file, H x W x 3, uint8, RGB.
+def _read_crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> np.ndarray | None:
+    """Return the crop of a face that was scored, H x W x 3, uint8, RGB; None if the video ends before its frame.
 
-    A video is read once more up to that frame, because faces that carried their pictures would fill the memory of
-    whoever keeps them. None where it ends before.
+    The video is read a second time up to that frame: keeping the crops of all faces would fill the memory.
     """
     if is_video(file):
-        # The frames between the first and that one are not converted.
-        again = FrameReader(file, every=max(position, 1))
-        found = next((frame for at, frame in again if at == position), None)
+        # With this step, the reader converts no frame between the first one and that one.
+        reader = FrameReader(file, every=max(position, 1))
+        found = next((frame for number, frame in reader if number == position), None)
         if found is None:
             return None
         frame = found[..., ::-1].copy()
     else:
-        frame = load_image(file).copy()  # which PyTorch wants to be writable
-    # What was seen is a square already: a margin of 1.
-    return frame if detector.faces_given else crop_face(frame, face.seen, 1, detector.recipe.crop_size)[0]
+        frame = load_image(file).copy()  # PyTorch needs a writable array
+    # `crop_box` is a square that already has the margin, so the margin here is 1.
+    return frame if detector.faces_given else crop_face(frame, face.crop_box, 1, detector.recipe.crop_size)[0]
 
 
-def _looks(detector: ForgeryDetector, face: np.ndarray, score: float) -> list[tuple[np.ndarray, str]]:
-    """Show a face, and where each block sees the forgery in it."""
-    face = resize(face, detector.size)
-    images = normalise(torch.from_numpy(face).permute(2, 0, 1)[None].to(detector.device), detector.channels)
-    pictures = [(face, f"scored {score:.2f}")]
+def _block_heatmaps(detector: ForgeryDetector, crop: np.ndarray, score: float) -> list[tuple[np.ndarray, str]]:
+    """Return the face crop and each block's heatmap over it, with captions."""
+    crop = resize(crop, detector.size)
+    images = normalise(torch.from_numpy(crop).permute(2, 0, 1)[None].to(detector.device), detector.channels)
+    pictures = [(crop, f"score {score:.2f}")]
     try:
         maps, _, _ = heatmaps(detector.network, images)
-    except InputError:  # a transformer has none
+    except InputError:  # the backbones have no feature maps
         return pictures
-    for number, heat in enumerate(maps[0].cpu().numpy(), start=1):
-        picture = face[..., ::-1].copy()
-        lay_heat(picture, heat, np.array([0, 0, detector.size, detector.size]))
-        caption = f"block {number}{'' if heat.any() else ': nothing'}"
+    for number, heatmap in enumerate(maps[0].cpu().numpy(), start=1):
+        picture = crop[..., ::-1].copy()
+        overlay_heatmap(picture, heatmap, np.array([0, 0, detector.size, detector.size]))
+        caption = f"block {number}{'' if heatmap.any() else ': no evidence'}"
         pictures.append((picture[..., ::-1], caption))
     return pictures
 
 
-def make_page(detector: ForgeryDetector, folder: Path) -> Any:
-    """Make the page, a gradio.Blocks, which keeps its files in `folder`.
+def build_page(detector: ForgeryDetector, folder: Path) -> "gradio.Blocks":
+    """Build the page; it keeps its files in `folder`.
 
     Raises:
         InputError: Gradio is not installed.
@@ -166,62 +173,71 @@ def make_page(detector: ForgeryDetector, folder: Path) -> Any:
     with require_package("Gradio", by="--serve"):
         import gradio as gr
 
-    def answer(upload: str | None) -> Any:
-        if upload is None or not Path(upload).is_file():  # who uploads the same file at the same time shares it
+    def score(upload: str | None) -> object:
+        if upload is None or not Path(upload).is_file():  # two people who upload one file at once share it
             gr.Warning("Choose an image or a video first.")
             return gr.skip()
-        uploaded, drawings = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
-        file = Path(shutil.move(upload, uploaded))  # from where Gradio removes what is old
+        upload_folder, annotated_folder = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
+        file = Path(shutil.move(upload, upload_folder))  # Gradio deletes old files in its own folder
         try:
-            shown = judge(detector, file, Path(drawings))
+            result = score_upload(detector, file, Path(annotated_folder))
         except (InputError, VideoError) as error:
-            shown = Shown(f"## not scored\n\n{error}", None, None, [])
+            result = PageResult(f"## not scored\n\n{error}")
         finally:
-            shutil.rmtree(uploaded)
-            timer = Timer(KEPT, shutil.rmtree, (drawings, True))  # as Gradio removes its copies of them
+            shutil.rmtree(upload_folder)
+            timer = Timer(KEEP_SECONDS, shutil.rmtree, (annotated_folder, True))
             timer.daemon = True
             timer.start()
-        image, video = (str(shown.drawn) if shown.drawn and is_video(shown.drawn) == kind else None for kind in (0, 1))
-        values = (image, video, shown.curve, shown.faces)
-        return None, shown.sentence, *(gr.update(value=value or None, visible=bool(value)) for value in values)
+        annotated = result.annotated and str(result.annotated)
+        image, video = (annotated, None) if result.curve is None else (None, annotated)
+        values = (image, video, result.curve, result.faces)
+        return None, result.summary, *(gr.update(value=value or None, visible=bool(value)) for value in values)
 
-    with gr.Blocks(title="Real or fake?", delete_cache=(60, KEPT), analytics_enabled=False) as page:
+    with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
         gr.Markdown(
-            "# Real or fake?\nDrop an image or a video. It goes to the machine that serves this page and nowhere else, "
-            f"and is deleted there once it is scored; what is drawn of it, after about {KEPT // 60} minutes."
+            "# Real or fake?\nUpload an image or a video to score its faces. The file goes only to the machine that "
+            "serves this page. The upload is deleted after scoring, the annotated copy "
+            f"after about {KEEP_SECONDS // 60} minutes."
         )
         with gr.Row():
             with gr.Column(scale=1):
                 endings = [*IMAGE_ENDINGS, *VIDEO_ENDINGS]
                 upload = gr.File(label="image or video", file_types=endings, type="filepath", elem_id="upload")
                 button = gr.Button("Score", variant="primary", elem_id="score")
-                sentence = gr.Markdown(elem_id="sentence")
+                summary = gr.Markdown(elem_id="summary")
             with gr.Column(scale=2):
-                still = ["download", "fullscreen"]  # and not "share", which would send a picture to Hugging Face
-                image = gr.Image(label="faces found", visible=False, buttons=still, elem_id="image")
-                video = gr.Video(label="faces found", visible=False, buttons=["download"], elem_id="video")
+                # `buttons` leaves out "share", which would send a picture to Hugging Face.
+                image = gr.Image(
+                    label="detected faces", visible=False, buttons=["download", "fullscreen"], elem_id="image"
+                )
+                video = gr.Video(label="detected faces", visible=False, buttons=["download"], elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
                 faces = gr.Gallery(
-                    label="what each block looks at", visible=False, columns=5, buttons=still, elem_id="faces"
+                    label="highest-scoring face, and the evidence for fake in each block",
+                    visible=False,
+                    columns=5,
+                    buttons=["download", "fullscreen"],
+                    elem_id="faces",
                 )
-        button.click(answer, upload, [upload, sentence, image, video, curve, faces], concurrency_limit=1)
+        button.click(score, upload, [upload, summary, image, video, curve, faces], concurrency_limit=1)
     return page
 
 
 def serve(detector: ForgeryDetector, host: str, port: int) -> None:
-    """Open the page until it is interrupted or terminated.
+    """Serve the page until SIGINT or SIGTERM.
 
-    Uploads go when they are scored, what is drawn of them `KEPT` seconds later, and everything else with the page.
+    An upload is deleted after scoring, its annotated copy `KEEP_SECONDS` later, and all other files when the page
+    closes.
 
     Args:
-        detector: the network.
-        host: 127.0.0.1 for this machine alone.
-        port: 0 for the first free one from 7860 on.
+        detector: the detector.
+        host: address to listen on; 127.0.0.1 admits this machine only.
+        port: port to listen on; 0 takes the first free port from 7860.
 
     Raises:
-        InputError: Gradio is not installed, the host is not this machine, or the port is taken.
+        InputError: Gradio is not installed, the host is not an address of this machine, or the port is taken.
     """
-    try:  # once: Gradio would try for minutes
+    try:  # Gradio itself would retry for minutes
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -229,45 +245,46 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"--serve cannot open {f'port {port} of ' if port else ''}{host}: {reason}; give another --host or --port."
+            f"--serve cannot listen on {host}{f', port {port}' if port else ''}: {reason}; "
+            "give another --host or --port."
         ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as name:
         folder = Path(name)
-        # Read when Gradio is imported. Nothing is sent anywhere.
+        # Gradio reads these on import, and then sends nothing over the network.
         os.environ |= {"GRADIO_TEMP_DIR": name, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        page = make_page(detector, folder)
+        page = build_page(detector, folder)
         try:
             page.launch(
                 server_name=host,
                 server_port=port or None,
-                max_file_size=MEGABYTES * 2**20,
+                max_file_size=MAX_UPLOAD_MB * 2**20,
                 share=False,
                 show_error=True,
                 quiet=True,
                 prevent_thread_lock=True,
             )
         except OSError as error:
-            raise InputError(f"--serve: {host} port {port or 'from 7860 on'}: {error}") from error
-        print(f"the page is at {page.local_url} (Ctrl-C ends it)", flush=True)
+            raise InputError(f"--serve cannot listen on {host}, port {port or 'from 7860'}: {error}") from error
+        print(f"the page is at {page.local_url} (stop it with Ctrl-C)", flush=True)
         try:
             while True:
-                time.sleep(IDLE)
-                remove_remains(folder)
+                time.sleep(IDLE_SECONDS)
+                remove_abandoned_uploads(folder)
         except KeyboardInterrupt:
             page.close(verbose=False)
 
 
-def remove_remains(folder: Path) -> None:
-    """Remove what Gradio leaves of uploads that were refused or broken off: files that nobody has written to lately."""
+def remove_abandoned_uploads(folder: Path) -> None:
+    """Remove the partial files of uploads that were refused or interrupted `IDLE_SECONDS` ago or earlier."""
     for part in folder.glob("tmp*"):
-        with suppress(FileNotFoundError):  # an upload that has just come to its end is moved away
-            if part.is_file() and time.time() - part.stat().st_mtime > IDLE:
+        with suppress(FileNotFoundError):  # Gradio moves a finished upload away
+            if part.is_file() and time.time() - part.stat().st_mtime > IDLE_SECONDS:
                 part.unlink()
 
 
-def _curve(seconds: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
-    """Plot a video's scores over time, B scores at B times in seconds."""
+def _plot_scores(seconds: np.ndarray, scores: np.ndarray, threshold: float) -> Figure:
+    """Plot N scores over N times in seconds."""
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axis = figure.subplots()
     axis.axhline(threshold, color="0.6", linewidth=1, label="threshold")
