@@ -1,12 +1,12 @@
-"""Turn a dataset's videos into face images and label files for training.py.
+"""Turn a dataset's videos into face crops and label files for training.py.
 
     python preprocessing.py --dataset FF++_c23 --videos /data/FaceForensics++ --faces /data/faces
     python training.py --dataset FF++_c23 --data_root /data/faces
 
-Run it again after an interruption: it goes on where it stopped, and writes nothing twice.
+After an interruption, run the same command again: it skips finished videos.
 """
 
-# Reads from top to bottom: the arguments, one process's share of the videos, jobs side by side, and the command.
+# In this file: the arguments, the extraction in this process, the extraction in jobs, and the command.
 
 import argparse
 import os
@@ -18,46 +18,49 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
-from corpora.label_files import REPORT, check_label_folder, gather, write_contact_sheet
+from corpora.label_files import REPORT, check_label_folder, write_contact_sheet, write_label_files
 from corpora.layouts import LAYOUTS, SourceVideo, find_videos
 from faces.detectors import DETECTORS, Detector, load_face_detector
-from faces.extraction import Seconds, Source, extract_faces, is_done, read_record
+from faces.extraction import Source, StageTimes, extract_faces, is_done, read_record
 from faces.recipe import Recipe, claim_folder, read_recipe
 from utils import parsing as parse
 from utils.command import run_command
 from utils.devices import core_count, select_devices, worker_count
 from utils.errors import InputError, first_ten, one_line, require_package
+from utils.progress import progress
 from utils.tables import format_rows
 
-ONE_CALL = ("jobs", "submit", "nodes", "slurm", "num_shards", "shard", "num_workers", "contact_sheet")
+if TYPE_CHECKING:
+    import submitit
+
+NOT_FOR_JOBS = ("jobs", "submit", "nodes", "slurm", "shard", "contact_sheet")  # arguments that jobs do not inherit
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
-def settings(text: str) -> dict[str, str]:
-    """Parse a comma list of key=value."""
+def key_values(text: str) -> dict[str, str]:
+    """Parse a comma-separated list of key=value."""
     pairs = [part.strip().partition("=") for part in text.split(",")]
     if not all(key and value for key, _, value in pairs):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a comma list such as partition=gpu,time=720")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of options such as partition=gpu,time=720")
     return {key: value for key, _, value in pairs}
 
 
 @dataclass(kw_only=True)
 class PreprocessingArguments:
-    """Every argument of preprocessing.py; the fields are documented by their help texts."""
+    """The arguments of preprocessing.py; the help texts document the fields."""
 
     dataset: str = parse.argument(
         "FF++_c23", str, f"dataset: {', '.join(LAYOUTS)}; FF++_c23/Deepfakes for a single manipulation", "data"
     )
     videos: Path = parse.required(
         parse.path,
-        "root folder of the dataset's videos; for --dataset folder, a folder tree with real and fake or a CSV file",
+        "root folder of the dataset's videos; with --dataset folder, a tree with real and fake folders, or a CSV file",
         "data",
     )
     faces: Path = parse.required(parse.path, "output folder of the face crops; each dataset gets a subfolder", "data")
@@ -65,14 +68,14 @@ class PreprocessingArguments:
         Path("dataset"), parse.path, "output folder of the label files; each dataset gets a subfolder", "data"
     )
     name: str | None = parse.argument(
-        None, parse.folder_name, "name of the dataset's subfolders (default: the value of --dataset)", "data"
+        None, parse.folder_name, "name of these subfolders (default: the value of --dataset)", "data"
     )
 
     every: int | None = parse.argument(
-        None, parse.count, "sample one frame in this many, starting at frame 0 (default: 5)", "frames and faces"
+        None, parse.count, "sampling interval in frames, starting at frame 0 (default: 5)", "frames and faces"
     )
     frames: int | None = parse.argument(
-        None, parse.count, "sample this many evenly spaced frames instead of using --every", "frames and faces"
+        None, parse.count, "number of evenly spaced frames per video, instead of --every", "frames and faces"
     )
     detector: str = parse.argument(
         "retinaface",
@@ -81,7 +84,7 @@ class PreprocessingArguments:
         "frames and faces",
     )
     detector_weights: Path | None = parse.argument(
-        None, parse.path, "RetinaFace checkpoint (default: the published one, downloaded once)", "frames and faces"
+        None, parse.path, "RetinaFace checkpoint file (default: the published one, downloaded once)", "frames and faces"
     )
     margin: float = parse.argument(
         1.3, parse.positive, "side of the crop divided by the longer side of the face box", "frames and faces"
@@ -92,36 +95,36 @@ class PreprocessingArguments:
     all_faces: bool = parse.argument(
         False,
         parse.boolean,
-        "save every face of a video, each in its own folder, instead of the main face only",
+        "all faces of a video, each in its own folder, instead of the main face only",
         "frames and faces",
     )
     contact_sheet: bool = parse.argument(
         False,
         parse.boolean,
-        "write contact_sheet.png beside the label files: one row of faces per video",
+        "picture with one row of faces per video, written next to the label files as contact_sheet.png",
         "frames and faces",
     )
 
-    bs: int = parse.argument(8, parse.count, "batch size of the face detector, in frames", "machines")
+    bs: int = parse.argument(8, parse.count, "batch size of the face detector in frames", "machines")
     num_workers: int = parse.argument(
-        12, parse.count_or_zero, "processes that decode videos, at most one per core", "machines"
+        12, parse.count_or_zero, "decoding processes, at most one per core; 0 decodes in the main process", "machines"
     )
     gpu_num: str | None = parse.argument(
         None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "machines"
     )
     num_shards: int = parse.argument(
-        1, parse.count, "split the videos into this many shards; without --shard, write the label files", "machines"
+        1, parse.count, "number of shards; above 1 and without --shard, only the label files are written", "machines"
     )
     shard: int | None = parse.argument(
-        None, parse.count_or_zero, "process this shard only (from 0) and write no label files", "machines"
+        None, parse.count_or_zero, "number of the shard to process, from 0; no label files are written", "machines"
     )
     jobs: int = parse.argument(1, parse.count, "parallel processes on this machine, one shard each", "machines")
     submit: str = parse.argument(
         "local", parse.one_of("local", "slurm"), "where the jobs run: local, or slurm for a SLURM cluster", "machines"
     )
-    nodes: int = parse.argument(1, parse.count, "with --submit slurm: number of nodes, one shard each", "machines")
+    nodes: int = parse.argument(1, parse.count, "number of SLURM nodes with --submit slurm, one shard each", "machines")
     slurm: dict[str, str] = parse.argument(
-        {}, settings, "with --submit slurm: sbatch options such as partition=gpu,time=720,gpus_per_node=1", "machines"
+        {}, key_values, "sbatch options with --submit slurm, such as partition=gpu,time=720,gpus_per_node=1", "machines"
     )
 
 
@@ -129,101 +132,101 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
     """Parse the command line.
 
     Raises:
-        InputError: an argument that is wrong, missing, or contradicts another.
+        InputError: an argument is wrong or missing, or contradicts another argument.
     """
-    args = parse.Parser("preprocessing.py", __doc__, PreprocessingArguments).parse(argv)
+    args: PreprocessingArguments = parse.Parser("preprocessing.py", __doc__, PreprocessingArguments).parse(argv)
     if args.every is not None and args.frames is not None:
         raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give one.")
     if args.shard is not None and args.shard >= args.num_shards:
         raise InputError(
-            f"--shard {args.shard}: with --num_shards {args.num_shards} they are 0 to {args.num_shards - 1}."
+            f"--shard {args.shard}: --num_shards {args.num_shards} has the shards 0 to {args.num_shards - 1}."
         )
     several = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
     if (several > 1 or args.submit == "slurm") and args.num_shards > 1:
-        raise InputError("--jobs and --submit slurm make the shards themselves; leave --num_shards and --shard out.")
+        raise InputError("--jobs and --submit slurm create their own shards; leave out --num_shards and --shard.")
     if args.submit == "slurm" and args.jobs > 1:
-        raise InputError("--jobs is for this machine; for --submit slurm give --nodes.")
+        raise InputError("--jobs is for this machine; with --submit slurm, give --nodes.")
     if args.submit == "local" and (args.nodes > 1 or args.slurm):
-        raise InputError("--nodes and --slurm are for --submit slurm.")
+        raise InputError("--nodes and --slurm need --submit slurm.")
     return args
 
 
-# ------------------------------------------------------------------------------------------------- one process's share
+# ------------------------------------------------------------------------------------- extraction in this process
 
 
-def deal_out(videos: Sequence[SourceVideo], shards: int) -> dict[str, int]:
-    """Deal the videos' folders out among shards, evenly and in an order that mixes real and fake, long and short."""
+def assign_shards(videos: Sequence[SourceVideo], shards: int) -> dict[str, int]:
+    """Map each video's folder to a shard; shards have equal size and mix real and fake, long and short videos."""
     mixed = sorted((video.folder for video in videos), key=lambda folder: zlib.crc32(folder.encode()))
     return {folder: position % shards for position, folder in enumerate(mixed)}
 
 
-def unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
-    """List the videos that are on the disk and have neither faces nor a reason for having none."""
+def find_unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
+    """List the videos on the disk that are not processed yet."""
     sources = [Source(video.file, faces / video.folder) for video in videos if video.split]
-    bar = tqdm(sources, "looking for what is done", unit=" videos", delay=2, leave=False)
+    bar = progress(sources, "looking for finished videos", unit="videos", delay=2)
     return [source for source in bar if not is_done(source) and source.file.is_file()]
 
 
-def process(sources: list[Source], args: PreprocessingArguments, recipe: Recipe, detector: Detector) -> Seconds:
-    """Write the faces of `sources`, with a bar, and return the time that each stage took."""
-    seconds, began = Seconds(), time.perf_counter()
+def extract_here(sources: list[Source], args: PreprocessingArguments, recipe: Recipe, detector: Detector) -> StageTimes:
+    """Extract the faces of `sources` in this process, with a progress bar; return the times of the stages."""
+    times, began = StageTimes(), time.perf_counter()
     workers = min(worker_count(args.num_workers), len(sources))
-    outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, seconds))
-    bar = tqdm(total=len(sources), unit=" videos", dynamic_ncols=True)
-    with _trouble_is_told(args.faces), bar, outcomes as finished:
+    outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, times))
+    bar = progress(None, unit="videos", total=len(sources), leave=True)
+    with _disk_errors(args.faces), bar, outcomes as finished:
         for outcome in finished:
             if outcome.failure:
                 bar.write(f"{one_line(outcome.source.file)}: {outcome.failure}")
             bar.update()
-            bar.set_postfix_str(f"{seconds.frames / (time.perf_counter() - began):.1f} frames/s")
-    return seconds
+            bar.set_postfix_str(f"{times.frames / (time.perf_counter() - began):.1f} frames/s")
+    return times
 
 
 @contextmanager
-def _trouble_is_told(faces: Path) -> Iterator[None]:
-    """Turn what stops the work in the middle into one sentence that says how to go on."""
+def _disk_errors(faces: Path) -> Iterator[None]:
+    """Turn an OSError into an InputError that says how to continue."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"{error.filename or faces}: {error.strerror or error}; mend that (free the disk, allow writing) and run "
-            "the same command again: it goes on where it stopped."
+            f"{error.filename or faces}: {error.strerror or error}; fix this (free space, or make the folder writable) "
+            "and run the same command again: it skips finished videos."
         ) from error
 
 
-# ------------------------------------------------------------------------------------------------- jobs side by side
+# --------------------------------------------------------------------------------------------- extraction in jobs
 
 
-def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, home: Path) -> None:
-    """Run this command once a shard, through submitit, on this machine or on a SLURM cluster, and wait.
+def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, label_folder: Path) -> None:
+    """Run this command once per shard with submitit, on this machine or on a SLURM cluster, and wait for the jobs.
 
     Raises:
-        InputError: submitit or SLURM is not there, or a job failed.
+        InputError: submitit or SLURM is not installed, or a job failed.
     """
     with require_package("submitit", by="--jobs and --submit"):
         import submitit
-    logs = home / "jobs"
+    logs = label_folder / "jobs"
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=args.submit)
     except RuntimeError as error:
-        raise InputError(f"--submit {args.submit}: {error}; give --jobs for this machine.") from error
-    shared = {"num_workers": args.num_workers}
+        raise InputError(f"--submit {args.submit}: {error}; give --jobs to use this machine.") from error
+    workers = args.num_workers
     if args.submit == "slurm":
         executor.update_parameters(name="preprocessing", nodes=1, slurm_additional_parameters=args.slurm)
     else:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         executor.update_parameters(timeout_min=60 * 24 * 365, gpus_per_node=gpus)
-        shared = {"num_workers": min(args.num_workers, max(1, core_count() // jobs))}
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, core_count() // jobs)))
+        cores_per_job = max(1, core_count() // jobs)
+        workers = min(workers, cores_per_job)
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_job))
     command = [sys.executable, str(Path(__file__).absolute())]
-    for key, value in {**vars(args), **shared, "num_shards": jobs}.items():
-        if value is not None and (key not in ONE_CALL or key in ("num_workers", "num_shards")):
-            value = value.absolute() if isinstance(value, Path) else value
-            command += [f"--{key}", str(value)]
+    for key, value in {**vars(args), "num_workers": workers, "num_shards": jobs}.items():
+        if value is not None and key not in NOT_FOR_JOBS:
+            command += [f"--{key}", str(value.absolute() if isinstance(value, Path) else value)]
     calls = [submitit.helpers.CommandFunction([*command, "--shard", str(shard)]) for shard in range(jobs)]
     with executor.batch():
         running = [executor.submit(call) for call in calls]
-    print(f"{jobs} jobs, {args.submit}: {', '.join(job.job_id for job in running)}; their logs are in {logs}")
+    print(f"{jobs} {args.submit} jobs: {', '.join(job.job_id for job in running)}; logs: {logs}")
     try:
         _wait(running, sources)
     except KeyboardInterrupt:
@@ -233,26 +236,26 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, hom
     failed = [(shard, job) for shard, job in enumerate(running) if job.exception() is not None]
     if failed:
         shard, job = failed[0]
-        last = (job.stderr() or str(job.exception())).strip().splitlines()[-1]
+        last_line = (job.stderr() or str(job.exception())).strip().splitlines()[-1]
         raise InputError(
-            f"{len(failed)} of {jobs} jobs failed ({first_ten([str(s) for s, _ in failed])}), shard {shard} with: "
-            f"{last} (logs in {logs}); the same command goes on."
+            f"{len(failed)} of {jobs} jobs failed (shards {first_ten([str(s) for s, _ in failed])}); shard {shard} "
+            f"ended with: {last_line} (logs: {logs}); fix it and run the same command again: it skips finished videos."
         )
 
 
-def _wait(running: list[Any], sources: list[Source]) -> None:
-    left, frames, began = sources, 0, time.perf_counter()
-    with tqdm(total=len(sources), unit=" videos", dynamic_ncols=True) as bar:
-        while left:
+def _wait(running: "list[submitit.Job[str]]", sources: list[Source]) -> None:
+    unfinished, frames, began = sources, 0, time.perf_counter()
+    with progress(None, unit="videos", total=len(sources), leave=True) as bar:
+        while unfinished:
             ended = all(job.done() for job in running)
-            done = {source for source in left if is_done(source)}
-            frames += sum((read_record(source) or {}).get("looked_at", 0) for source in done)
-            left = [source for source in left if source not in done]
-            bar.update(len(done))
+            finished = {source for source in unfinished if is_done(source)}
+            frames += sum((read_record(source) or {}).get("sampled_frames", 0) for source in finished)
+            unfinished = [source for source in unfinished if source not in finished]
+            bar.update(len(finished))
             bar.set_postfix_str(f"{frames / (time.perf_counter() - began):.1f} frames/s")
             if ended:
                 break
-            time.sleep(2 + len(left) / 1000)  # a look at every folder takes a network disk a while
+            time.sleep(2 + len(unfinished) / 1000)  # checking every folder is slow on a network disk
     for job in running:
         job.wait()
 
@@ -261,100 +264,105 @@ def _wait(running: list[Any], sources: list[Source]) -> None:
 
 
 def run(args: PreprocessingArguments) -> None:
-    """Do what the arguments say: extract faces, and make the label files unless this is one shard of several."""
+    """Extract the faces, then write the label files; one shard of several writes no label files."""
     name = args.name or args.dataset
-    face_folder = name.partition("/")[0]  # FF++_c23/Deepfakes shares the faces of FF++_c23
-    videos = find_videos(args.dataset, args.videos, face_folder)
-    home, folder = args.dataset_root / name, args.faces / face_folder
-    check_label_folder(home)
-    shard_of = deal_out(videos, args.num_shards)
+    subfolder = name.partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
+    videos = find_videos(args.dataset, args.videos, subfolder)
+    label_folder, face_folder = args.dataset_root / name, args.faces / subfolder
+    check_label_folder(label_folder)
+    shard_of = assign_shards(videos, args.num_shards)
+    speeds = None
     if args.num_shards > 1 and args.shard is None:
-        about, speeds = read_recipe(folder), None
-        if about is None:
-            raise InputError(f"{folder} holds no faces yet; run the shards first: --shard 0, --shard 1, ...")
+        description = read_recipe(face_folder)
+        if description is None:
+            raise InputError(f"{face_folder} has no faces yet; run the shards first: --shard 0, --shard 1, ...")
     else:
-        mine = [video for video in videos if args.shard in (None, shard_of[video.folder])]
-        about, speeds = extract(args, mine, folder, home)
+        selected = [video for video in videos if args.shard in (None, shard_of[video.folder])]
+        description, speeds = extract(args, selected, face_folder, label_folder)
     if args.shard is None:
-        finish(args, videos, shard_of, home, about, speeds)
+        write_outputs(args, videos, shard_of, label_folder, description, speeds)
     else:
         print(
-            f"shard {args.shard} of {args.num_shards} is done; when all are, the same command without --shard makes "
-            "the label files"
+            f"shard {args.shard} of {args.num_shards} is finished; after the last one, run the same command without "
+            "--shard to write the label files"
         )
 
 
 def extract(
-    args: PreprocessingArguments, videos: Sequence[SourceVideo], folder: Path, home: Path
+    args: PreprocessingArguments, videos: Sequence[SourceVideo], face_folder: Path, label_folder: Path
 ) -> tuple[dict[str, Any], dict[str, float] | None]:
-    """Write the faces of `videos` that have none yet, in this process or in jobs.
+    """Extract the faces of the videos that are not processed yet, in this process or in jobs.
 
     Args:
         args: the command line.
-        videos: this process's share.
-        folder: of the dataset's faces.
-        home: of its label files, for the logs of jobs.
+        videos: the videos of this process.
+        face_folder: the dataset's folder of face crops.
+        label_folder: the dataset's folder of label files, for the logs of the jobs.
 
     Returns:
-        How the faces are made; and the frames a second of each stage, None where this process made none.
+        The recipe, detector and source of the faces; and the frames per second of each stage, None if this process
+        extracted no faces.
 
     Raises:
-        InputError: no such device or weights, faces made otherwise, or what stops the work.
+        InputError: wrong device or weights, faces with another recipe, a full disk, or a failed job.
     """
     jobs = args.nodes if args.submit == "slurm" else args.jobs
     in_jobs = jobs > 1 or args.submit == "slurm"
     devices = select_devices("cpu" if args.submit == "slurm" else args.gpu_num)  # a cluster's nodes have other GPUs
-    # Jobs load a detector each; this process then does so for its name and its SHA-256 alone.
+    # Each job loads its own detector; this process then needs the detector's name and SHA-256 only.
     device = torch.device("cpu") if in_jobs else devices[(args.shard or 0) % len(devices)]
     recipe = Recipe(args.every or 5, args.frames, args.margin, args.crop_size, args.all_faces)
-    detector, detector_name = load_face_detector(args.detector, args.detector_weights, device)
-    about = {**asdict(recipe), **detector_name, "videos": str(args.videos.resolve())}
-    claim_folder(folder, about)
-    sources = unfinished(videos, args.faces)
+    detector, detector_description = load_face_detector(args.detector, args.detector_weights, device)
+    description = {**asdict(recipe), **detector_description, "videos": str(args.videos.resolve())}
+    claim_folder(face_folder, description)
+    sources = find_unfinished(videos, args.faces)
     if sources and in_jobs:
-        run_jobs(args, sources, jobs, home)
+        run_jobs(args, sources, jobs, label_folder)
     elif sources:
-        seconds = process(sources, args, recipe, detector)
-        stages = ", ".join(f"{stage} {speed:g}" for stage, speed in seconds.speeds().items())
-        print(f"{seconds.frames} frames; frames/s a process in each stage: {stages}")
-        return about, seconds.speeds() if seconds.frames else None
-    return about, None
+        times = extract_here(sources, args, recipe, detector)
+        speeds = times.speeds()
+        stages = ", ".join(f"{stage} {speed:g}" for stage, speed in speeds.items())
+        print(f"{times.frames} frames; frames/s per process in each stage: {stages}")
+        return description, speeds if times.frames else None
+    return description, None
 
 
-def finish(
+def write_outputs(
     args: PreprocessingArguments,
     videos: Sequence[SourceVideo],
     shard_of: dict[str, int],
-    home: Path,
-    about: dict[str, Any],
+    label_folder: Path,
+    description: dict[str, Any],
     speeds: dict[str, float] | None,
 ) -> None:
-    """Make the label files and the report from the faces that are there, and say what is missing and what follows.
+    """Write the label files and the report, and print a summary and the next command.
 
     Args:
         args: the command line.
-        videos: all of the dataset.
+        videos: all videos of the dataset.
         shard_of: the shard of each video's folder.
-        home: where the label files go.
-        about: how the faces are made.
-        speeds: of this run, as `extract` gives them.
+        label_folder: the dataset's folder of label files.
+        description: the recipe, detector and source of the faces.
+        speeds: frames per second of each stage in this run, or None.
 
     Raises:
         InputError: no video gave a face.
     """
-    report, not_done = gather(videos, args.faces, home, about, speeds)
-    print_summary(report, home)
+    report, unfinished = write_label_files(videos, args.faces, label_folder, description, speeds)
+    print_summary(report, label_folder)
     if args.contact_sheet:
-        rows = write_contact_sheet(videos, args.faces, home / "contact_sheet.png")
-        print(f"contact sheet of {rows} videos: {home / 'contact_sheet.png'}")
-    if not_done:
-        shards = sorted({shard_of[video.folder] for video in not_done})
-        print(f"note: {len(not_done)} videos are not done yet: shards missing: {first_ten([str(s) for s in shards])}")
+        rows = write_contact_sheet(videos, args.faces, label_folder / "contact_sheet.png")
+        print(f"contact sheet of {rows} videos: {label_folder / 'contact_sheet.png'}")
+    if unfinished:
+        shards = first_ten([str(shard) for shard in sorted({shard_of[video.folder] for video in unfinished})])
+        print(f"note: {len(unfinished)} videos are not processed yet; missing shards: {shards}")
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
-        raise InputError(f"no video gave a face, so there are no label files; {home / REPORT} says why.")
+        raise InputError(
+            f"no video gave a face, so there are no label files; {label_folder / REPORT} lists the causes."
+        )
     if empty:
-        print(f"note: empty: {', '.join(empty)}; a training needs all six, a test at least one of the last two")
+        print(f"note: empty: {', '.join(empty)}; training needs all six label files, a test one of the last two")
     else:
         next_command = ["python", "training.py", "--dataset", args.name or args.dataset, "--data_root", str(args.faces)]
         if args.dataset_root != Path("dataset"):
@@ -362,27 +370,27 @@ def finish(
         print(f"next: {shlex.join(next_command)}")
 
 
-def print_summary(report: dict[str, Any], home: Path) -> None:
-    """Print a row a label file, and how many videos gave nothing, by cause."""
+def print_summary(report: dict[str, Any], label_folder: Path) -> None:
+    """Print one row per label file, and the number of videos without faces by cause."""
     rows = [[name, str(count["videos"]), str(count["images"])] for name, count in report["label_files"].items()]
-    print(f"\n{format_rows([[str(home), 'videos', 'images'], *rows])}\n")
-    for what, causes in (("without faces", report["causes"]), ("left out", report["left_out_causes"])):
+    print(f"\n{format_rows([[str(label_folder), 'videos', 'images'], *rows])}\n")
+    for title, causes in (("without faces", report["causes"]), ("left out", report["left_out_causes"])):
         if causes:
-            print(f"{what}: " + ", ".join(f"{count} {cause}" for cause, count in causes.items()))
+            print(f"{title}: " + ", ".join(f"{count} {cause}" for cause, count in causes.items()))
     if report["images_upscaled_more_than_twice"]:
         print(f"upscaled more than twice: {report['images_upscaled_more_than_twice']} images")
     if report["cut_short"]:
-        print(f"shorter than their headers tell: {len(report['cut_short'])} videos")
-    print(f"report: {home / REPORT}")
+        print(f"shorter than their headers declare: {len(report['cut_short'])} videos")
+    print(f"report: {label_folder / REPORT}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return its exit code: 0, 2 for an error that the user can fix, 130 for an interruption."""
     return run_command(
         "preprocessing.py",
         lambda: run(parse_arguments(argv)),
         "a smaller --bs",
-        lambda: "; the same command goes on where it stopped",
+        lambda: "; run the same command again: it skips finished videos",
     )
 
 

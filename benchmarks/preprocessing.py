@@ -1,10 +1,10 @@
-"""How fast the stages of preprocessing are, and how well its two detectors agree.
+"""Measure the speed of the preprocessing stages and the agreement of the two face detectors.
 
     python -m benchmarks.preprocessing --videos ROOT --weights FILE
 
-Prints Markdown tables for docs/preprocessing.md. The stages are timed one after the other in one process; the whole
-with as many decoding processes as there are cores. ROOT holds the folders FF++ and DFDC with a few videos of each; what
-their speed makes for the whole dataset is reckoned from the number of its frames.
+Prints the Markdown tables of docs/preprocessing.md. The stages run one after the other in one process; the complete
+pipeline runs with one decoding process per core. ROOT contains the folders FF++ and DFDC with a few videos each; the
+hours for a complete dataset are extrapolated from its number of frames.
 """
 
 import argparse
@@ -17,42 +17,44 @@ from pathlib import Path
 import numpy as np
 import torch
 from torchvision.ops import box_iou
-from tqdm import tqdm
 
 from faces.detectors import Detector, load_face_detector, shrink
-from faces.extraction import Seconds, Source, extract_faces
+from faces.extraction import Source, StageTimes, extract_faces
 from faces.recipe import Recipe
 from faces.videos import FrameReader
 from utils.devices import core_count
+from utils.progress import progress
 
 EVERY = 5
-# Sampled frames. FF++: 509.9k frames of real videos and four times as many fake ones (Celeb-DF paper, table 1). DFDC:
-# 119,154 training clips of ten seconds (Dolhansky et al., 2020), nearly all of 30 frames a second.
+# Sampled frames. FF++: 509.9k real frames and four times as many fake ones (Celeb-DF paper, table 1). DFDC: 119,154
+# training videos of ten seconds (Dolhansky et al., 2020), nearly all at 30 frames per second.
 DATASETS = {
     "FF++": {"FF++_c23": 5 * 509_900 // EVERY},
     "DFDC": {"DFDC (training parts)": 119_154 * 300 // EVERY},
 }
 
 
-def time_stages(videos: list[Path], detector: Detector, workers: int) -> tuple[Seconds, float, int]:
-    """Extract the faces of `videos`; return the time of each stage, the whole time (s), and the bytes written."""
+def time_stages(videos: list[Path], detector: Detector, workers: int) -> tuple[StageTimes, float, int]:
+    """Extract the faces of `videos`; return the times of the stages, the total seconds, and the bytes of the images."""
     with tempfile.TemporaryDirectory() as scratch:
         sources = [Source(video, Path(scratch) / str(i)) for i, video in enumerate(videos)]
-        seconds, began = Seconds(), time.perf_counter()
-        outcomes = extract_faces(sources, Recipe(every=EVERY), detector, 8, workers, seconds)
-        for _ in tqdm(outcomes, f"{workers} workers", total=len(sources), unit=" videos"):
+        times, began = StageTimes(), time.perf_counter()
+        outcomes = extract_faces(sources, Recipe(every=EVERY), detector, 8, workers, times)
+        for _ in progress(outcomes, f"{workers} workers", unit="videos", total=len(sources)):
             pass
-        whole = time.perf_counter() - began
-        return seconds, whole, sum(file.stat().st_size for file in Path(scratch).rglob("*.png"))
+        total = time.perf_counter() - began
+        return times, total, sum(file.stat().st_size for file in Path(scratch).rglob("*.png"))
 
 
 def agreement(videos: list[Path], retinaface: Detector, mtcnn: Detector) -> list[tuple[str, int, float, float, float]]:
-    """Compare each video's boxes; return its frames, the share with a face in each detector, and the mean overlap.
+    """Compare the boxes of the two detectors on every fifth frame.
 
-    The overlap (intersection over union) is that of RetinaFace's surest box with MTCNN's box nearest to it.
+    Returns:
+        One row per video: name, number of frames, share of frames in which RetinaFace and MTCNN find a face, and mean
+        overlap (intersection over union) of RetinaFace's highest-scored box with the nearest box of MTCNN.
     """
     rows = []
-    for video in tqdm(videos, "agreement", unit=" videos"):
+    for video in progress(videos, "agreement", unit="videos"):
         overlaps, found = [], np.zeros(2)
         frames = 0
         for _, frame in FrameReader(video, EVERY):
@@ -61,17 +63,17 @@ def agreement(videos: list[Path], retinaface: Detector, mtcnn: Detector) -> list
             frames += 1
             found += (len(first.boxes) > 0, len(second.boxes) > 0)
             if len(first.boxes) and len(second.boxes):
-                surest = torch.from_numpy(first.boxes[[np.argmax(first.scores)]])
-                overlaps.append(float(box_iou(surest, torch.from_numpy(second.boxes)).max()))
+                best = torch.from_numpy(first.boxes[[np.argmax(first.scores)]])
+                overlaps.append(float(box_iou(best, torch.from_numpy(second.boxes)).max()))
         rows.append((video.stem, frames, *(found / frames), float(np.mean(overlaps))))
     return rows
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Run the measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, required=True, help="videos are looked for in and below it")
-    parser.add_argument("--weights", type=Path, required=True, help="a RetinaFace checkpoint")
+    parser.add_argument("--videos", type=Path, required=True, help="folder that is searched for videos")
+    parser.add_argument("--weights", type=Path, required=True, help="RetinaFace checkpoint")
     args = parser.parse_args()
     videos = sorted(args.videos.rglob("*.mp4"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,15 +83,15 @@ def main() -> None:
     }
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     print(f"{len(videos)} videos; {core_count()} of {os.cpu_count()} cores, {name}; PyTorch {torch.__version__}\n")
-    print("| videos | detector | decode | detect | write | all, with workers | kB an image |")
+    print("| videos | detector | decode | detect | write | complete | kB per image |")
     print("|---|---|---|---|---|---|---|")
     rates = {}
     for folder in sorted({video.relative_to(args.videos).parts[0] for video in videos}):
         inside = [video for video in videos if folder in video.parts]
         for detector_name, detector in detectors.items():
             stages, _, size = time_stages(inside, detector, 0)
-            seconds, whole, _ = time_stages(inside, detector, core_count())
-            rates[folder, detector_name] = rate = seconds.frames / whole
+            pipeline, total, _ = time_stages(inside, detector, core_count())
+            rates[folder, detector_name] = rate = pipeline.frames / total
             speeds = " | ".join(f"{speed:.0f}" for speed in stages.speeds().values())
             print(f"| {folder} | {detector_name} | {speeds} | {rate:.0f} | {size / stages.images / 1000:.0f} |")
     print("\n| dataset | sampled frames | detector | one machine | 32 machines |\n|---|---|---|---|---|")

@@ -170,8 +170,8 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
         label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(
-                f"{root / 'dataset.json'}: {path} has the set '{split}' (expected train or test) and the label '{label}' "
-                "(expected real or fake)."
+                f"{root / 'dataset.json'}: {path} has the set '{split}' (expected train or test) and the label "
+                f"'{label}' (expected real or fake)."
             )
         declared = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
         # In the file name, every number of four or more digits is an actor.
