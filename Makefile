@@ -36,7 +36,7 @@ format: $(VENV)/installed
 	$(RUN) -m ruff format .
 
 docs: $(VENV)/installed
-	$(RUN) docs/generate.py
+	$(RUN) -m docs.generate
 
 $(VENV)/installed: requirements.txt requirements-extra.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'

@@ -170,7 +170,7 @@ LABELS = {
     "a word for a label": (f"real,{REAL},3\n", ("line 1", "'real'")),
     "a word for a count": (f"\n0,{REAL},three\n", ("line 2", "'three'")),
     "endless count": (f"0,{REAL},{'9' * 5000}\n", ("line 1",)),
-    "no path": ("0,,3\n", ("line 1", "no path")),
+    "no path": ("0,,3\n", ("line 1", "path")),
     "twice": (f"0,{REAL},3\n0,{REAL},3\n", ("listed twice", "train_real.txt", REAL)),
     "twice, spelt otherwise": (f"0,{REAL},3\n0,./{REAL}/,3\n", (REAL,)),
     "NUL": ("0,a\0b,3\n", ("line 1",)),
@@ -448,3 +448,14 @@ def test_a_write_that_is_cut_off(tiny: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert str(last) in capsys.readouterr().err
     assert last.read_bytes() == before[0]
     assert not list(tiny.rglob("*.part"))
+
+
+# ------------------------------------------------------------------------------------------------------- traceback
+
+
+def test_a_traceback_only_when_asked_for(tiny: Path, command: Run) -> None:
+    wrong = ("--data_root", str(tiny / "nowhere"))
+    quiet, loud = command(*wrong), command(*wrong, "--traceback")
+    assert (quiet.returncode, loud.returncode) == (2, 2)
+    assert "Traceback" not in quiet.stderr and "nowhere" in quiet.stderr
+    assert loud.stderr.startswith("Traceback") and loud.stderr.splitlines()[-1] == quiet.stderr.strip()

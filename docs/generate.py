@@ -1,0 +1,94 @@
+"""Write the generated parts of the documentation: docs/arguments.md and the tables of docs/published.md.
+
+    python -m docs.generate           write them
+    python -m docs.generate --check   exit with code 1 if a page is out of date
+
+The first comes from the commands' arguments, the second from evaluation/published.json.
+"""
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from analysis.ablation import AblationArguments
+from analysis.compare import CompareArguments
+from analysis.embedding import EmbeddingArguments
+from analysis.evidence import EvidenceArguments
+from analysis.robustness import RobustnessArguments
+from demo.__main__ import DemoArguments
+from evaluation.published import published_markdown, read_published
+from inference import InferenceArguments
+from preprocessing import PreprocessingArguments
+from utils.parsing import default_of, show_default
+from utils.training_arguments import TrainingArguments
+
+ROOT = Path(__file__).parent.parent
+COMMANDS: dict[str, Any] = {
+    "training.py": TrainingArguments,
+    "preprocessing.py": PreprocessingArguments,
+    "inference.py": InferenceArguments,
+    "-m demo": DemoArguments,
+    "-m analysis.compare": CompareArguments,
+    "-m analysis.robustness": RobustnessArguments,
+    "-m analysis.embedding": EmbeddingArguments,
+    "-m analysis.evidence": EvidenceArguments,
+    "-m analysis.ablation": AblationArguments,
+}
+INTRODUCTION = """# Arguments
+
+Every argument of every command, as `--help` shows them. `python -m docs.generate` writes this page.
+
+- A boolean argument takes `True` or `False`; without a value it is `True`.
+- `--traceback`, on every command, prints the Python traceback of an error before its one-sentence message.
+"""
+
+
+def argument_table(arguments: Any) -> str:
+    """Return the arguments of one command as a Markdown table, with a row for each group."""
+    rows, group = ["| argument | default | meaning |", "|---|---|---|"], ""
+    for item in fields(arguments):
+        about = item.metadata
+        if about["group"] != group:
+            group = about["group"]
+            rows.append(f"| **{group}** | | |")
+        name = item.name.upper() if about.get("positional") else f"`--{item.name}`"
+        default = default_of(item)
+        shown = f"`{show_default(default)}`" if show_default(default) else ""
+        text = about["text"].replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {name} | {shown} | {text} |")
+    return "\n".join(rows)
+
+
+def arguments_page() -> str:
+    """Return the text of docs/arguments.md."""
+    sections = [f"## python {command}\n\n{argument_table(kind)}\n" for command, kind in COMMANDS.items()]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def published_page(page: str) -> str:
+    """Return docs/published.md with its generated tables replaced."""
+    tables = published_markdown(read_published())
+    return re.sub(
+        r"(<!-- generated[^>]*-->\n).*(<!-- end -->)", lambda part: part[1] + tables + part[2], page, flags=re.DOTALL
+    )
+
+
+def main(check: bool) -> int:
+    """Write the pages, or report those that are out of date; return the exit code."""
+    published = ROOT / "docs" / "published.md"
+    pages = {
+        ROOT / "docs" / "arguments.md": arguments_page(),
+        published: published_page(published.read_text(encoding="utf-8")),
+    }
+    stale = [file for file, text in pages.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
+    for file in stale:
+        print(f"{'out of date: run python -m docs.generate for' if check else 'wrote'} {file.relative_to(ROOT)}")
+        if not check:
+            file.write_text(pages[file], encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
