@@ -95,5 +95,5 @@ def published_markdown(tables: list[PublishedTable]) -> str:
         rows = {"method": list(table.datasets), "---": ["---"] * len(counts), "*test videos*": counts, **table.rows}
         lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
         heading = f"## AUC of {table.unit}, trained on {table.trained_on}"
-        sections.append("\n".join([heading, "", f"Source: {table.source}", "", *lines]))
-    return "\n\n".join(sections)
+        sections.append("\n".join([heading, "", f"Source: {table.source}", "", *lines, ""]))
+    return "\n".join(sections)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.style import context
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from scipy.special import ndtri
@@ -223,7 +223,7 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
     for title, draw, needs_both, caption in PLOTS:
         if needs_both and not both:
             continue
-        with context(STYLE | {"svg.hashsalt": f"{salt} {title}"}):
+        with style.context(STYLE | {"svg.hashsalt": f"{salt} {title}"}):
             figure = Figure(figsize=(4.4, 3.9), layout="constrained")
             draw(figure, units, threshold)
             svg = inline_svg(figure, f"{title} of frames and videos")
