@@ -238,11 +238,11 @@ def summarise(numbers: dict[str, Any]) -> str:
     if overlap is None:
         return "With one block, the overlap is not defined."
     flat = sum(block["flat_maps"] for block in numbers["blocks"])
-    left_out = f" The overlap leaves out {flat:,} flat maps." if flat else ""
+    left_out = f" The overlap leaves out {flat:,} flat map{'s' * (flat != 1)}." if flat else ""
     if overlap["mean"] is None:
         return f"No image has two maps that are not flat, so the overlap is not defined.{left_out}"
     return (
-        f"The blocks' maps overlap by {format_mean(overlap)} (IoU over {overlap['images']:,} images). "
+        f"The blocks' maps overlap by {format_mean(overlap)} (IoU, mean ± std over {overlap['images']:,} images). "
         f"Maps of different images overlap by {'-' if across is None else f'{across:.4f}'}, "
         f"random pixels by {numbers['chance']:.3f}.{left_out}"
     )

@@ -143,10 +143,10 @@ def summarise(numbers: dict[str, Any]) -> str:
         for row in [min(rows, key=lambda row: row["auc"])]
     ]
     lowest, highest = min(worst)[1], max(worst)[1]
-    extremes = f"{lowest}" if len(worst) == 1 else f"lowest under {lowest} and highest under {highest}"
+    extremes = lowest if len(worst) == 1 else f"from {lowest} to {highest}"
     return (
         f"Without corruption, the AUC is {clean['auc']:.4f} (frames) and {clean['video_auc']:.4f} (videos). "
-        f"Worst frame AUC per corruption: {extremes}."
+        f"Lowest frame AUC per corruption: {extremes}."
     )
 
 
