@@ -1,4 +1,4 @@
-"""preprocessing.py as a user runs it, on small videos of drawn faces."""
+"""preprocessing.py on small videos of synthetic faces."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
 from datasets.labels import CLASSES, SPLITS, Video, read_split
 from demo.dataset import draw_video, plan
 from faces.detectors import Detections
-from faces.extraction import Outcome, Seconds, Source, extract_faces
+from faces.extraction import Outcome, Source, StageTimes, extract_faces
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
@@ -40,13 +41,13 @@ WIDTH, HEIGHT = 200, 140
 
 @cache
 def faces(person: int) -> tuple[np.ndarray, ...]:
-    """Three drawn frames of one invented person, FACE x FACE x 3, BGR."""
+    """Three synthetic face crops of one person, FACE x FACE x 3, BGR."""
     video = plan(0, (4, 2, 2), 2)[person]
     return tuple(frame.before[..., ::-1].copy() for frame in draw_video(video, 0, FACE, 3)[0])
 
 
 def picture(frame: int, *people: int, left: int = 20) -> np.ndarray:
-    """A frame with people side by side before a plain wall."""
+    """A frame with the people next to each other on a grey background."""
     image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
     for place, person in enumerate(people):
         x = left + place * (FACE + 4)
@@ -56,7 +57,7 @@ def picture(frame: int, *people: int, left: int = 20) -> np.ndarray:
 
 def write_video(file: Path, frames: int = 6, people: tuple[int, ...] = (0,)) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    plain = file.with_name("plain.mp4")  # OpenCV writes to few names, but reads any
+    plain = file.with_name("plain.mp4")  # OpenCV cannot write to every name
     writer = cv2.VideoWriter(str(plain), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
     assert writer.isOpened()
     for frame in range(frames):
@@ -68,12 +69,12 @@ def write_video(file: Path, frames: int = 6, people: tuple[int, ...] = (0,)) -> 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of 6 frames with one face, to be copied."""
+    """A video of 6 frames with one face."""
     return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
 def folder_dataset(root: Path, clip: Path, videos: int = 2) -> Path:
-    """``root/videos`` with train, val and test, real and fake."""
+    """Write `videos` copies of the clip for each split and class below ``root/videos``."""
     for split in SPLITS:
         for kind in ("real", "fake"):
             for number in range(videos):
@@ -89,7 +90,7 @@ def dataset(tmp_path: Path, clip: Path) -> Path:
 
 
 def arguments(root: Path, *more: str) -> list[str]:
-    """The command line on ``root/videos``, with the detector that needs no weights file."""
+    """The command line for ``root/videos``, with the detector that needs no weights file."""
     given = {"--dataset": "folder", "--videos": root / "videos", "--faces": root / "faces"}
     given |= {"--dataset_root": root / "labels", "--detector": "mtcnn", "--gpu_num": "cpu", "--num_workers": "0"}
     given |= dict(zip(more[::2], more[1::2], strict=True))
@@ -97,7 +98,7 @@ def arguments(root: Path, *more: str) -> list[str]:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every file below a folder, and its content, but the one that tells of the dataset's root."""
+    """The content of every file below a folder, except the recipe, which contains the dataset's root."""
     files = (file for file in sorted(root.rglob("*")) if file.is_file() and file.name != "preprocessing.json")
     return {str(file.relative_to(root)): file.read_bytes() for file in files}
 
@@ -117,10 +118,14 @@ def images(root: Path) -> list[str]:
 # --------------------------------------------------------------------------------------------- from videos to training
 
 
-def test_from_videos_to_a_trained_network(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_from_videos_to_a_trained_network(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("utils.progress.SECONDS", 0)
     assert preprocessing.main(arguments(dataset)) == 0
     printed, bar = capsys.readouterr()
-    assert re.search(r"12/12 \[\d\d:\d\d<\d\d:\d\d, .*videos/s, [\d.]+ frames/s\]", bar)
+    assert re.search(r"12/12 videos \[.*videos/s, [\d.]+ frames/s\]", bar)
     following = ["python", "training.py", "--dataset", "folder", "--data_root", str(dataset / "faces")]
     assert f"next: {shlex.join([*following, '--dataset_root', str(dataset / 'labels')])}\n" in printed
     label_file = dataset / "labels/folder/val_fake.txt"
@@ -135,6 +140,7 @@ def test_from_videos_to_a_trained_network(dataset: Path, capsys: pytest.CaptureF
     assert training.main([*TINY.split(), *where, *out]) == 0
 
 
+@pytest.mark.slow
 def test_a_second_run_writes_nothing(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset, "--contact_sheet", "True")) == 0
     before = stamps(dataset)
@@ -228,36 +234,36 @@ LAYOUTS = {
 def test_every_layout_gives_label_files_that_can_be_read(
     name: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (find_the_drawn_face, {"detector": "x"}))
+    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (fixed_detector, {"detector": "fixed"}))
     expected = LAYOUTS[name](clip, tmp_path / "videos")
     assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "2")) == 0
-    home = tmp_path / "labels" / name
+    label_folder = tmp_path / "labels" / name
     for line in expected:
         file, _, start = line.partition(" ")
-        assert f"{start},2" in (home / f"{file}.txt").read_text().splitlines()
+        assert f"{start},2" in (label_folder / f"{file}.txt").read_text().splitlines()
     listed = [v.path for s in SPLITS for v in read_split(name, s, tmp_path / "labels", tmp_path / "faces")]
     found = sum(1 for _ in (tmp_path / "videos").rglob("*.mp4"))
     assert len(listed) == len(set(listed)) == found - len(report(tmp_path, name)["left_out"])
 
 
-def find_the_drawn_face(frames: np.ndarray) -> list:
-    """A detector that knows where `picture` puts the face."""
+def fixed_detector(frames: np.ndarray) -> list[Detections]:
+    """A detector that returns the place where `picture` puts the face."""
     box = np.array([[20, 20, 20 + FACE, 20 + FACE]], np.float32)
     return [Detections(box, np.ones(1, np.float32)) for _ in frames]
 
 
 def extract(root: Path, workers: int = 0, batch_size: int = 8) -> Iterator[Outcome]:
-    """Extract the drawn faces of ``root/videos``."""
+    """Extract the faces of ``root/videos`` with `fixed_detector`."""
     files = sorted((root / "videos").rglob("*.mp4"))
     found = [Source(file, root / "faces" / file.relative_to(root / "videos").with_suffix("")) for file in files]
-    return extract_faces(found, Recipe(), find_the_drawn_face, batch_size, workers, Seconds())
+    return extract_faces(found, Recipe(), fixed_detector, batch_size, workers, StageTimes())
 
 
 # ------------------------------------------------------------------------------------------------------------- frames
 
 
 def numbered_video(file: Path, frames: int) -> Path:
-    """A video whose every frame is a wall 3 brighter than the one before."""
+    """A video of plain frames, each 3 grey levels brighter than the frame before."""
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), 25, (64, 64))
     for frame in range(frames):
         writer.write(np.full((64, 64, 3), 20 + 3 * frame, np.uint8))
@@ -270,7 +276,7 @@ def test_one_frame_in_five_from_frame_0(tmp_path: Path, total: int, taken: int) 
     reader = FrameReader(numbered_video(tmp_path / "a.mp4", total), every=5)
     frames = dict(reader)
     assert list(frames) == list(range(0, total, 5)) and len(frames) == taken
-    assert (reader.read, reader.told) == (total, total)
+    assert (reader.frames_read, reader.declared_frames) == (total, total)
     for position, frame in frames.items():
         assert abs(float(frame.mean()) - float(frames[0].mean()) - 3 * position) < 1.5
 
@@ -286,7 +292,7 @@ def test_only_the_wanted_frames_are_converted(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(reader, "_capture", Counted())
     assert len(list(reader)) == 3
-    assert calls.count("retrieve") == 3 and calls.count("grab") == 13  # the last one finds the end
+    assert calls.count("retrieve") == 3 and calls.count("grab") == 13  # the last grab finds the end
 
 
 @pytest.mark.parametrize("total, count, expected", [(61, 4, [0, 20, 40, 60]), (10, 1, [0]), (3, 32, [0, 1, 2])])
@@ -295,16 +301,14 @@ def test_frames_evenly_spaced(tmp_path: Path, total: int, count: int, expected: 
     assert [position for position, _ in reader] == expected
 
 
-def test_evenly_spaced_frames_of_a_video_that_does_not_tell_its_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evenly_spaced_frames_without_a_declared_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = FrameReader(numbered_video(tmp_path / "a.mp4", 61), count=4)
-    reader.told = 0
+    reader.declared_frames = 0
     assert [position for position, _ in reader] == [0, 20, 40, 60]
 
 
 @pytest.mark.parametrize("ending", ["mkv", "webm", "mp4"])
-def test_evenly_spaced_frames_of_a_varying_rate(tmp_path: Path, ending: str) -> None:
+def test_evenly_spaced_frames_with_a_variable_rate(tmp_path: Path, ending: str) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / f"a.{ending}"), "w") as container:
         codec = "libvpx" if ending == "webm" else "libx264"
@@ -316,14 +320,15 @@ def test_evenly_spaced_frames_of_a_varying_rate(tmp_path: Path, ending: str) -> 
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     reader = FrameReader(tmp_path / f"a.{ending}", count=4)
-    assert reader.told == 61 if ending == "mp4" else reader.told > 300  # what a constant rate would make
+    declared = reader.declared_frames
+    assert declared == 61 if ending == "mp4" else declared > 300  # Matroska: as if the rate were constant
     assert [position for position, _ in reader] == [0, 20, 40, 60]
 
 
-# ------------------------------------------------------------------------------------------------------------ garbage
+# ----------------------------------------------------------------------------------------------------- wrong input
 
 
-def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_unusable_videos_are_listed_and_skipped(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     train = dataset / "videos/train/real"
     (train / "broken.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(2000))
     (train / "empty.mp4").write_bytes(b"")
@@ -335,15 +340,16 @@ def test_what_cannot_be_used_is_listed_and_the_rest_goes_on(dataset: Path, capsy
     assert preprocessing.main(arguments(dataset)) == 0
     causes = {Path(problem["video"]).name: problem["cause"] for problem in report(dataset)["problems"]}
     assert causes.pop("faceless.mp4") == "no face in 2 frames"
-    assert causes.pop("empty.mp4") == "unreadable: the file is empty"
-    assert causes["broken.mp4"] == causes["text.avi"] == "unreadable: no video that can be opened"
+    assert "empty" in causes.pop("empty.mp4")
+    assert {"broken.mp4", "text.avi"} <= set(causes) and all(c.startswith("unreadable: ") for c in causes.values())
     assert report(dataset)["causes"] == {"unreadable": len(causes) + 1, "no face": 1}
     assert "without faces:" in capsys.readouterr().out
     assert "faceless" not in (dataset / "labels/folder/train_real.txt").read_text()
     assert not list((dataset / "faces").rglob(".*"))
 
 
-def test_a_video_that_ends_early_is_used_and_told_of(dataset: Path) -> None:
+@pytest.mark.slow
+def test_a_video_that_ends_early_is_used_and_reported(dataset: Path) -> None:
     clip = dataset / "videos/train/real/long.avi"
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 25, (WIDTH, HEIGHT))
     for frame in range(60):
@@ -351,12 +357,13 @@ def test_a_video_that_ends_early_is_used_and_told_of(dataset: Path) -> None:
     writer.release()
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     assert preprocessing.main(arguments(dataset)) == 0
-    (told,) = report(dataset)["cut_short"]
-    assert told["frames_told"] == 60 and 20 < told["frames_read"] < 40
-    assert f"real/long,{-(-told['frames_read'] // 5)}\n" in (dataset / "labels/folder/train_real.txt").read_text()
+    (entry,) = report(dataset)["cut_short"]
+    assert entry["declared_frames"] == 60 and 20 < entry["frames_read"] < 40
+    assert f"real/long,{-(-entry['frames_read'] // 5)}\n" in (dataset / "labels/folder/train_real.txt").read_text()
 
 
-def test_a_bad_video_is_tried_again_only_when_it_was_replaced(dataset: Path, clip: Path) -> None:
+@pytest.mark.slow
+def test_a_bad_video_is_retried_after_it_was_replaced(dataset: Path, clip: Path) -> None:
     video = dataset / "videos/train/real/new.mp4"
     video.write_bytes(b"half a download")
     assert preprocessing.main(arguments(dataset)) == 0
@@ -373,11 +380,12 @@ def test_no_video_with_a_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     for kind in ("real", "fake"):
         write_video(tmp_path / "videos" / kind / "a.mp4", people=())
     assert preprocessing.main(arguments(tmp_path)) == 2
-    assert "no video gave a face" in capsys.readouterr().err
+    assert "preprocessing_report.json" in capsys.readouterr().err
     assert report(tmp_path)["causes"] == {"no face": 2}
     assert not list((tmp_path / "labels").rglob("*.txt"))
 
 
+@pytest.mark.slow
 def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -> None:
     names = ["with spaces", "größe 顔", "a,b", " ends with a space ", "percent%2C", "new\nline", "colon:x"]
     for name in names:
@@ -390,9 +398,8 @@ def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -
     assert len(read) == 2 + 2 + len(names) + 3
     assert all(len(video.images) == 2 for video in read)
     paths = [video.path for video in read]
-    assert [problem["cause"] for problem in report(dataset)["problems"]] == [
-        "unreadable: the file's name is not UTF-8; rename it"
-    ]
+    (problem,) = report(dataset)["problems"]
+    assert "UTF-8" in problem["cause"]
     assert {"folder/train/real/größe 顔", "folder/train/real/a%2Cb"} <= set(paths)
 
 
@@ -400,32 +407,32 @@ def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -
     "more, sentence",
     [
         (["--dataset", "FF++_c23"], "looked for original_sequences/youtube/c23/videos"),
-        (["--dataset", "FF+_c23"], "did you mean 'FF++_c23'?"),
-        (["--dataset", "FF++_c23/Deepfake"], "did you mean 'Deepfakes'?"),
-        (["--dataset", "Celeb-DF-v2"], "found in"),
+        (["--dataset", "FF+_c23"], "'FF++_c23'"),
+        (["--dataset", "FF++_c23/Deepfake"], "'Deepfakes'"),
+        (["--dataset", "Celeb-DF-v2"], "List_of_testing_videos.txt"),
         (["--dataset", "DFDC"], "dfdc_train_part_0"),
         (["--dataset", "DFDC-Preview"], "dataset.json"),
         (["--dataset", "DeepFakeDetection"], "original_sequences/actors/c23/videos"),
-        (["--videos", "/nowhere"], "there is no /nowhere"),
-        (["--every", "5", "--frames", "8"], "contradict"),
-        (["--every", "0"], "'0' is not a whole number from 1"),
-        (["--margin", "0"], "above 0"),
-        (["--num_shards", "2", "--shard", "2"], "they are 0 to 1"),
-        (["--num_shards", "2", "--jobs", "2"], "make the shards themselves"),
-        (["--num_shards", "2"], "run the shards first"),
-        (["--nodes", "2"], "for --submit slurm"),
-        (["--submit", "slurm", "--jobs", "2"], "give --nodes"),
-        (["--submit", "slurm", "--slurm", "x"], "not a comma list"),
-        (["--detector", "haar"], "Give retinaface or"),
-        (["--all_faces", "yes"], "neither True nor False"),
-        (["--name", "a/b"], "plain folder name"),
+        (["--videos", "/nowhere"], "--videos: there is no /nowhere; give the folder of your videos"),
+        (["--every", "5", "--frames", "8"], "--frames 8"),
+        (["--every", "0"], "--every: '0'"),
+        (["--margin", "0"], "--margin: '0'"),
+        (["--num_shards", "2", "--shard", "2"], "--shard 2"),
+        (["--num_shards", "2", "--jobs", "2"], "--num_shards"),
+        (["--num_shards", "2"], "--shard 0"),
+        (["--nodes", "2"], "--nodes"),
+        (["--submit", "slurm", "--jobs", "2"], "--nodes"),
+        (["--submit", "slurm", "--slurm", "x"], "--slurm: 'x'"),
+        (["--detector", "haar"], "--detector: unknown value 'haar'"),
+        (["--all_faces", "yes"], "--all_faces: 'yes'"),
+        (["--name", "a/b"], "--name: 'a/b'"),
         (["--gpu_num", "7"], "--gpu_num"),
-        (["--crop", "7"], "unknown argument --crop; did you mean '--crop_size'?"),
-        (["--detector_weights", "x.pth"], "belongs to retinaface"),
-        (["--detector", "retinaface", "--detector_weights", "x.pth"], "there is no file x.pth"),
+        (["--crop", "7"], "'--crop_size'"),
+        (["--detector_weights", "x.pth"], "--detector_weights"),
+        (["--detector", "retinaface", "--detector_weights", "x.pth"], "x.pth"),
     ],
 )
-def test_wrong_arguments_get_one_sentence_and_leave_nothing(
+def test_wrong_arguments_print_one_sentence_and_write_nothing(
     dataset: Path, more: list[str], sentence: str, capsys: pytest.CaptureFixture
 ) -> None:
     assert preprocessing.main(arguments(dataset, *more)) == 2
@@ -434,22 +441,22 @@ def test_wrong_arguments_get_one_sentence_and_leave_nothing(
     assert not (dataset / "faces").exists() and not (dataset / "labels").exists()
 
 
-def test_faces_made_otherwise_are_not_mixed(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_faces_of_another_recipe_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     before = stamps(dataset)
     assert preprocessing.main(arguments(dataset, "--margin", "1.5")) == 2
-    assert "were made with margin 1.3, not 1.5" in capsys.readouterr().err
+    assert "margin 1.3, not 1.5" in capsys.readouterr().err
     assert stamps(dataset) == before
 
 
-def test_folders_of_other_origin_are_left_alone(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folders_of_another_origin_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     (dataset / "faces/folder/mine").mkdir(parents=True)
     assert preprocessing.main(arguments(dataset)) == 2
-    assert "not made by this command" in capsys.readouterr().err
+    assert str(dataset / "faces/folder") in capsys.readouterr().err
     (dataset / "labels/own").mkdir(parents=True)
     (dataset / "labels/own/train_real.txt").write_text("0,x,1\n")
     assert preprocessing.main(arguments(dataset, "--name", "own")) == 2
-    assert "label files of another origin (train_real.txt)" in capsys.readouterr().err
+    assert "train_real.txt" in capsys.readouterr().err
     assert (dataset / "labels/own/train_real.txt").read_text() == "0,x,1\n"
 
 
@@ -458,7 +465,8 @@ def test_mtcnn_without_facenet_pytorch(
 ) -> None:
     monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
     assert preprocessing.main(arguments(dataset)) == 2
-    assert "pip install --no-deps -r requirements-extra.txt" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--detector mtcnn" in error and "facenet-pytorch" in error
 
 
 # ------------------------------------------------------------------------------------------------------- faces, crops
@@ -466,7 +474,7 @@ def test_mtcnn_without_facenet_pytorch(
 
 @pytest.fixture
 def two_people(tmp_path: Path) -> Path:
-    """One real and one fake video: a person alone for 20 frames, beside another one in the last 15 of them."""
+    """A real and a fake video of 20 frames: one person in all frames, a smaller second person in the last 15."""
     for kind, (near, other) in (("real", (0, 2)), ("fake", (2, 0))):
         file = tmp_path / f"videos/train/{kind}/a.avi"
         file.parent.mkdir(parents=True)
@@ -482,15 +490,15 @@ def two_people(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_main_face_is_that_with_the_most_frames_times_area(two_people: Path) -> None:
+def test_the_main_face_has_the_largest_total_area(two_people: Path) -> None:
     assert preprocessing.main(arguments(two_people)) == 0
-    about = json.loads((two_people / "faces/folder/train/real/a/faces.json").read_text())
-    (track,) = about["faces"]
+    record = json.loads((two_people / "faces/folder/train/real/a/faces.json").read_text())
+    (track,) = record["faces"]
     assert [face["image"] for face in track] == ["0000.png", "0005.png", "0010.png", "0015.png"]
     assert all(face["box"][2] < 130 for face in track)
 
 
-def test_all_faces_get_a_folder_each(two_people: Path) -> None:
+def test_all_faces_have_their_own_folders(two_people: Path) -> None:
     assert preprocessing.main(arguments(two_people, "--all_faces", "True", "--contact_sheet", "True")) == 0
     lines = (two_people / "labels/folder/train_real.txt").read_text().splitlines()
     assert lines == ["0,folder/train/real/a/0,4", "0,folder/train/real/a/1,3"]
@@ -506,17 +514,18 @@ def read_split_of_one(root: Path) -> list[Video]:
 
 
 @pytest.mark.parametrize("size, side, upscaled", [("0", None, 0), ("64", 64, 0), ("256", 256, 24)])
-def test_size_of_the_crops(dataset: Path, size: str, side: int | None, upscaled: int) -> None:
+def test_crop_size(dataset: Path, size: str, side: int | None, upscaled: int) -> None:
     assert preprocessing.main(arguments(dataset, "--crop_size", size, "--margin", "1.3")) == 0
-    about = json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())
-    left, top, right, bottom = about["faces"][0][0]["box"]
+    record = json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())
+    left, top, right, bottom = record["faces"][0][0]["box"]
     found = round(1.3 * max(right - left, bottom - top))
     (width, height) = Image.open(dataset / "faces/folder/train/real/0/0000.png").size
     assert width == height == (side or width) and (side or abs(width - found) <= 3)
     assert report(dataset)["images_upscaled_more_than_twice"] == upscaled
 
 
-def test_contact_sheet_has_a_row_a_video_with_its_faces(dataset: Path) -> None:
+@pytest.mark.slow
+def test_contact_sheet_has_one_row_per_video(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset, "--contact_sheet", "True")) == 0
     sheet = np.asarray(Image.open(dataset / "labels/folder/contact_sheet.png"))
     band = 16
@@ -527,9 +536,10 @@ def test_contact_sheet_has_a_row_a_video_with_its_faces(dataset: Path) -> None:
     assert all((row[:, 2 * SHEET_SIDE :] == 255).all() for row in rows)
 
 
+@pytest.mark.slow
 @needs_weights
 @needs_videos
-def test_real_videos_train(tmp_path: Path) -> None:
+def test_real_videos_can_be_trained_on(tmp_path: Path) -> None:
     more = ["--dataset", "FF++_c23", "--detector", "retinaface", "--detector_weights", str(WEIGHTS), "--frames", "2"]
     assert preprocessing.main(arguments(tmp_path, *more, "--videos", str(VIDEOS / "FF++"))) == 0
     assert report(tmp_path, "FF++_c23")["causes"] == {"missing": 4993}
@@ -553,74 +563,94 @@ def test_real_videos_train(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- interruptions and shards
 
 
-def start(root: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "preprocessing.py"), *arguments(root, *more)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+# Runs the command, but waits in the second detector call for slow.mp4.
+WAITING = """
+import sys, time
+from pathlib import Path
+import preprocessing
+
+load = preprocessing.load_face_detector
+
+def load_waiting(*arguments):
+    detector, description = load(*arguments)
+    def detect(frames):
+        if any(Path(sys.argv[1]).glob("faces/folder/val/real/.slow.*.part")):
+            time.sleep(600)
+        return detector(frames)
+    return detect, description
+
+preprocessing.load_face_detector = load_waiting
+sys.exit(preprocessing.main(sys.argv[2:]))
+"""
 
 
-def wait_for(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 90
-    while not happened():
-        assert time.monotonic() < end
+def start(root: Path, *command: str) -> subprocess.Popen:
+    """Run preprocessing.py, or another Python command, on ``root/videos``."""
+    line = [sys.executable, *(command or [str(ROOT / "preprocessing.py")]), *arguments(root, "--num_workers", "1")]
+    return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def start_and_wait(root: Path) -> subprocess.Popen:
+    """Run preprocessing.py until it waits with a part of slow.mp4 written."""
+    run = start(root, "-c", WAITING, str(root))
+    end = time.monotonic() + 600
+    while not any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png")):
+        assert run.poll() is None and time.monotonic() < end
         time.sleep(0.02)
+    return run
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
-    """A dataset one of whose videos takes a while, and its faces."""
-    root = folder_dataset(tmp_path_factory.mktemp("whole"), clip)
-    write_video(root / "videos/val/real/slow.mp4", frames=900)
+    """A dataset with slow.mp4, which needs several detector calls, and its faces."""
+    root = folder_dataset(tmp_path_factory.mktemp("uninterrupted"), clip)
+    write_video(root / "videos/val/real/slow.mp4", frames=200)
     assert preprocessing.main(arguments(root)) == 0
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_goes_on(tmp_path: Path, uninterrupted: Path, how: signal.Signals) -> None:
-    whole = uninterrupted
-    for attempt in range(4):  # on a busy machine the run may be over before it is interrupted
-        cut = tmp_path / str(attempt)
-        shutil.copytree(whole / "videos", cut / "videos")
-        run = start(cut, "--num_workers", "1")
-        wait_for(lambda cut=cut: any(cut.glob("faces/folder/val/real/.slow.*.part")))
-        run.send_signal(how)
-        _, error = run.communicate()
-        if not (cut / "faces/folder/val/real/slow").exists():
-            break
-    finished = {str(file): stamp for file, stamp in stamps(cut / "faces").items() if ".slow." not in file}
-    assert 0 < len(finished) and not (cut / "faces/folder/val/real/slow").exists()
-    assert not (cut / "labels").exists()
+def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: signal.Signals) -> None:
+    shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
+    run = start_and_wait(tmp_path)
+    run.send_signal(how)
+    _, error = run.communicate()
+    faces = tmp_path / "faces"
+    finished = {file: stamp for file, stamp in stamps(faces).items() if ".slow." not in file}
+    assert finished and not (faces / "folder/val/real/slow").exists() and not (tmp_path / "labels").exists()
     if how is signal.SIGINT:
-        assert run.returncode == 130 and not list((cut / "faces").rglob(".*"))
-        said = "preprocessing.py: interrupted; the same command goes on where it stopped"
-        assert any(line.endswith(said) for line in error.splitlines()), error
+        assert run.returncode == 130 and not list(faces.rglob(".*"))
+        assert "preprocessing.py: interrupted; run the same command again" in error
 
-    assert preprocessing.main(arguments(cut)) == 0
-    assert tree(cut / "faces") == tree(whole / "faces")
-    assert {file: stamps(cut / "faces")[file] for file in finished} == finished
+    assert preprocessing.main(arguments(tmp_path)) == 0
+    assert tree(faces) == tree(uninterrupted / "faces")
+    after = stamps(faces)
+    assert {file: after[file] for file in finished} == finished
     for name in ("train_real.txt", "val_real.txt", "test_fake.txt"):
-        assert (cut / "labels/folder" / name).read_text() == (whole / "labels/folder" / name).read_text()
+        written, expected = (root / "labels/folder" / name for root in (tmp_path, uninterrupted))
+        assert written.read_text() == expected.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
-    run = start(tmp_path, "--num_workers", "1")
-    wait_for(lambda: any(tmp_path.glob("faces/folder/val/real/.slow.*.part/*/*.png")))
+    run = start_and_wait(tmp_path)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    (worker,) = (c for c in children if b"preprocessing.py" in Path(f"/proc/{c}/cmdline").read_bytes())
+    (worker,) = (c for c in children if b"import preprocessing" in Path(f"/proc/{c}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
     _, error = run.communicate()
-    assert run.returncode == 2 and "process was killed, most often" in error.splitlines()[-1]
+    last_line = error.splitlines()[-1]
+    assert run.returncode == 2 and "killed" in last_line and "--num_workers" in last_line
     assert not list((tmp_path / "faces").rglob(".*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    left = 5
-    write_bytes = Path.write_bytes
+    written, write_bytes = count(), Path.write_bytes
 
     def write(file: Path, content: bytes) -> int:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        if next(written) == 5:
             raise OSError(28, "No space left on device", str(file))
         return write_bytes(file, content)
 
@@ -630,11 +660,12 @@ def test_a_full_disk(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("preprocessing.py: error:") and "No space left on device" in error
     assert not (dataset / "labels").exists() and not list((dataset / "faces").rglob(".*"))
-    assert len(images(dataset)) == 4  # two whole videos
+    assert len(images(dataset)) == 4  # two videos
     assert preprocessing.main(arguments(dataset)) == 0
     assert len(images(dataset)) == 24
 
 
+@pytest.mark.slow
 def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
@@ -647,16 +678,18 @@ def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys
     assert sorted(len(part) for part in done) == [4, 4, 6, 6]  # images, two a video
     capsys.readouterr()
     assert preprocessing.main(arguments(dataset, *shards)) == 0
-    assert "2 videos are not done yet: shards missing: 3\n" in capsys.readouterr().out
+    assert "2 videos are not processed yet; missing shards: 3\n" in capsys.readouterr().out
     assert report(dataset)["unfinished"] == 2
     assert preprocessing.main(arguments(dataset, *shards, "--shard", "3")) == 0
     assert preprocessing.main(arguments(dataset, *shards)) == 0
-    assert "not done" not in capsys.readouterr().out
+    assert "missing shards" not in capsys.readouterr().out
     assert tree(dataset / "faces") == tree(one / "faces")
     labels = [{n: t for n, t in tree(root / "labels").items() if n.endswith(".txt")} for root in (dataset, one)]
     assert labels[0] == labels[1] and len(labels[0]) == 6
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
 def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
@@ -664,12 +697,12 @@ def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None
     assert tree(dataset / "faces") == tree(one / "faces")
     assert (dataset / "labels/folder/contact_sheet.png").is_file()
     logs = [log.read_text() for log in (dataset / "labels/folder/jobs").glob("*.out")]
-    said = [re.findall(r"^(\d+) frames;.*\nshard (\d) of 2 is done;", log, re.MULTILINE) for log in logs]
-    assert sorted(said) == [[("12", "0")], [("12", "1")]]
+    shards = [re.findall(r"^(\d+) frames;.*\nshard (\d) of 2 is finished;", log, re.MULTILINE) for log in logs]
+    assert sorted(shards) == [[("12", "0")], [("12", "1")]]
 
 
 SBATCH = """#!{python}
-# A cluster of one machine: runs the array's tasks one after the other, and remembers their states.
+# A cluster of one machine: runs the tasks of the array one after the other and writes their states.
 import os, shlex, subprocess, sys, time
 script = sys.argv[-1]
 lines = open(script).read().splitlines()
@@ -711,7 +744,7 @@ for task in os.listdir("{state}"):
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Commands that do what SLURM's do, on this machine; the folder that they keep their states in."""
+    """Put substitutes of the SLURM commands on the PATH; return the folder with the states of their tasks."""
     bin_folder, state = tmp_path / "bin", tmp_path / "state"
     bin_folder.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
@@ -721,6 +754,8 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return state
 
 
+@pytest.mark.slow
+@pytest.mark.cluster
 def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.CaptureFixture) -> None:
     options = ["--submit", "slurm", "--nodes", "2", "--slurm", "partition=gpu,time=720,gpus_per_node=1"]
     assert preprocessing.main(arguments(dataset, *options)) == 0
@@ -732,8 +767,7 @@ def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.Captu
 
 
 @pytest.mark.parametrize("more", [["--submit", "slurm", "--gpu_num", "3"], ["--jobs", "2", "--gpu_num", "1"]])
-def test_who_starts_jobs_needs_no_gpu_itself(dataset: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
-    """Neither the node of a cluster from which jobs are sent, nor the process that waits for jobs on this machine."""
+def test_starting_jobs_uses_no_gpu(dataset: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     devices, jobs = [], []
 
     def load(name: str, weights: Path | None, device: torch.device) -> tuple[None, dict]:
@@ -744,12 +778,12 @@ def test_who_starts_jobs_needs_no_gpu_itself(dataset: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(preprocessing, "load_face_detector", load)
-    monkeypatch.setattr(preprocessing, "run_jobs", lambda args, sources, count, home: jobs.append(args.gpu_num))
+    monkeypatch.setattr(preprocessing, "run_jobs", lambda args, *_: jobs.append(args.gpu_num))
     assert preprocessing.main(arguments(dataset, *more)) == 2  # the jobs made no faces
     assert devices == [torch.device("cpu")] and jobs == [more[-1]]
 
 
-def test_jobs_here_with_a_gpu_that_is_not_here(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_jobs_with_a_missing_gpu(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert preprocessing.main(arguments(dataset, "--jobs", "2", "--gpu_num", "7")) == 2
     assert "--gpu_num 7" in capsys.readouterr().err
     assert not (dataset / "faces").exists() and not (dataset / "labels").exists()
@@ -760,9 +794,9 @@ def test_without_slurm(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert "--submit slurm" in capsys.readouterr().err
 
 
-def test_a_job_that_fails_is_named(
-    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     (dataset / "faces/folder/test").mkdir(parents=True)
     (dataset / "faces/folder/test/real").write_text("in the way")
     recipe = {"every": 5, "frames": None, "margin": 1.3, "crop_size": 256, "all_faces": False, "detector": "mtcnn"}
@@ -770,10 +804,12 @@ def test_a_job_that_fails_is_named(
     (dataset / "faces/folder/preprocessing.json").write_text(json.dumps(recipe))
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "of 2 jobs failed" in error and "faces/folder/test/real" in error
+    assert "2 jobs failed" in error and "faces/folder/test/real" in error
 
 
-def test_jobs_take_every_argument_along(dataset: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_jobs_inherit_the_arguments(dataset: Path) -> None:
     more = ["--jobs", "2", "--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces", "True"]
     assert preprocessing.main(arguments(dataset, *more)) == 0
     assert len(images(dataset)) == 36
@@ -781,7 +817,8 @@ def test_jobs_take_every_argument_along(dataset: Path) -> None:
     assert recipe["frames"] == 3 and recipe["crop_size"] == 64 and recipe["all_faces"] is True
 
 
-def test_another_root_is_not_mixed_in(dataset: Path, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.slow
+def test_another_root_is_refused(dataset: Path, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture) -> None:
     other = folder_dataset(tmp_path / "other", clip)
     assert preprocessing.main(arguments(dataset)) == 0
     before = stamps(dataset)
@@ -790,21 +827,23 @@ def test_another_root_is_not_mixed_in(dataset: Path, tmp_path: Path, clip: Path,
     assert stamps(dataset) == before
 
 
-def test_half_a_download_is_done_again_when_it_is_whole(dataset: Path) -> None:
+@pytest.mark.slow
+def test_a_partial_download_is_processed_again_when_complete(dataset: Path) -> None:
     clip = dataset / "videos/train/real/0.mp4"
     clip.unlink()
-    whole = write_video(dataset / "long.mp4", frames=40)
+    complete = write_video(dataset / "long.mp4", frames=40)
     clip.write_bytes(write_video(dataset / "short.mp4", frames=4).read_bytes())
     assert preprocessing.main(arguments(dataset)) == 0
     assert "train/real/0,1\n" in (dataset / "labels/folder/train_real.txt").read_text()
-    shutil.copy(whole, clip)
+    shutil.copy(complete, clip)
     assert preprocessing.main(arguments(dataset)) == 0
     assert "train/real/0,8\n" in (dataset / "labels/folder/train_real.txt").read_text()
     assert len(list((dataset / "faces/folder/train/real/0").glob("*.png"))) == 8
     assert not list((dataset / "faces").rglob(".*"))
 
 
-def test_a_video_that_cannot_be_read_now_is_read_later(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_an_unreadable_video_is_retried(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
@@ -816,6 +855,7 @@ def test_a_video_that_cannot_be_read_now_is_read_later(dataset: Path, monkeypatc
     assert len(images(dataset)) == 24
 
 
+@pytest.mark.slow
 def test_frames_of_any_shape(dataset: Path) -> None:
     for name, size in (("tiny", (8, 8)), ("flat", (2000, 2)), ("large", (3840, 2160))):
         writer = cv2.VideoWriter(
@@ -828,7 +868,8 @@ def test_frames_of_any_shape(dataset: Path) -> None:
     assert causes == ["no face in 1 frames"] * 3
 
 
-def test_two_runs_at_once_leave_whole_folders(dataset: Path, tmp_path: Path, clip: Path) -> None:
+@pytest.mark.slow
+def test_two_runs_at_once(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
     runs = [start(dataset), start(dataset)]
@@ -839,7 +880,7 @@ def test_two_runs_at_once_leave_whole_folders(dataset: Path, tmp_path: Path, cli
 def test_shards_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, folder, listing = {"every": 5}, tmp_path / "folder", Path.iterdir
     folder.mkdir()
-    (folder / ".preprocessing.json.elsewhere.1.part").write_text("{")  # another shard is writing it
+    (folder / ".preprocessing.json.elsewhere.1.part").write_text("{")  # another shard writes it at this moment
 
     def too_late(path: Path) -> Iterator[Path]:
         (folder / "preprocessing.json").write_text(json.dumps(recipe))
@@ -852,7 +893,7 @@ def test_shards_that_start_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     claim_folder(folder, recipe)
 
 
-def test_a_run_that_is_slower_by_a_moment(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_run_finishes_a_video_first(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target, rename = dataset / "faces/val/real/0", os.rename
 
     def too_late(source: Path, to: Path) -> None:
@@ -867,8 +908,8 @@ def test_a_run_that_is_slower_by_a_moment(dataset: Path, monkeypatch: pytest.Mon
     assert not list((dataset / "faces").rglob(".*"))
 
 
-def test_a_slow_video_holds_no_other_up(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    end, others = time.monotonic() + 10, dataset / "the others are done"
+def test_a_slow_video_delays_no_other_worker(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, others = time.monotonic() + 600, dataset / "the others are finished"
 
     def wait_for_the_others(file: Path, *rest: Any) -> FrameReader:
         while "test/fake/0" in str(file) and not others.exists() and time.monotonic() < end:
@@ -879,12 +920,12 @@ def test_a_slow_video_holds_no_other_up(dataset: Path, monkeypatch: pytest.Monke
     done = []
     for outcome in extract(dataset, workers=2):
         done.append(outcome.source.file.relative_to(dataset / "videos").as_posix())
-        if len(done) == 6:  # all of the other worker's
+        if len(done) == 6:  # all videos of the other worker
             others.touch()
     assert len(done) == 12 and "test/fake/0.mp4" not in done[:6]
 
 
-def test_many_workers_write_what_one_process_writes(tmp_path: Path) -> None:
+def test_workers_write_the_same_as_one_process(tmp_path: Path) -> None:
     for number, frames in enumerate((6, 150, 1, 90, 40, 0, 60)):
         write_video(tmp_path / f"videos/{number}.mp4", frames)
     outcomes = list(extract(tmp_path))
@@ -893,8 +934,8 @@ def test_many_workers_write_what_one_process_writes(tmp_path: Path) -> None:
     assert tree(tmp_path / "faces") == tree(tmp_path / "before") and len(images(tmp_path)) == 71
 
 
-def test_leftovers_are_looked_for_once_a_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, looked = own_part(dataset / "faces/train/real/a video that is gone now"), []
+def test_stale_files_are_removed_once_per_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, looked = own_part(dataset / "faces/train/real/a video that was deleted"), []
     left.mkdir(parents=True)
 
     def remove(folder: Path) -> None:
@@ -907,9 +948,10 @@ def test_leftovers_are_looked_for_once_a_folder(dataset: Path, monkeypatch: pyte
     assert not left.exists()
 
 
-def test_a_damaged_record_is_made_again(dataset: Path) -> None:
+@pytest.mark.slow
+def test_a_damaged_record_is_replaced(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     (dataset / "faces/folder/train/real/0/faces.json").write_text("{")
     assert preprocessing.main(arguments(dataset)) == 0
-    assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames"] == 6
+    assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames_read"] == 6
     assert len(images(dataset)) == 24
