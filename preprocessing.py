@@ -203,7 +203,7 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     Raises:
         InputError: submitit or SLURM is not installed, or a job failed.
     """
-    with require_package("submitit", by="--jobs and --submit"):
+    with require_package("submitit", by="--submit slurm" if args.submit == "slurm" else "--jobs"):
         import submitit
     logs = label_folder / "jobs"
     try:

@@ -1,4 +1,4 @@
-"""Detectors, tracks and crops."""
+"""Face detectors, tracks, crops and the reading of videos."""
 
 import os
 import socket
@@ -23,7 +23,7 @@ from utils.errors import InputError
 from utils.files import sha256
 
 CPU = torch.device("cpu")
-# Videos and weights that cannot be distributed with the project.
+# Videos and weights that are not distributed with the project.
 SHARED = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared"))
 WEIGHTS = SHARED / "weights/retinaface_mobilenet0.25_Final.pth"
 VIDEOS = SHARED / "data/videos"
@@ -39,7 +39,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def drawn_frame() -> np.ndarray:
-    """A frame of 240 x 320 with an invented face at 80, 40, about 75 x 100 pixels."""
+    """A frame (240 x 320 x 3) with a synthetic face of about 75 x 100 pixels in a square at (80, 40)."""
     frame = np.full((240, 320, 3), 90, np.uint8)
     frame[40:168, 80:208] = draw_video(plan(0, (4, 2, 2), 2)[0], 0, 128, 1)[0][0].before[..., ::-1]
     return frame
@@ -48,6 +48,7 @@ def drawn_frame() -> np.ndarray:
 # ---------------------------------------------------------------------------------------------------------- RetinaFace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body, tensors", [(MobileNet025, 300), (ResNet50, 456)])
 def test_checkpoints_of_both_bodies_load(tmp_path: Path, body: type, tensors: int) -> None:
     torch.manual_seed(0)
@@ -67,12 +68,12 @@ def test_checkpoints_of_both_bodies_load(tmp_path: Path, body: type, tensors: in
 
 @pytest.mark.parametrize("body", [MobileNet025, ResNet50])
 @pytest.mark.parametrize("height, width", [(64, 96), (45, 77)])
-def test_boxes_are_the_anchors_where_the_heads_say_nothing(body: type, height: int, width: int) -> None:
+def test_zero_heads_return_the_anchors(body: type, height: int, width: int) -> None:
     network = RetinaFace(body()).eval()
     for parameter in [*network.ClassHead.parameters(), *network.BboxHead.parameters()]:
         torch.nn.init.zeros_(parameter)
-    network.ClassHead[0]["conv1x1"].bias.data[1] = np.log(3.0)  # the first anchor of each place of the finest map
-    network.BboxHead[0]["conv1x1"].bias.data[:4] = torch.tensor([1.0, -1.0, 5.0, 0.0])
+    network.ClassHead[0].conv1x1.bias.data[1] = np.log(3.0)  # the first anchor of each position of the finest map
+    network.BboxHead[0].conv1x1.bias.data[:4] = torch.tensor([1.0, -1.0, 5.0, 0.0])
     with torch.inference_mode():
         scores, boxes = network(torch.zeros(2, 3, height, width))
     expected = []
@@ -95,22 +96,20 @@ def garbage(tmp_path: Path) -> dict[str, Path]:
     files["text"].write_text("no checkpoint")
     torch.save([1, 2], files["list"])
     torch.save({"weight": torch.zeros(3)}, files["other"])
-    torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / "whole")
-    files["cut"].write_bytes((tmp_path / "whole").read_bytes()[:100_000])
+    torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / "complete")
+    files["cut"].write_bytes((tmp_path / "complete").read_bytes()[:100_000])
     return files
 
 
 @pytest.mark.parametrize("name", ["text", "list", "other", "cut"])
-def test_what_is_no_retinaface_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+def test_other_files_than_a_retinaface_checkpoint_are_refused(tmp_path: Path, name: str) -> None:
     file = garbage(tmp_path)[name]
-    with pytest.raises(InputError, match=r"^--detector_weights: .*is no .*checkpoint") as caught:
+    with pytest.raises(InputError, match=r"^--detector_weights: .*checkpoint") as caught:
         load_face_detector("retinaface", file, CPU)
     assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_come_from_the_cache_when_they_are_the_published_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     name, _ = detectors.WEIGHTS["retinaface"]
     file = tmp_path / "hub/checkpoints" / name
@@ -119,44 +118,47 @@ def test_weights_come_from_the_cache_when_they_are_the_published_ones(
     with pytest.raises(InputError, match="SHA-256 differs"):
         load_face_detector("retinaface", None, CPU)
     monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, sha256(file)))
-    _, about = load_face_detector("retinaface", None, CPU)
-    assert about == {"detector": "retinaface", "weights": sha256(file)}
+    _, description = load_face_detector("retinaface", None, CPU)
+    assert description == {"detector": "retinaface", "weights": sha256(file)}
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_weights_are_fetched_once_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+@pytest.mark.parametrize("correct", [True, False])
+def test_downloaded_weights_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, correct: bool) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     name, _ = detectors.WEIGHTS["retinaface"]
     torch.save(RetinaFace(MobileNet025()).state_dict(), tmp_path / name)
-    digest = sha256(tmp_path / name) if right else "0" * 64
+    digest = sha256(tmp_path / name) if correct else "0" * 64
     monkeypatch.setitem(detectors.WEIGHTS, "retinaface", (name, digest))
     monkeypatch.setattr(detectors, "RELEASES", f"file://{tmp_path}/")
-    if right:
+    if correct:
         file = detectors.fetch_weights("retinaface")
         before = file.stat().st_mtime_ns
         assert detectors.fetch_weights("retinaface") == file and file.stat().st_mtime_ns == before
     else:
-        with pytest.raises(InputError, match="could not be fetched"):
+        with pytest.raises(InputError, match=name):
             detectors.fetch_weights("retinaface")
         assert not list((tmp_path / "home").rglob("*.pth"))
 
 
-def test_without_a_network_the_choices_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_url_and_the_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(InputError, match=r"give --detector_weights FILE, or --detector mtcnn"):
+    with pytest.raises(InputError) as caught:
         load_face_detector("retinaface_resnet50", None, CPU)
+    url = detectors.RELEASES + detectors.WEIGHTS["retinaface_resnet50"][0]
+    assert all(words in str(caught.value) for words in (url, "--detector_weights FILE", "--detector mtcnn"))
+    assert not list(tmp_path.rglob("*.p*"))
 
 
 # ----------------------------------------------------------------------------------------------------- both detectors
 
 
 @pytest.mark.parametrize("name", ["mtcnn", pytest.param("retinaface", marks=needs_weights)])
-def test_a_face_is_found_where_it_is_drawn(name: str) -> None:
+def test_a_synthetic_face_is_detected(name: str) -> None:
     detector, _ = load_face_detector(name, WEIGHTS if name == "retinaface" else None, CPU)
     empty = np.full((240, 320, 3), 90, np.uint8)
     with_face, without = detector(np.stack([drawn_frame(), empty]))
@@ -172,11 +174,12 @@ def test_frames_are_shrunk_for_detection() -> None:
     assert shrink(small) is small
 
 
+@pytest.mark.slow
 @needs_weights
 @needs_videos
 def test_retinaface_and_mtcnn_agree_on_real_videos() -> None:
-    retinaface, about = load_face_detector("retinaface", WEIGHTS, CPU)
-    assert about["weights"] == "7c417d4a43c5e2100ef40c2fbd2177d2fd0e5090d8e87c0fa31806cfb895c12f"
+    retinaface, description = load_face_detector("retinaface", WEIGHTS, CPU)
+    assert description["weights"] == "7c417d4a43c5e2100ef40c2fbd2177d2fd0e5090d8e87c0fa31806cfb895c12f"
     mtcnn, _ = load_face_detector("mtcnn", None, CPU)
     overlaps, frames = [], 0
     for file in sorted(VIDEOS.rglob("*.mp4")):
@@ -202,7 +205,7 @@ def test_frame_counts_of_the_authors_lists(path: str, frames: int) -> None:
 
 
 def follow(frames: list[list[list[float]]]) -> list[FrameFaces]:
-    """Track given boxes, a list a frame; each frame's picture holds its number."""
+    """Track boxes, one list per frame; the pixels of a frame are its number."""
     tracker, out = FaceTracker(), []
     for position, boxes in enumerate(frames):
         array = np.array(boxes, np.float32).reshape(-1, 4)
@@ -210,28 +213,28 @@ def follow(frames: list[list[list[float]]]) -> list[FrameFaces]:
     return out + tracker.flush()
 
 
-def test_every_frame_comes_out_once_in_order_with_its_picture() -> None:
+def test_frames_are_returned_once_and_in_order() -> None:
     for length in range(8):
         out = follow([[[0, 0, 10, 10]]] * length)
         assert [ready.position for ready in out] == list(range(length))
         assert [int(ready.frame[0, 0, 0]) for ready in out] == list(range(length))
 
 
-def test_two_people_keep_their_tracks_whatever_the_order_of_the_boxes() -> None:
+def test_tracks_do_not_depend_on_the_order_of_the_boxes() -> None:
     left, right = [0, 0, 10, 10], [20, 0, 30, 10]
     out = follow([[left, right], [right, left], [right], [left], [left, right]])
-    by_place = {(face.track, float(face.found[0])) for ready in out for face in ready.faces}
+    by_place = {(face.track, float(face.raw_box[0])) for ready in out for face in ready.faces}
     assert by_place == {(0, 0.0), (1, 20.0)}
 
 
-def test_a_face_that_is_lost_for_long_begins_a_new_track() -> None:
+def test_a_face_lost_for_long_starts_a_new_track() -> None:
     box = [0, 0, 10, 10]
     for gap, tracks in ((MAX_GAP - 1, {0}), (MAX_GAP, {0, 1})):
         out = follow([[box], *([[]] * gap), [box]])
         assert {face.track for ready in out for face in ready.faces} == tracks
 
 
-def test_a_jump_across_the_frame_is_another_face() -> None:
+def test_a_jump_starts_a_new_track() -> None:
     out = follow([[[0, 0, 10, 10]], [[50, 0, 60, 10]]])
     assert [ready.faces[0].track for ready in out] == [0, 1]
 
@@ -242,10 +245,10 @@ def test_boxes_are_averaged_over_time() -> None:
     for i, ready in enumerate(out):
         near = lefts[max(0, i - REACH) : i + REACH + 1]
         assert ready.faces[0].box[0] == pytest.approx(np.mean(near))
-        assert ready.faces[0].found[0] == lefts[i]
+        assert ready.faces[0].raw_box[0] == lefts[i]
 
 
-def test_a_bystander_does_not_pull_the_average() -> None:
+def test_a_bystander_does_not_change_the_average() -> None:
     person, bystander = [0, 0, 10, 10], [12, 0, 22, 10]
     out = follow([[person], [person, bystander], [bystander, person], [person]])
     assert all(face.box[0] == 0 for ready in out for face in ready.faces if face.track == 0)
@@ -262,14 +265,14 @@ def test_memory_does_not_grow_with_the_video() -> None:
 
 
 def gradient() -> np.ndarray:
-    """100 x 200: row number, column number, 255."""
+    """An image (100 x 200) whose channels are row, column and 255."""
     rows, columns = np.mgrid[:100, :200].astype(np.uint8)
     return np.stack([rows, columns, np.full_like(rows, 255)], axis=-1)
 
 
-def test_a_crop_is_a_square_about_the_box() -> None:
-    crop, enlarged = crop_face(gradient(), np.array([50.0, 30.0, 70.0, 70.0]), 1.5, 0)
-    assert crop.shape == (60, 60, 3) and enlarged == 1
+def test_a_crop_is_a_square_around_the_box() -> None:
+    crop, scale = crop_face(gradient(), np.array([50.0, 30.0, 70.0, 70.0]), 1.5, 0)
+    assert crop.shape == (60, 60, 3) and scale == 1
     assert crop[0, 0].tolist() == [20, 30, 255] and crop[-1, -1].tolist() == [79, 89, 255]
 
 
@@ -283,7 +286,7 @@ def test_a_crop_is_a_square_about_the_box() -> None:
         ([500, 500, 540, 540], np.s_[:]),
     ],
 )
-def test_beyond_the_border_is_black(box: list[float], black: tuple) -> None:
+def test_a_crop_is_black_outside_the_frame(box: list[float], black: tuple) -> None:
     crop, _ = crop_face(gradient(), np.array(box, float), 1.0, 0)
     assert crop.shape == (40, 40, 3)
     outside = np.zeros((40, 40), bool)
@@ -291,15 +294,15 @@ def test_beyond_the_border_is_black(box: list[float], black: tuple) -> None:
     assert np.array_equal((crop == 0).all(-1), outside)
 
 
-@pytest.mark.parametrize("size, enlarged", [(20, 0.5), (40, 1.0), (100, 2.5)])
-def test_a_crop_is_resized_and_says_by_how_much(size: int, enlarged: float) -> None:
-    crop, by = crop_face(gradient(), np.array([80.0, 30.0, 120.0, 70.0]), 1.0, size)
-    assert crop.shape == (size, size, 3) and by == enlarged
+@pytest.mark.parametrize("size, scale", [(20, 0.5), (40, 1.0), (100, 2.5)])
+def test_a_crop_is_resized(size: int, scale: float) -> None:
+    crop, returned_scale = crop_face(gradient(), np.array([80.0, 30.0, 120.0, 70.0]), 1.0, size)
+    assert crop.shape == (size, size, 3) and returned_scale == scale
     wanted = cv2.resize(gradient()[30:70, 80:120], (size, size), interpolation=cv2.INTER_LINEAR)
     assert np.abs(crop.astype(int) - wanted).mean() < 1
 
 
-def test_only_this_project_tells_of_a_broken_video(tmp_path: Path) -> None:
+def test_opencv_prints_nothing_about_a_broken_video(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     code = (
         f"from faces.videos import *\ntry: FrameReader(Path({str(tmp_path / 'text.mp4')!r}))\nexcept VideoError: pass"
