@@ -29,7 +29,6 @@ from tests.test_inference import VARYING, timed_video
 from tests.test_preprocessing import picture, write_video
 from utils.errors import InputError
 
-pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
 
 
@@ -215,6 +214,7 @@ def test_summary_describes_the_face_with_the_highest_score(
     assert len(result.curve.axes[0].lines[1].get_xdata()) == 20
 
 
+@pytest.mark.slow
 def test_missing_upload(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     (function,) = build_page(load_detector(model, faces_given=True, gpu_num="cpu"), tmp_path).fns.values()
@@ -273,11 +273,12 @@ def test_only_abandoned_uploads_are_removed(tmp_path: Path, monkeypatch: pytest.
     remove_abandoned_uploads(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_files_are_deleted(browser: Any, model: Path, tmp_path: Path) -> None:
     """Annotated copies and partial uploads are deleted after a while, and all files when the server stops."""
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    with open_page(model, tmp_path, "page.KEEP_SECONDS = 4\npage.IDLE_SECONDS = 2") as opened:
+    with open_page(model, tmp_path, "page.KEEP_SECONDS = 15\npage.IDLE_SECONDS = 10") as opened:
         assert len(upload(browser, opened, tmp_path / "face.png", 4)[1]) == 4
         (folder,) = opened[1].glob("real-or-fake-*")
         (folder / "tmpremains").write_bytes(b"half of an upload")
@@ -289,6 +290,7 @@ def test_files_are_deleted(browser: Any, model: Path, tmp_path: Path) -> None:
     assert not list(opened[1].glob("real-or-fake-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_image_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
@@ -299,6 +301,7 @@ def test_image_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> N
     assert not list(page[1].rglob("face.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_video_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     summary, shown, foreign = upload(browser, page, write_video(tmp_path / "clip.mp4", frames=50), 5)
@@ -307,6 +310,7 @@ def test_video_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> N
     assert not list(page[1].rglob("clip.mp4"))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_upload_without_a_face(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((100, 100, 3), 90, np.uint8))
@@ -314,6 +318,7 @@ def test_upload_without_a_face(browser: Any, page: tuple[str, Path], tmp_path: P
     assert summary.startswith("not scored") and "no face" in summary and not shown
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_uploads_are_limited_in_size_and_length(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
     address, files = page
