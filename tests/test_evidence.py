@@ -215,6 +215,7 @@ def evidence_arguments(data: Path, model: Path, *more: str) -> list[str]:
     return [*where, "--model", str(model), "--gpu_num", "cpu", "--num_workers", "0", *more]
 
 
+@pytest.mark.slow
 def test_evidence_command(data: Path, tmp_path: Path) -> None:
     model = save_network(tmp_path / "run", 3)
     assert evidence.main(evidence_arguments(data, model, "--test_bs", "5")) == 0
@@ -268,6 +269,7 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
     assert evidence.main(evidence_arguments(data, model, *one_image)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [1, 6])
 def test_evidence_with_one_and_six_blocks(data: Path, tmp_path: Path, blocks: int) -> None:
     model = save_network(tmp_path / "run", blocks, lil_loss=False)
@@ -281,6 +283,7 @@ def test_evidence_with_one_and_six_blocks(data: Path, tmp_path: Path, blocks: in
         assert numbers["overlap"] is None and "overlap is not defined" in content["text"]
 
 
+@pytest.mark.slow
 def test_flat_maps_are_left_out_and_counted(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def plant(maps: Callable[[int], Tensor]) -> None:
         monkeypatch.setattr(evidence, "heatmaps", lambda network, x: (maps(len(x)), *heatmaps(network, x)[1:]))
@@ -377,6 +380,7 @@ def test_grid() -> None:
     assert list(grid["blocks"])[:3] == ["lil_loss_False-num_LIBs_1", "default", "num_LIBs_3"]
 
 
+@pytest.mark.slow
 def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFixture) -> None:
     command = ablation_arguments(tiny, "--only", "mixup,balance", "--seeds", "0,5")
     assert ablation.main(command) == 0
@@ -434,28 +438,50 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
     assert_fails(ablation.main, command, capsys, str(file))
 
 
-def test_a_killed_ablation_continues(tiny: Path, started: Started, capsys: pytest.CaptureFixture) -> None:
-    command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0", epoch=8)
-    run = tiny / "ablation/mixup_False-seed_0"
+STOP_IN_EPOCH_2 = """
+import os, pathlib, time
+
+replace, saved = os.replace, []
+
+
+def stop(source, target):
+    replace(source, target)
+    saved.append(pathlib.Path(target).name)
+    if saved.count("model_last.pth") == 2:
+        pathlib.Path(__file__).with_name("stopped").touch()
+        time.sleep(10_000)
+
+
+os.replace = stop
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_ablation_continues(tiny: Path, started: Started) -> None:
+    command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0", epoch=3)
+    run, hook = tiny / "ablation/mixup_False-seed_0", tiny / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(STOP_IN_EPOCH_2)  # Python imports it at start
     with subprocess.Popen(
         [sys.executable, "-m", "analysis.ablation", *command],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(hook)},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            if (run / "train.log").is_file() and "epoch 1/8" in (run / "train.log").read_text():
-                break
+        limit = time.monotonic() + 600
+        while not (hook / "stopped").exists() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
+    assert (hook / "stopped").exists()
     assert (run / "model_last.pth").is_file() and not (run / "results.json").exists()
     assert ablation.main(command) == 0
     assert [("--resume_model" in command) for command in started] == [True, False]
     assert (run / "results.json").is_file()
-    assert "epoch 8/8" in (run / "train.log").read_text() and (run / "train.log").read_text().count("epoch 1/8") == 1
+    assert "epoch 3/3" in (run / "train.log").read_text() and (run / "train.log").read_text().count("epoch 1/3") == 1
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_the_others_continue(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -483,6 +509,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
     assert_fails(ablation.main, command, capsys, "2 of 2 runs failed")
 
 
+@pytest.mark.slow
 def test_wrong_arguments_of_ablation(tiny: Path, started: Started, capsys: pytest.CaptureFixture) -> None:
     def fails(*words: str, own: tuple = (), passed_on: tuple = ()) -> None:
         assert_fails(ablation.main, [*ablation_arguments(tiny, *own), *passed_on], capsys, *words)
