@@ -110,7 +110,7 @@ def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageRes
     elif crop is not None:
         scores, _ = detector.score(ten_crops(crop))
         sentences.append(
-            f"Ten tighter crops of that face (by {100 * CROP_SHARE:.0f} %, half of them mirrored) "
+            f"Ten crops of that face, {100 * CROP_SHARE:.0f} % tighter and half of them mirrored, "
             f"score from {min(scores):.2f} to {max(scores):.2f}."
         )
     sentences.append(
@@ -213,7 +213,7 @@ def build_page(detector: ForgeryDetector, folder: Path) -> "gradio.Blocks":
                 video = gr.Video(label="detected faces", visible=False, buttons=["download"], elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
                 faces = gr.Gallery(
-                    label="highest-scoring face, and the evidence for fake in each block",
+                    label="evidence for fake in each block",
                     visible=False,
                     columns=5,
                     buttons=["download", "fullscreen"],
