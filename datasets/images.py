@@ -128,7 +128,7 @@ def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
 
 
 def make_loader(
-    faces: FaceImages, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
+    faces: Dataset, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
 ) -> DataLoader:
     """Return a loader of `Batch`; with `shuffle`, ``loader.generator`` determines the order."""
     return DataLoader(
