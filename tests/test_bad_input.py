@@ -30,7 +30,7 @@ Refused = Callable[..., str]
 
 
 def contents(folder: Path) -> dict[str, bytes | None] | None:
-    """Every file and folder below `folder`, None where it is not there."""
+    """The content of every file below `folder`; None for a subfolder, and if `folder` is missing."""
     if not folder.exists():
         return None
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
@@ -144,7 +144,7 @@ def test_output_folder_of_another_run(refused: Refused, tiny: Path, trained: Pat
     refused("--name", "run", "--overwrite", "True", "--data_root", "nowhere", says=("nowhere",))
 
 
-def test_save_path_that_is_a_file(refused: Refused, tiny: Path) -> None:
+def test_save_path_is_a_file(refused: Refused, tiny: Path) -> None:
     refused("--save_path", tiny / "labels/tiny/train_real.txt", says=("train_real.txt", "cannot be written"))
     (tiny / "output").mkdir()
     (tiny / "output/taken").write_text("mine")
@@ -152,7 +152,7 @@ def test_save_path_that_is_a_file(refused: Refused, tiny: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_save_path_that_is_read_only(refused: Refused, tiny: Path) -> None:
+def test_save_path_is_read_only(refused: Refused, tiny: Path) -> None:
     (tiny / "output").mkdir(mode=0o555)
     refused(says=("output", "Permission denied"))
 
@@ -228,7 +228,7 @@ def test_a_test_set_of_one_class(tiny: Path, trained: Path, capsys: pytest.Captu
 
 
 def spoil(folder: Path, ending: str, how: str) -> Path:
-    """Put an image that cannot be read in the place of the first one."""
+    """Replace the first image by one that cannot be read."""
     (folder / "0000.png").unlink()
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     data = cv2.imencode(ending, image)[1].tobytes()
@@ -271,7 +271,7 @@ def test_unreadable_images_are_skipped_and_listed(tiny: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_nothing_but_unreadable_images(refused: Refused, tiny: Path, split: str) -> None:
+def test_all_images_are_unreadable(refused: Refused, tiny: Path, split: str) -> None:
     for file in (tiny / "faces/tiny" / split).rglob("*.png"):
         file.write_bytes(b"")
     refused("--skip_bad_images", "True", says=("read",), started=True)
@@ -281,7 +281,7 @@ def test_nothing_but_unreadable_images(refused: Refused, tiny: Path, split: str)
 
 
 class Bomb:
-    """A pickle of it makes a file where it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, file: Path) -> None:
         self.file = str(file)
@@ -292,7 +292,7 @@ class Bomb:
 
 @pytest.fixture(scope="session")
 def garbage(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of files that are no checkpoints, and in part no weights either, by name."""
+    """A folder of files that are not checkpoints; some of them are not weights files either."""
     folder = tmp_path_factory.mktemp("garbage")
     good = torch.load(trained / "model_last.pth")
     bomb = Bomb(folder / "exploded")
@@ -325,14 +325,14 @@ NO_WEIGHTS = "empty text bracket junk truncated old_truncated list numbered bomb
 
 @pytest.mark.parametrize("test", [True, False])
 @pytest.mark.parametrize("kind", [*NO_WEIGHTS, "no_state_dict", "no_epoch", "words_for_args", "no_channels"])
-def test_no_checkpoint(refused: Refused, garbage: Path, kind: str, test: bool) -> None:
+def test_file_is_not_a_checkpoint(refused: Refused, garbage: Path, kind: str, test: bool) -> None:
     says = ("--resume_model", str(garbage / kind), "checkpoint")
     refused("--resume_model", garbage / kind, "--test", test, "--epoch", 3, says=says)
     assert not (garbage / "exploded").exists()
 
 
 @pytest.mark.parametrize("kind", NO_WEIGHTS)
-def test_no_weights_file(refused: Refused, garbage: Path, kind: str) -> None:
+def test_file_is_not_a_weights_file(refused: Refused, garbage: Path, kind: str) -> None:
     warned = pytest.warns(UserWarning, match="pickle protocol") if kind == "raw_bomb" else nullcontext()  # by PyTorch
     with warned:
         refused("--pretrained", garbage / kind, says=("--pretrained", str(garbage / kind), "not a weights file"))
@@ -349,7 +349,9 @@ def test_no_weights_file(refused: Refused, garbage: Path, kind: str) -> None:
         ("--epoch 1", ("--epoch 1", "2")),
     ],
 )
-def test_an_argument_against_the_checkpoint(refused: Refused, trained: Path, argv: str, says: tuple[str, ...]) -> None:
+def test_an_argument_contradicts_the_checkpoint(
+    refused: Refused, trained: Path, argv: str, says: tuple[str, ...]
+) -> None:
     refused("--resume_model", trained / "model_last.pth", "--epoch", 3, *argv.split(), says=("model_last.pth", *says))
 
 
@@ -360,14 +362,14 @@ def test_another_network(refused: Refused, tiny: Path) -> None:
     refused("--pretrained", file, says=("--pretrained", str(file), "another network", "test_resnet"))
 
 
-def test_a_broken_best_beside_the_checkpoint(refused: Refused, tiny: Path, trained: Path) -> None:
+def test_the_best_checkpoint_is_broken(refused: Refused, tiny: Path, trained: Path) -> None:
     shutil.copytree(trained, tiny / "run")
     (tiny / "run/model_best.pth").write_bytes(b"")
     refused("--resume_model", tiny / "run/model_last.pth", "--epoch", 3, says=("model_best.pth",))
 
 
-def test_weights_that_cannot_be_fetched(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub is asked once, where huggingface_hub would ask again and again for half a minute."""
+def test_weights_cannot_be_downloaded(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub is asked once; huggingface_hub by itself retries for half a minute."""
     look_up, asked = socket.getaddrinfo, []
 
     def counted(host: str, port: int, *args: Any, **options: Any) -> list:
@@ -379,7 +381,7 @@ def test_weights_that_cannot_be_fetched(refused: Refused, tiny: Path, monkeypatc
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tiny / "cache"))
     refused("--pretrained", "True", says=("--pretrained True", "--pretrained False", "--pretrained FILE"))
     assert asked == [("127.0.0.1", 9)]
-    assert not huggingface_hub.constants.HF_HUB_OFFLINE  # for whoever comes next
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE  # for the next tests
 
 
 # --------------------------------------------------------------------------------------------------- while it runs
@@ -395,7 +397,7 @@ def test_gpu_out_of_memory(refused: Refused, trained: Path, monkeypatch: pytest.
     refused("--name", "a", says=("memory", "try --bs 2"), started=True)
     refused("--name", "b", *test, says=("memory", "try --test_bs 8"), started=True)
     assert "try --bs" not in refused("--name", "c", "--bs", "2", says=("memory", "--size"), started=True)
-    monkeypatch.setattr(LIBNetwork, "to", no_memory)  # not even the weights fit
+    monkeypatch.setattr(LIBNetwork, "to", no_memory)  # the weights do not fit
     refused("--name", "d", says=("memory",), started=True)
     refused("--name", "e", *test, says=("memory",), started=True)
 
@@ -414,7 +416,7 @@ def test_a_killed_loading_process(refused: Refused, tiny: Path, monkeypatch: pyt
     refused("--epoch", "2", "--num_workers", "1", says=says, started=True)
 
 
-def test_loss_that_is_no_number(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_is_not_finite(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = tiny / "output/train_model/model_last.pth"
     true_terms, saved = training.loss_terms, []
 
@@ -432,7 +434,7 @@ def test_loss_that_is_no_number(refused: Refused, tiny: Path, monkeypatch: pytes
     assert all(tensor.isfinite().all() for tensor in checkpoint["state_dict"].values())
 
 
-def test_a_write_that_is_cut_off(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_write_is_interrupted(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     last = tiny / "output/train_model/model_last.pth"
     save, before = torch.save, []
 

@@ -86,7 +86,7 @@ def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -
         assert losses["total"] == pytest.approx(3 * losses["classification"])  # the balance comes after
 
 
-def test_the_schedule_moves_the_rates_of_each_step() -> None:
+def test_the_schedule_sets_the_rates_of_each_step() -> None:
     network, by_hand = Judge(), Judge()
     train(network, sgd(network, lr=0.1), alpha=None)
     for batch, rate in zip(batches(), (0.1, 0.025), strict=True):
@@ -97,7 +97,7 @@ def test_the_schedule_moves_the_rates_of_each_step() -> None:
     assert network.weight.item() == pytest.approx(by_hand.weight.item())
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list a process's open files")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     each = [Batch(images, torch.tensor([0, 1]), torch.arange(2), []) for _ in range(40)]
@@ -116,7 +116,7 @@ def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     assert max(most_open) < most_open[5] + 20
 
 
-def test_a_connection_that_breaks_waits_for_word_of_the_process() -> None:
+def test_a_broken_connection_waits_for_pytorchs_error() -> None:
     class Loader:
         def __iter__(self) -> Iterator[int]:
             yield 1

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, whoever else writes them."""
+"""Atomic writes: a file is complete or absent, with several writers, full disks and killed processes."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ import pytest
 from utils.errors import InputError
 from utils.files import atomic_write, own_part, remove_stale_parts
 
-ANOTHER = os.getppid()  # the number of another process that runs
+ANOTHER = os.getppid()  # the number of another running process
 
 
 @pytest.fixture
 def ended() -> int:
-    """The number of a process that has ended."""
+    """The process number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -46,7 +46,7 @@ def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["a.json", "a [1].json"])
-def test_what_a_killed_process_left_goes_when_the_file_is_written_again(
+def test_a_write_removes_the_part_of_a_killed_process(
     tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     target = tmp_path / name
@@ -63,7 +63,7 @@ def test_what_a_killed_process_left_goes_when_the_file_is_written_again(
 def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (part_of(ended, tmp_path / name, monkeypatch) / "0").mkdir(parents=True)
-    own_part(tmp_path / "c").mkdir()  # of an earlier process with this one's number, as in a container
+    own_part(tmp_path / "c").mkdir()  # left by an earlier process with the same number, as in a container
     part_of(ended, tmp_path / "d.json", monkeypatch).write_text("half")
     kept = part_of(ANOTHER, tmp_path / "a", monkeypatch)
     kept.mkdir()
@@ -86,7 +86,7 @@ def no_folder(part: Path) -> None:
 
 
 @pytest.mark.parametrize("fail", [full_disk, full_disk_of_a_copy, no_folder])
-def test_what_fails_in_writing_is_told_of_the_target(tmp_path: Path, fail: Callable[[Path], None]) -> None:
+def test_a_failed_write_names_the_target(tmp_path: Path, fail: Callable[[Path], None]) -> None:
     target = tmp_path / "folder/a.json"
     target.parent.mkdir()
     with pytest.raises(InputError, match=r"^\S*folder/a.json could not be written: No s"), atomic_write(target) as part:
@@ -94,7 +94,7 @@ def test_what_fails_in_writing_is_told_of_the_target(tmp_path: Path, fail: Calla
     assert not list(tmp_path.rglob("a.json")) and not list(tmp_path.rglob("*.part"))
 
 
-def test_what_fails_elsewhere_is_not_told_of_the_target(tmp_path: Path) -> None:
+def test_a_failure_on_another_file_does_not_name_the_target(tmp_path: Path) -> None:
     target, missing = tmp_path / "a.json", tmp_path / "missing"
     with pytest.raises(FileNotFoundError) as caught, atomic_write(target) as part:
         shutil.copyfile(missing, part)

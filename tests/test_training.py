@@ -79,7 +79,7 @@ def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
     assert events.Tags()["images"] == ["augmented training images"]
 
 
-def test_test_of_several_datasets_each_by_itself(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_test_evaluates_several_datasets_separately(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     make_dataset(tiny, "other", videos=1, seed=5)
     assert training.main(arguments(tiny, "--name", "run")) == 0
     best = tiny / "output/run/model_best.pth"
@@ -170,7 +170,7 @@ def test_resume_is_exact(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: l
     assert [point.step for point in curve] == [2, 5, 8]  # the last of each epoch's three steps
 
 
-def test_a_seed_repeats_a_run_whatever_the_workers(tiny: Path) -> None:
+def test_a_seed_repeats_a_run_with_any_number_of_workers(tiny: Path) -> None:
     for name, seed, workers in (("a", "1", "0"), ("b", "1", "2"), ("c", "2", "0")):
         assert training.main(arguments(tiny, "--name", name, "--seed", seed, "--num_workers", workers)) == 0
     a, b, c = (weights(tiny / "output" / name / "model_last.pth") for name in "abc")
@@ -178,7 +178,7 @@ def test_a_seed_repeats_a_run_whatever_the_workers(tiny: Path) -> None:
     assert not equal(a, c)
 
 
-def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_resume_of_a_finished_run_tests_the_best_checkpoint(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run")) == 0
     results = tiny / "output/run/results.json"
     before = results.read_text()
@@ -188,7 +188,7 @@ def test_resume_with_nothing_left_to_train_tests_the_best(tiny: Path, capsys: py
     assert "all 1 epochs are done" in capsys.readouterr().out
 
 
-def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
     assert training.main(["--resume_model", str(last), *HERE, "--epoch", "2", "--lr", "0.002"]) == 0
@@ -199,7 +199,7 @@ def test_resume_takes_new_values_and_keeps_the_others(tiny: Path, capsys: pytest
     assert checkpoint["optimizer"]["param_groups"][0]["initial_lr"] == 0.002
 
 
-def test_resuming_an_older_checkpoint_in_place_loses_nothing(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
     folder = tiny / "output/run"
     older = torch.load(folder / "model_last.pth", weights_only=True)
@@ -235,7 +235,7 @@ def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.Monkey
     assert torch.load(tiny / "output/run/model_last.pth", weights_only=True)["best"] == 0.9
 
 
-def test_every_tenth_epoch_is_kept(tiny: Path) -> None:
+def test_every_tenth_checkpoint_is_kept(tiny: Path) -> None:
     assert (
         training.main(arguments(tiny, "--name", "run", "--epoch", "11", "--num_LIBs", "1", "--lil_loss", "False")) == 0
     )
@@ -243,18 +243,18 @@ def test_every_tenth_epoch_is_kept(tiny: Path) -> None:
     assert kept == ["model_10.pth", "model_best.pth", "model_last.pth"]
 
 
-def test_save_model_false_writes_no_checkpoint_but_tests(tiny: Path) -> None:
+def test_save_model_false_writes_no_checkpoint(tiny: Path) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--save_model", "False")) == 0
     assert not list((tiny / "output/run").glob("*.pth"))
     assert json.loads((tiny / "output/run/results.json").read_text())["checkpoint"] is None
 
 
-def test_a_last_batch_of_one_is_left_out_and_said_once(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_last_batch_of_one_is_skipped_with_one_note(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--bs", "11", "--epoch", "2")) == 0  # 12 images: 11 and 1
     assert capsys.readouterr().out.count("last batch of 1 is left out") == 1
 
 
-def test_the_test_set_is_not_looked_at_before_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_set_is_read_only_at_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
     real = training.evaluate
 
@@ -279,7 +279,7 @@ def test_switched_off_terms(tiny: Path, terms: tuple[str, str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
-def test_ctrl_c_says_how_to_go_on(tiny: Path) -> None:
+def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
     argv = [sys.executable, str(ROOT / "training.py"), *arguments(tiny, "--name", "run", "--epoch", "1000")]
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
     process = subprocess.Popen(argv, cwd=tiny, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heed)
@@ -316,7 +316,9 @@ def test_losses_rose() -> None:
     assert not losses_rose([1, 9, 8, 7, 6, 5])  # the rise lies before the last five
 
 
-def test_official_schedule_halves_and_begins_anew(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_schedule_halves_the_networks_rate_and_rebuilds_adam(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     losses = iter([5.0, 4.0, 6.0, 3.0, 2.0, 1.0, 0.5])
     real_metrics, real_epoch = training.binary_metrics, training.train_one_epoch
     rates, moments, calls = [], [], []
@@ -341,7 +343,7 @@ def test_official_schedule_halves_and_begins_anew(tiny: Path, monkeypatch: pytes
     assert moments == [0] * 7  # Adam is rebuilt
 
 
-def test_two_rates(tiny: Path) -> None:
+def test_loss_weights_have_their_own_rate(tiny: Path) -> None:
     network, balance = torch.nn.Linear(1, 1), training.LearntBalance(["classification"])
     groups = training.make_optimizer(network, balance, lr=0.5, weight_decay=0.25).param_groups
     assert [(g["lr"], g["initial_lr"], g["weight_decay"], g["betas"]) for g in groups] == [
@@ -350,7 +352,7 @@ def test_two_rates(tiny: Path) -> None:
     ]
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_those_of_the_paper() -> None:
     args, _ = training.parse_arguments([])
     expected = {
         "name": "train_model", "gpu_num": None, "seed": 0, "model": "resnet", "pretrained": True, "epoch": 20,
@@ -364,7 +366,7 @@ def test_defaults_are_the_papers() -> None:
     assert vars(args) == expected
 
 
-def test_readmes_command_line() -> None:
+def test_command_line_of_the_authors_readme() -> None:
     line = (
         "--name train_model --gpu_num 0,1 --test False --model efficientnet --pretrained True --epoch 20 "
         "--weight_decay 1e-6 --lr 1e-3 --bs 256 --test_bs 1000 --num_workers 12 --size 224 --mixup True --alpha 0.5 "
@@ -377,7 +379,7 @@ def test_readmes_command_line() -> None:
     assert training.parse_arguments(["--dataset", "FF++_c23,Celeb-DF-v2"])[0].dataset == ["FF++_c23", "Celeb-DF-v2"]
 
 
-def test_help_has_the_groups_and_defaults(capsys: pytest.CaptureFixture) -> None:
+def test_help_shows_groups_and_defaults(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         training.main(["--help"])
     assert stop.value.code == 0
