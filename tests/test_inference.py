@@ -37,7 +37,7 @@ from scoring.detector import ScoredFace
 from scoring.files import FileScore, annotation_targets, is_video
 from tests.conftest import ROOT, TINY
 from tests.test_checkpoints import official
-from tests.test_preprocessing import FACE, HEIGHT, WIDTH, find_the_drawn_face, picture, write_video
+from tests.test_preprocessing import FACE, HEIGHT, WIDTH, fixed_detector, picture, write_video
 from utils.errors import InputError
 
 FACES = {"every": 2, "frames": None, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None}
@@ -62,7 +62,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the face detector by one that knows where the synthetic face is."""
-    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (find_the_drawn_face, {"weights": None}))
+    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (fixed_detector, {"weights": None}))
 
 
 def score(*arguments: Any) -> int:
@@ -703,8 +703,8 @@ def peak_memory(tmp_path: Path, model: Path, *lengths: int) -> list[float]:
         # One core: the encoder keeps more frames with more threads.
         "import os, re, sys\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "from pathlib import Path\nimport inference\nfrom scoring import detector\n"
-        "from tests.test_preprocessing import find_the_drawn_face\n"
-        "detector.load_face_detector = lambda *_: (find_the_drawn_face, {'weights': None})\n"
+        "from tests.test_preprocessing import fixed_detector\n"
+        "detector.load_face_detector = lambda *_: (fixed_detector, {'weights': None})\n"
         "for source in sys.argv[2:]:\n"
         "    more = ['--json', source + '.json', '--annotate', source + '_out', '--evidence', 'True']\n"
         "    assert inference.main(['--gpu_num', 'cpu', '--model', sys.argv[1], source, *more]) == 0\n"
