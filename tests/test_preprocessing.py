@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from utils.files import own_part, remove_stale_parts
 
+needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 FACE = 96  # pixels
 WIDTH, HEIGHT = 200, 140
 
@@ -690,6 +692,7 @@ def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@needs_submitit
 def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
@@ -756,6 +759,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@needs_submitit
 def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.CaptureFixture) -> None:
     options = ["--submit", "slurm", "--nodes", "2", "--slurm", "partition=gpu,time=720,gpus_per_node=1"]
     assert preprocessing.main(arguments(dataset, *options)) == 0
@@ -796,6 +800,7 @@ def test_without_slurm(dataset: Path, capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@needs_submitit
 def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     (dataset / "faces/folder/test").mkdir(parents=True)
     (dataset / "faces/folder/test/real").write_text("in the way")
@@ -809,6 +814,7 @@ def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, c
 
 @pytest.mark.slow
 @pytest.mark.cluster
+@needs_submitit
 def test_jobs_inherit_the_arguments(dataset: Path) -> None:
     more = ["--jobs", "2", "--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces", "True"]
     assert preprocessing.main(arguments(dataset, *more)) == 0
