@@ -249,7 +249,7 @@ def _wait(running: "list[submitit.Job[str]]", sources: list[Source]) -> None:
         while unfinished:
             ended = all(job.done() for job in running)
             finished = {source for source in unfinished if is_done(source)}
-            frames += sum((read_record(source) or {}).get("sampled_frames", 0) for source in finished)
+            frames += sum((read_record(source) or {}).get("looked_at", 0) for source in finished)
             unfinished = [source for source in unfinished if source not in finished]
             bar.update(len(finished))
             bar.set_postfix_str(f"{frames / (time.perf_counter() - began):.1f} frames/s")

@@ -82,11 +82,11 @@ def write_label_files(
             folder = f"{video.folder}/{number}" if recipe["all_faces"] else video.folder
             lines[name].append(f"{video.label},{folder},{len(track)}\n")
             image_counts[name] += len(track)
-        if "declared_frames" in record:
-            cut_short.append({**path, **{key: record[key] for key in ("frames_read", "declared_frames")}})
-        scales = [face["scale"] for track in record["faces"] for face in track if face["scale"] > 2]
+        if "frames_told" in record:
+            cut_short.append({**path, "frames_read": record["frames"], "frames_told": record["frames_told"]})
+        scales = [face["enlarged"] for track in record["faces"] for face in track if face["enlarged"] > 2]
         if scales:
-            upscaled.append({**path, "images": len(scales), "largest_scale": max(scales)})
+            upscaled.append({**path, "images": len(scales), "at_most": max(scales)})
 
     left_out = [{"video": str(v.file), "cause": v.left_out} for v in videos if v.left_out]
     report_file = label_folder / REPORT

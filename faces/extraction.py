@@ -250,7 +250,7 @@ class _FaceFolder:
                 "frame": ready.position,
                 "box": [round(float(x), 1) for x in face.raw_box],
                 "score": round(face.score, 4),
-                "scale": round(scale, 2),
+                "enlarged": round(scale, 2),
             }
             self.faces.setdefault(face.track, []).append(entry)
             self.writes.append(self.pool.submit(_write_image, folder / image, crop))
@@ -274,11 +274,11 @@ class _FaceFolder:
         record: dict[str, Any] = {
             "video": self.source.file.name,
             "bytes": self.source.file.stat().st_size if self.source.file.is_file() else 0,
-            "frames_read": end.frames_read,
-            "sampled_frames": self.sampled_frames,
+            "frames": end.frames_read,
+            "looked_at": self.sampled_frames,
         }
         if end.declared_frames:
-            record["declared_frames"] = end.declared_frames
+            record["frames_told"] = end.declared_frames
         if failure is None:
             if self.recipe.all_faces:
                 complete = self.part / "all"

@@ -360,7 +360,7 @@ def test_a_video_that_ends_early_is_used_and_reported(dataset: Path) -> None:
     clip.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     assert preprocessing.main(arguments(dataset)) == 0
     (entry,) = report(dataset)["cut_short"]
-    assert entry["declared_frames"] == 60 and 20 < entry["frames_read"] < 40
+    assert entry["frames_told"] == 60 and 20 < entry["frames_read"] < 40
     assert f"real/long,{-(-entry['frames_read'] // 5)}\n" in (dataset / "labels/folder/train_real.txt").read_text()
 
 
@@ -959,5 +959,5 @@ def test_a_damaged_record_is_replaced(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     (dataset / "faces/folder/train/real/0/faces.json").write_text("{")
     assert preprocessing.main(arguments(dataset)) == 0
-    assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames_read"] == 6
+    assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames"] == 6
     assert len(images(dataset)) == 24
