@@ -189,7 +189,9 @@ class EmbeddingArguments(StudyArguments):
         "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (keeps neighbours together) or pca (linear)"
     )
     group_by: str | None = parse.argument(
-        None, parse.pattern, "regular expression on a fake video's path; its first capture group names the manipulation"
+        None,
+        parse.pattern,
+        "regular expression on a fake video's path; its first capture group, or else the match, names the manipulation",
     )
 
 

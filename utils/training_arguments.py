@@ -59,7 +59,7 @@ class TrainingArguments:
     oversample: str = parse.argument(
         "paper",
         parse.oversample,
-        "how often the real training videos are repeated: paper, auto, or a whole number",
+        "repetitions of the real training videos: paper, auto (ratio of fake to real frames), or an integer",
         "train",
     )
     fpr: float | None = parse.argument(
@@ -121,7 +121,7 @@ class TrainingArguments:
     group_by: str | None = parse.argument(
         None,
         parse.pattern,
-        "regular expression on a fake video's path; its first capture group names the manipulation",
+        "regular expression on a fake video's path; its first capture group, or else the match, names the manipulation",
         "evaluation",
     )
 
