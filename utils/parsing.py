@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
@@ -69,8 +70,9 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
         )
         self.arguments = arguments
         self.add_argument("--traceback", action="store_true", help="show the Python traceback of an error")
+        self.items = fields(arguments)  # type: ignore[arg-type]  # mypy has no bound for "a dataclass"
         groups: dict[str, Any] = {"": self}
-        for item in fields(arguments):  # type: ignore[arg-type]  # mypy has no bound for "a dataclass"
+        for item in self.items:
             about = item.metadata
             if about.get("positional"):
                 name = item.name.upper()
@@ -109,7 +111,16 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
             InputError: an unknown argument or a value that cannot be parsed.
         """
         self.set_defaults(**(defaults or {}))
-        namespace, unknown = self.parse_known_args(argv)
+        parts = list(sys.argv[1:] if argv is None else argv)
+        if any(item.metadata.get("positional") for item in self.items):
+            # The word after a boolean flag may be a positional argument instead of its value.
+            flags = {f"--{item.name}" for item in self.items if item.metadata["parse"] is boolean}
+            for i, part in enumerate(parts):
+                if part in flags and "".join(parts[i + 1 : i + 2]).lower() not in ("true", "false"):
+                    parts[i] = f"{part}=True"
+            namespace, unknown = self.parse_known_intermixed_args(parts)
+        else:
+            namespace, unknown = self.parse_known_args(parts)
         if unknown:
             flag = unknown[0].split("=")[0]
             self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
