@@ -67,7 +67,7 @@ def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
         elif not parts[1] or "\0" in parts[1]:
             bad.append(f"line {number}: the path is empty or contains a null character")
         elif not re.fullmatch("[0-9]{1,9}", parts[2]) or int(parts[2]) == 0:
-            bad.append(f"line {number}: number of frames '{parts[2][:40]}' is not a whole number above 0")
+            bad.append(f"line {number}: number of frames '{parts[2][:40]}' is not an integer above 0")
         else:
             entries.append((parts[1], int(parts[2])))
     if bad:
@@ -188,7 +188,7 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
             FF++_c23/Deepfakes is already balanced.
         videos: training videos of the dataset.
         oversample: ``paper`` (FF++ and DFDC-Preview 4, Celeb-DF-v2 6, DFDC 5, else 1), ``auto`` (number of fake
-            frames divided by number of real frames, rounded, at least 1), or a whole number.
+            frames divided by number of real frames, rounded, at least 1), or an integer.
     """
     if oversample == "paper":
         return 1 if "/" in dataset else PAPER_OVERSAMPLING.get(dataset.split("_")[0], 1)

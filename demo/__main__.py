@@ -15,13 +15,13 @@ from utils import parsing as parse
 
 
 def three_counts(text: str) -> list[int]:
-    """Parse three whole numbers."""
+    """Parse three integers."""
     try:
         people = [int(part) for part in text.split(",")]
     except ValueError:
         people = []
     if len(people) != 3:
-        raise argparse.ArgumentTypeError(f"'{text}' is not three whole numbers such as 48,12,20")
+        raise argparse.ArgumentTypeError(f"'{text}' is not three integers such as 48,12,20")
     return people
 
 

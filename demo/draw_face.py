@@ -266,7 +266,7 @@ def paint(
         alpha: opacity, 0 to 1.
         blur: sigma of the soft edge in pixels.
         thickness: width of the outline in pixels; 0 fills the polygon.
-        clip: polygon outside of which the image stays unchanged.
+        clip: polygon that limits the painted area.
     """
     low, high = _box(outline, 3 * blur + thickness + 1, image.shape[0])
     if (high <= low).any():
