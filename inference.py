@@ -34,22 +34,26 @@ class InferenceArguments:
     paths: list[Path] = parse.positional(parse.path, "images, videos, and folders to search for them", "*")
     model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
     faces_given: bool = parse.argument(
-        False, parse.boolean, "treat every image and frame as a crop of one face; detect no faces"
+        False, parse.boolean, "treat every image and frame as one face crop, without face detection"
     )
     json: Path | None = parse.argument(
-        None, parse.path, "JSON file to write: the verdict of every file, and the box and score of every face"
+        None, parse.path, "JSON file to write: score and verdict of every file, box and score of every face"
     )
     csv: Path | None = parse.argument(
         None, parse.path, "CSV file to write: the box and score of every face in every frame"
     )
     annotate: Path | None = parse.argument(
-        None, parse.path, "folder for copies of the images and videos with boxes and scores"
+        None, parse.path, "output folder for copies of the images and videos with boxes and scores"
     )
-    evidence: bool = parse.argument(False, parse.boolean, "with --annotate: also draw Grad-CAM evidence for fake")
-    serve: bool = parse.argument(False, parse.boolean, "open a local web page to upload images and videos to")
-    host: str = parse.argument("127.0.0.1", str, "with --serve: address to listen on; 0.0.0.0 admits other machines")
+    evidence: bool = parse.argument(
+        False, parse.boolean, "with --annotate: also draw Grad-CAM heatmaps for the class fake"
+    )
+    serve: bool = parse.argument(False, parse.boolean, "open a local web page for uploading images and videos")
+    host: str = parse.argument(
+        "127.0.0.1", str, "with --serve: address to listen on; 0.0.0.0 allows access from other machines"
+    )
     port: int = parse.argument(
-        0, parse.number(int, 0, high=65535), "with --serve: port to listen on; 0 takes the first free port from 7860"
+        0, parse.number(int, 0, high=65535), "with --serve: port to listen on; 0 means the first free port from 7860"
     )
     export: Path | None = parse.argument(None, parse.path, "ONNX file to write the network to")
     detector: str | None = parse.argument(

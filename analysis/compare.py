@@ -217,7 +217,7 @@ class CompareArguments:
     """All arguments of the study; the help texts document the fields."""
 
     run_a: Path = parse.positional(parse.path, "folder of the first tested run")
-    run_b: Path = parse.positional(parse.path, "folder of the second tested run; receives the study")
+    run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written here")
     video_score: str = parse.argument(
         "mean",
         parse.video_score,

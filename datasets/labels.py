@@ -134,14 +134,14 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         if paths:
             raise InputError(
                 f"{label_folder}: {len(paths)} of the {len(videos)} folders in {split}_real.txt and {split}_fake.txt "
-                f"{problem}, under --data_root {data_root}: {first_ten(paths)}."
+                f"{problem} under --data_root {data_root}: {first_ten(paths)}."
             )
     declared_frames = sum(frames for of_class in entries for _, frames in of_class)
     found = sum(len(v.images) for v in videos)
     if declared_frames != found:
         print(
-            f"note: {label_folder}: the {split} label files declare {declared_frames} images and the folders hold "
-            f"{found}; all {found} are used"
+            f"note: {label_folder}: the {split} label files declare {declared_frames} images, but the folders contain "
+            f"{found}; using all {found}"
         )
     return videos
 

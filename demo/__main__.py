@@ -30,7 +30,7 @@ class DemoArguments:
     """The arguments of the command; `parse.argument` has the help text of each."""
 
     out: Path = parse.argument(
-        Path("dataset/demo"), parse.path, "output folder; an older synthetic dataset is replaced"
+        Path("dataset/demo"), parse.path, "output folder; an older synthetic dataset in it is replaced"
     )
     seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers")
     size: int = parse.argument(64, parse.number(int, 32), "side of a frame in pixels")

@@ -1,4 +1,4 @@
-"""Wrong input: one sentence on standard error, exit code 2, and nothing half written."""
+"""Wrong input: one sentence on standard error, exit code 2, and no incomplete files."""
 
 import json
 import multiprocessing
@@ -30,16 +30,16 @@ Refused = Callable[..., str]
 
 
 def contents(folder: Path) -> dict[str, bytes | None] | None:
-    """The content of every file below `folder`; None for a subfolder, and if `folder` is missing."""
+    """Return the content of every file below `folder`, None for a subfolder; None if `folder` is missing."""
     if not folder.exists():
         return None
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
 def check(root: Path, before: dict | None, code: int, err: str, says: tuple[str, ...], started: bool) -> str:
-    """Assert what every refusal has in common, and return its sentence.
+    """Assert what all errors have in common, and return the message.
 
-    A command that `started` has made its folder, and shown bars of progress; it may have lost nothing that was there.
+    A command that `started` has made its folder and shown progress bars; it must keep all earlier files.
     """
     lines = [line.strip() for line in err.replace("\r", "\n").splitlines() if line.strip()]
     after = contents(root / "output")
@@ -59,7 +59,7 @@ def check(root: Path, before: dict | None, code: int, err: str, says: tuple[str,
 
 @pytest.fixture
 def refused(tiny: Path, capsys: pytest.CaptureFixture) -> Refused:
-    """Run the command on the tiny dataset, in this process, and assert that it is refused."""
+    """Run training.py on the tiny dataset in this process; assert that it fails with an input error."""
 
     def run(*more: Any, says: tuple[str, ...] = (), started: bool = False) -> str:
         before = contents(tiny / "output")
@@ -72,7 +72,7 @@ def refused(tiny: Path, capsys: pytest.CaptureFixture) -> Refused:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs, in its output folder."""
+    """The output folder of a run of two epochs."""
     root = tmp_path_factory.mktemp("trained")
     make_dataset(root)
     assert training.main(arguments(root, "--epoch", "2", "--name", "run")) == 0
@@ -98,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--oversample some", ("--oversample", "'some'", "paper", "auto")),
         ("--mixup yes", ("--mixup", "'yes'", "True", "False")),
         ("--test 1", ("--test", "'1'", "True", "False")),
-        ("--scales 1,2", ("--scales", "'1,2'", "[1,2,10]")),
+        ("--scales 1,2", ("--scales", "'1,2'", "1,2,10")),
         ("--scales [1,2,nan]", ("--scales", "nan")),
         ("--lr nan", ("--lr", "'nan'")),
         ("--lr", ("--lr", "expected one argument")),
@@ -140,7 +140,7 @@ def test_output_folder_of_another_run(refused: Refused, tiny: Path, trained: Pat
     says = ("holds another run", "--overwrite", "--name")
     refused("--name", "run", says=says)
     refused("--name", "run", "--test", "True", "--resume_model", trained / "model_last.pth", says=says)
-    # Even with --overwrite: a command that cannot start leaves what was there.
+    # Even with --overwrite, a command that cannot start keeps the old files.
     refused("--name", "run", "--overwrite", "True", "--data_root", "nowhere", says=("nowhere",))
 
 
@@ -227,7 +227,7 @@ def test_a_test_set_of_one_class(tiny: Path, trained: Path, capsys: pytest.Captu
 # ----------------------------------------------------------------------------------------------------------- images
 
 
-def spoil(folder: Path, ending: str, how: str) -> Path:
+def corrupt(folder: Path, ending: str, how: str) -> Path:
     """Replace the first image by one that cannot be read."""
     (folder / "0000.png").unlink()
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
@@ -246,21 +246,21 @@ def spoil(folder: Path, ending: str, how: str) -> Path:
 )
 def test_unreadable_image(refused: Refused, tiny: Path, trained: Path, ending: str, how: str) -> None:
     shutil.copytree(trained, tiny / "output" / "before")
-    file = spoil(tiny / "faces" / REAL, ending, how)
+    file = corrupt(tiny / "faces" / REAL, ending, how)
     refused(says=(str(file), "--skip_bad_images"), started=True)
 
 
 def test_unreadable_image_in_a_worker_process(tiny: Path, capfd: pytest.CaptureFixture) -> None:
-    file = spoil(tiny / "faces/tiny/val/fake/001", ".jpg", "truncated")
+    file = corrupt(tiny / "faces/tiny/val/fake/001", ".jpg", "truncated")
     code = training.main(arguments(tiny, "--num_workers", "2"))
     check(tiny, None, code, capfd.readouterr().err, (str(file), "--skip_bad_images"), started=True)
 
 
 def test_unreadable_images_are_skipped_and_listed(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     bad = [
-        spoil(tiny / "faces" / REAL, ".png", "truncated"),
-        spoil(tiny / "faces/tiny/val/fake/001", ".jpg", "truncated"),
-        spoil(tiny / "faces/tiny/test/real/000", ".png", "empty"),
+        corrupt(tiny / "faces" / REAL, ".png", "truncated"),
+        corrupt(tiny / "faces/tiny/val/fake/001", ".jpg", "truncated"),
+        corrupt(tiny / "faces/tiny/test/real/000", ".png", "empty"),
     ]
     assert training.main(arguments(tiny, "--skip_bad_images", "True")) == 0
     said = capsys.readouterr().out
@@ -292,7 +292,7 @@ class Bomb:
 
 @pytest.fixture(scope="session")
 def garbage(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of files that are not checkpoints; some of them are not weights files either."""
+    """A folder of files that are not checkpoints; some are not weights files either."""
     folder = tmp_path_factory.mktemp("garbage")
     good = torch.load(trained / "model_last.pth")
     bomb = Bomb(folder / "exploded")
@@ -310,7 +310,7 @@ def garbage(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {
         "empty": b"",
         "text": b"hello\n",
-        "bracket": b"(see README)\n",  # some first letters mean something to a pickle
+        "bracket": b"(see README)\n",  # "(" is a pickle opcode
         "junk": b"junk",
         "truncated": (trained / "model_last.pth").read_bytes()[:100_000],
         "old_truncated": (folder / "old").read_bytes()[:18],
@@ -369,18 +369,18 @@ def test_the_best_checkpoint_is_broken(refused: Refused, tiny: Path, trained: Pa
 
 
 def test_weights_cannot_be_downloaded(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub is asked once; huggingface_hub by itself retries for half a minute."""
-    look_up, asked = socket.getaddrinfo, []
+    """The hub gets one request; by default, huggingface_hub retries for half a minute."""
+    look_up, requests = socket.getaddrinfo, []
 
     def counted(host: str, port: int, *args: Any, **options: Any) -> list:
-        asked.append((host, port))
+        requests.append((host, port))
         return look_up(host, port, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", counted)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tiny / "cache"))
     refused("--pretrained", "True", says=("--pretrained True", "--pretrained False", "--pretrained FILE"))
-    assert asked == [("127.0.0.1", 9)]
+    assert requests == [("127.0.0.1", 9)]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE  # for the next tests
 
 
@@ -438,14 +438,14 @@ def test_a_write_is_interrupted(tiny: Path, monkeypatch: pytest.MonkeyPatch, cap
     last = tiny / "output/train_model/model_last.pth"
     save, before = torch.save, []
 
-    def half(content: Any, file: BinaryIO) -> None:
+    def interrupted_save(content: Any, file: BinaryIO) -> None:
         save(content, file)
         if last.exists():  # epoch 2
             before.append(last.read_bytes())
             file.truncate(5000)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", half)
+    monkeypatch.setattr(torch, "save", interrupted_save)
     assert training.main(arguments(tiny, "--epoch", "3")) == 130
     assert str(last) in capsys.readouterr().err
     assert last.read_bytes() == before[0]

@@ -51,4 +51,6 @@ def start_output_folder(folder: Path, patterns: tuple[str, ...], args: dict[str,
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         write_json(folder / "args.json", args)
     except OSError as error:
-        raise InputError(f"the output folder {folder} cannot be written: {error.strerror}.") from error
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror}; give another --save_path."
+        ) from error

@@ -31,7 +31,9 @@ class TrainingArguments:
         "initial weights of the backbones: True (ImageNet), False (random), or a weights file",
         "train",
     )
-    epoch: int = parse.argument(20, parse.count, "total number of epochs, including those before a resume", "train")
+    epoch: int = parse.argument(
+        20, parse.count, "total number of epochs, including the epochs before a resume", "train"
+    )
     weight_decay: float = parse.argument(
         1e-6, parse.number(float, 0), "weight decay of Adam, applied to the network and the loss weights", "train"
     )
@@ -39,7 +41,7 @@ class TrainingArguments:
     lr_schedule: str = parse.argument(
         "cosine",
         parse.one_of("cosine", "official"),
-        "learning rate schedule: cosine (to 0 over the run) or official (the one in the authors' code)",
+        "learning rate schedule: cosine (to 0 over the run) or official (as in the authors' code)",
         "train",
     )
     bs: int = parse.argument(
@@ -47,7 +49,7 @@ class TrainingArguments:
     )
     test_bs: int = parse.argument(1000, parse.count, "validation and test batch size, in images", "train")
     num_workers: int = parse.argument(
-        12, parse.count_or_zero, "processes that load images, at most one per core", "train"
+        12, parse.count_or_zero, "number of processes that load images, at most one per core", "train"
     )
     size: int = parse.argument(
         224, parse.number(int, 2), "input size of the network in pixels: images are resized to size x size", "train"
@@ -79,9 +81,7 @@ class TrainingArguments:
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset", "data"
     )
-    data_root: Path = parse.argument(
-        Path("."), parse.path, "folder that relative paths in label files start from", "data"
-    )
+    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files", "data")
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
     )
@@ -130,7 +130,7 @@ class TrainingArguments:
     )
     save_model: bool = parse.argument(True, parse.boolean, "write checkpoints", "checkpoint")
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
-    overwrite: bool = parse.argument(False, parse.boolean, "replace the run in the output folder", "checkpoint")
+    overwrite: bool = parse.argument(False, parse.boolean, "replace an earlier run of this name", "checkpoint")
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
