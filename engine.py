@@ -63,7 +63,7 @@ def compute_loss(
         balance: maps the loss terms to the total, a scalar.
         images: B x 3 x H x W, normalised.
         labels: B, int64, 0 real and 1 fake.
-        mix: the blends of mixup; None for no mixup.
+        mix: the mixup draw; None for no mixup.
 
     Returns:
         The total, the terms by name, and the network's outputs.
@@ -78,8 +78,8 @@ def compute_loss(
     return balance(terms), terms, outputs
 
 
-def update(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
-    """Take one optimiser step along the gradient of the total loss, a scalar."""
+def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
+    """Backpropagate the total loss, a scalar, and take one optimizer step."""
     optimizer.zero_grad(set_to_none=True)
     total.backward()
     optimizer.step()
@@ -90,7 +90,7 @@ def train_one_epoch(
     criterion: Criterion,
     balance: nn.Module,
     optimizer: torch.optim.Optimizer,
-    rate_factor: Callable[[int], float],
+    lr_factor: Callable[[int], float],
     loader: DataLoader,
     device: torch.device,
     *,
@@ -108,10 +108,10 @@ def train_one_epoch(
         criterion: maps (outputs, labels) to the loss terms by name, scalars.
         balance: maps the loss terms to the total, a scalar.
         optimizer: each parameter group holds its initial learning rate as ``initial_lr``.
-        rate_factor: maps the step, from 0, to the factor on the initial learning rates.
+        lr_factor: maps the step, from 0, to the factor on the initial learning rates.
         loader: yields `datasets.images.Batch`.
-        device: where the images go.
-        alpha: alpha of mixup; None for no mixup.
+        device: device of the images.
+        alpha: mixup draws lambda ~ Beta(alpha, alpha); None for no mixup.
         channels: RGB or BGR.
         gpus: the number of GPUs that share a batch.
         bad_images: collects unreadable images.
@@ -119,8 +119,8 @@ def train_one_epoch(
         on_step: called after each step with its number from 0, its losses (total and terms), and images per second.
 
     Returns:
-        The mean over images of the total and of each term; the labels, N, and scores, N, of all images in training
-        mode (for a mixup blend, the label with the larger share); and images per second.
+        Mean losses over the images, by name (total and terms); N labels and N scores of the images in training mode (a
+        mixup blend has the label with the larger share); images per second.
 
     Raises:
         InputError: an image cannot be read, a loss is not finite, or GPU memory runs out.
@@ -128,9 +128,9 @@ def train_one_epoch(
     network.train()
     sums: dict[str, float] = {}
     seen, speed, labels_seen, scores_seen = 0, 0.0, [], []
-    began = time.perf_counter()
-    batch_size, images_in_epoch = loader_sizes(loader)
-    bar = progress(None, f"epoch {epoch}", unit="images", total=images_in_epoch)
+    start = time.perf_counter()
+    batch_size, image_count = loader_sizes(loader)
+    bar = progress(None, f"epoch {epoch}", unit="images", total=image_count)
     batch: Batch
     try:
         for step, batch in enumerate(iterate(loader)):
@@ -139,14 +139,14 @@ def train_one_epoch(
             if count == 0 or smallest_share(count, gpus) < 2:  # BatchNorm cannot be trained on one image
                 bar.update(count)
                 continue
-            set_learning_rates(optimizer, rate_factor(step))
+            set_learning_rates(optimizer, lr_factor(step))
             images = normalise(batch.images.to(device, non_blocking=True), channels)
             labels = batch.labels.to(device, non_blocking=True)
             mix = None if alpha is None else draw_mix(count, alpha)
             total, terms, outputs = compute_loss(network, criterion, balance, images, labels, mix)
             main_labels = labels if mix is None or mix.lam >= 0.5 else labels[mix.partner.to(device)]
 
-            values = torch.stack([total, *terms.values()]).tolist()  # waits for the device once
+            values = torch.stack([total, *terms.values()]).tolist()  # one device synchronisation
             losses = dict(zip(["total", *terms], values, strict=True))
             if not all(map(math.isfinite, values)):
                 raise InputError(
@@ -154,14 +154,14 @@ def train_one_epoch(
                     f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
                     "unchanged; try a lower --lr."
                 )
-            update(optimizer, total)
+            optimizer_step(optimizer, total)
 
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value * count
             seen += count
-            labels_seen.append(main_labels.clone())  # a worker's tensor keeps a file open as long as it exists
+            labels_seen.append(main_labels.clone())  # a worker's tensor keeps a file open
             scores_seen.append(fake_probability(outputs))
-            speed = seen / (time.perf_counter() - began)
+            speed = seen / (time.perf_counter() - start)
             bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
             bar.update(count)
             on_step(step, losses, speed)
@@ -174,7 +174,8 @@ def train_one_epoch(
     if not seen:
         bad_images.report()
         raise InputError(
-            f"epoch {epoch} trained on nothing: no batch of --bs {batch_size} has two readable images for every device."
+            f"epoch {epoch}: no batch of --bs {batch_size} has two readable images per device; "
+            "replace the unreadable images."
         )
     means = {name: value / seen for name, value in sums.items()}
     return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
@@ -194,37 +195,37 @@ def evaluate(
     channels: str,
     bad_images: BadImages,
     title: str,
-    read: Callable[..., Tensor] = fake_probability,
+    output_fn: Callable[..., Tensor] = fake_probability,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score every image once, without augmentation.
 
     Args:
         network: on `device`.
         loader: yields `datasets.images.Batch`.
-        device: where the images go.
+        device: device of the images.
         channels: RGB or BGR.
         bad_images: collects unreadable images.
         title: the text of the progress bar and of messages.
-        read: maps the network's outputs to the values to keep, B x anything.
+        output_fn: maps the network's outputs to the values to collect, B x ...
 
     Returns:
-        The positions of the readable images, N, and their scores, N, float64, from 0 (real) to 1 (fake); or the
-        values of `read`.
+        N positions of the readable images, and their N scores (float64, from 0 real to 1 fake) or N x ... values of
+        `output_fn`.
 
     Raises:
         InputError: an image cannot be read, a score is not finite, or GPU memory runs out.
     """
     network.eval()
     positions, scores = [], []
-    batch_size, images_in_all = loader_sizes(loader)
+    batch_size, image_count = loader_sizes(loader)
     batch: Batch
     try:
-        with progress(None, title, unit="images", total=images_in_all) as bar:
+        with progress(None, title, unit="images", total=image_count) as bar:
             for batch in iterate(loader):
                 bad_images.add(batch.bad)
                 if len(batch.labels):
                     images = normalise(batch.images.to(device, non_blocking=True), channels)
-                    scores.append(read(network(images)))
+                    scores.append(output_fn(network(images)))
                     positions.append(batch.positions.clone())  # a worker's tensor keeps a file open
                 bar.update(len(batch.labels) + len(batch.bad))
     except RuntimeError as error:
@@ -232,20 +233,20 @@ def evaluate(
             raise out_of_memory("--test_bs", batch_size) from error
         raise
     if not positions:
-        raise InputError(f"{title}: none of the {images_in_all} images can be read.")
+        raise InputError(f"{title}: none of the {image_count} images can be read; replace them.")
     score = torch.cat(scores).cpu().numpy()
     if not np.isfinite(score).all():
-        raise InputError(f"{title}: the network's scores are not finite; its weights are broken.")
+        raise InputError(f"{title}: the network's scores are not finite (NaN or infinite); use another checkpoint.")
     return torch.cat(positions).numpy(), score
 
 
 def loader_sizes(loader: DataLoader) -> tuple[int, int]:
-    """Return the batch size of a loader, and the number of its images."""
+    """Return the batch size and the number of images of a loader."""
     return loader.batch_size or 1, len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
 
 
 def out_of_memory(flag: str, batch_size: int) -> InputError:
-    """Make an error that names half the batch size, if a smaller one is possible."""
+    """Return an error that suggests half the batch size if that is possible."""
     smaller = batch_size // 2
     hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
-    return InputError(f"the memory is too small for {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs.")
+    return InputError(f"out of memory with {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs.")

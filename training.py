@@ -7,8 +7,6 @@
 A run writes all its files to output/<name>/.
 """
 
-# From top to bottom: the arguments, a test, a training, and the command.
-
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,7 +23,7 @@ from datasets.images import FaceImages, collate, make_loader
 from datasets.labels import CLASSES, Video, read_datasets, read_split
 from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics, choose_threshold
-from evaluation.published import quote, read_published
+from evaluation.published import read_published, select_tables
 from evaluation.results import format_table, write_results
 from faces.recipe import common_recipe
 from losses.balance import FixedBalance, LearntBalance
@@ -52,8 +50,8 @@ from utils.schedule import cosine_factor, official_factor, official_halving
 from utils.tables import format_rows
 from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
 
-LOSS_WEIGHTS_LR = 1e-3  # of the learnt loss weights, independent of --lr
-RESUME_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")
+LOSS_WEIGHTS_LR = 1e-3  # independent of --lr
+FIXED_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")  # when resuming
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
@@ -80,11 +78,11 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
         inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
         args = parser.parse(argv, {key: saved[key] for key in inherited if key in saved})
         changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]
-        for key in sorted(changed, key=lambda key: key not in RESUME_SETTINGS):
-            both = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
-            if key in RESUME_SETTINGS:
-                raise InputError(f"--{key} {getattr(args, key)} contradicts {both}; leave --{key} out.")
-            print(f"note: continuing with --{key} {getattr(args, key)} from {both}")
+        for key in sorted(changed, key=lambda key: key not in FIXED_SETTINGS):
+            origin = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
+            if key in FIXED_SETTINGS:
+                raise InputError(f"--{key} {getattr(args, key)} contradicts {origin}; leave --{key} out.")
+            print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
     check_training_arguments(args)
     check_model_name(args.model)
     return args, checkpoint
@@ -98,7 +96,7 @@ def test(
     test_sets: dict[str, list[Video]],
     args: TrainingArguments,
     device: torch.device,
-    file: Path | None,
+    checkpoint_file: Path | None,
     checkpoint: dict[str, Any],
 ) -> None:
     """Score every test set, write results.json, predictions.csv and report.html, and print the table.
@@ -107,8 +105,8 @@ def test(
         network: on `device`.
         test_sets: the test videos of each dataset.
         args: the command's arguments.
-        device: where the images go.
-        file: the tested checkpoint; None if it is not kept.
+        device: device of the images.
+        checkpoint_file: the tested checkpoint; None if it is not kept.
         checkpoint: its content.
     """
     bad_images = BadImages(args.skip_bad_images)
@@ -122,9 +120,9 @@ def test(
         tested[dataset] = faces, *scored
     bad_images.report()
     folder = args.save_path / args.name
-    results = write_results(folder, tested, args, file, checkpoint)
+    results = write_results(folder, tested, args, checkpoint_file, checkpoint)
     print(f"\n{format_table(results)}")
-    for table in quote(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
+    for table in select_tables(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
         print(f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
         print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
     print(f"\nreport: {folder / 'report.html'}, scores: {folder / 'predictions.csv'}")
@@ -154,12 +152,12 @@ def on_devices(network: nn.Module, devices: list[torch.device]) -> nn.Module:
 
 
 def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
-    """Make Adam for the network and, if they are learnt, the loss weights.
+    """Make Adam for the network and for the loss weights if they are learnt.
 
     Args:
-        network: trained at the rate `lr`.
-        balance: trained at the rate `LOSS_WEIGHTS_LR` if it has parameters.
-        lr: the initial learning rate.
+        network: trained with `lr`.
+        balance: trained with `LOSS_WEIGHTS_LR` if it has parameters.
+        lr: initial learning rate of the network.
         weight_decay: applied to both.
     """
     groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
@@ -213,17 +211,17 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             )
         if epochs_done > args.epoch or (epochs_done == args.epoch and "best" not in checkpoint):
             raise InputError(
-                f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already trained "
+                f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already finished "
                 f"{epochs_done}; give a larger number."
             )
     network = on_devices(bare_network, devices)
     balance.to(device)
     optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
     if checkpoint is not None and args.resume_model is not None and "optimizer" in checkpoint:
-        # Moments come from the checkpoint; learning rates and weight decay come from this call.
-        now = [{key: group[key] for key in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
+        # Restore Adam's moments; keep the learning rates and weight decay of this command.
+        current = [{key: group[key] for key in ("initial_lr", "weight_decay")} for group in optimizer.param_groups]
         load_state(optimizer, checkpoint["optimizer"], args.resume_model)
-        for group, settings in zip(optimizer.param_groups, now, strict=True):
+        for group, settings in zip(optimizer.param_groups, current, strict=True):
             group.update(settings)
 
     args.num_workers = worker_count(args.num_workers)
@@ -234,19 +232,19 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
     if smallest_share(min(args.bs, len(train_faces)), len(devices)) < 2:
         raise InputError(
             f"--bs {args.bs} with {len(train_faces)} training images and {len(devices)} devices gives a device a "
-            f"single image, which BatchNorm cannot be trained on; give --bs {2 * len(devices)} or more, or fewer GPUs."
+            f"single image, but BatchNorm needs two; give --bs {2 * len(devices)} or more, or fewer GPUs."
         )
     last_batch = len(train_faces) % args.bs or args.bs
     if smallest_share(last_batch, len(devices)) < 2:
         print(
-            f"note: every epoch skips its last batch of {last_batch}: it gives a device a single image, which "
-            "BatchNorm cannot be trained on"
+            f"note: every epoch skips its last batch of {last_batch}: a device would get a single image, but "
+            "BatchNorm needs two"
         )
 
     # From here on the run folder is written.
     start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
     with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done, len(loader))) as log:
-        kept = folder if args.save_model else Path(scratch)  # the test needs the best weights
+        checkpoint_folder = folder if args.save_model else Path(scratch)  # the test needs the best weights
         if epochs_done == 0:
             train_faces.epoch = 1
             shown = collate([train_faces[i] for i in np.linspace(0, len(train_faces) - 1, 16, dtype=int)])
@@ -270,33 +268,34 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
                 val_losses, halvings = official_halving(val_losses, halvings)
                 # A new Adam in every epoch, without the moments of the old one, as in the authors' code.
                 optimizer = make_optimizer(network, balance, args.lr * 0.5**halvings, args.weight_decay)
-                rate_factor: Callable[[int], float] = official_factor
+                lr_factor: Callable[[int], float] = official_factor
             else:
-                rate_factor = partial(cosine_factor, first=first_step, total=args.epoch * len(loader))
+                lr_factor = partial(cosine_factor, first_step=first_step, total_steps=args.epoch * len(loader))
 
-            means, labels, scores, speed = train_one_epoch(
-                network, criterion, balance, optimizer, rate_factor, loader, device,
+            mean_losses, labels, scores, speed = train_one_epoch(
+                network, criterion, balance, optimizer, lr_factor, loader, device,
                 alpha=args.alpha if args.mixup else None, channels=channels, gpus=len(devices),
                 bad_images=bad_images, epoch=epoch,
-                on_step=partial(log.step, first=first_step, balance=balance, optimizer=optimizer),
+                on_step=partial(log.step, first_step=first_step, balance=balance, optimizer=optimizer),
             )  # fmt: skip
-            trained = binary_metrics(labels, scores)
+            train_metrics = binary_metrics(labels, scores)
             positions, scores = evaluate(
                 network, val_loader, device, channels=channels, bad_images=bad_images, title=f"validation {epoch}"
             )
-            val = binary_metrics(val_faces.labels[positions], scores)
+            val_metrics = binary_metrics(val_faces.labels[positions], scores)
 
-            assert val["log_loss"] is not None  # it is defined for a single class too
-            val_losses = [*val_losses, val["log_loss"]]
+            assert val_metrics["log_loss"] is not None  # defined for a single class too
+            val_losses = [*val_losses, val_metrics["log_loss"]]
             # Earlier files are replaced only now, when there is an epoch to save.
-            if best_file is not None and best_file != kept / "model_best.pth":
-                copy_file(best_file, kept / "model_best.pth")
-            best_file, last_file = kept / "model_best.pth", kept / "model_last.pth"
-            is_best = best is None or selection_score(val) > best
-            best = selection_score(val) if is_best else best
+            if best_file is not None and best_file != checkpoint_folder / "model_best.pth":
+                copy_file(best_file, checkpoint_folder / "model_best.pth")
+            best_file, last_file = checkpoint_folder / "model_best.pth", checkpoint_folder / "model_last.pth"
+            is_best = best is None or selection_score(val_metrics) > best
+            best = selection_score(val_metrics) if is_best else best
             save_checkpoint(
                 last_file, network, args.model, epoch,
-                args=parse.plain_arguments(args), channels=channels, val=val, best=best, balance=balance.state_dict(),
+                args=parse.plain_arguments(args), channels=channels, val=val_metrics, best=best,
+                balance=balance.state_dict(),
                 threshold=choose_threshold(val_faces.labels[positions], scores, args.fpr),
                 faces=common_recipe(args.dataset, args.data_root),
                 optimizer=optimizer.state_dict(), val_losses=val_losses, halvings=halvings,
@@ -304,8 +303,9 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             if is_best:
                 copy_file(last_file, best_file)
             if epoch % 10 == 0:
-                copy_file(last_file, kept / f"model_{epoch}.pth")
-            log.epoch(epoch, args.epoch, means, optimizer.param_groups[0]["lr"], speed, trained, val, is_best)
+                copy_file(last_file, checkpoint_folder / f"model_{epoch}.pth")
+            lr = optimizer.param_groups[0]["lr"]
+            log.epoch(epoch, args.epoch, mean_losses, lr, speed, train_metrics, val_metrics, is_best)
             bad_images.report()
 
         # The test sets are read once, with the best checkpoint.

@@ -49,10 +49,10 @@ METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
 
 
 def seeds(text: str) -> list[int]:
-    """Parse a comma-separated list of different whole numbers."""
+    """Parse a comma-separated list of different integers >= 0."""
     found = [parse.number(int, 0)(part) for part in text.split(",")]
     if len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a comma-separated list of different whole numbers")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a comma-separated list of different integers")
     return found
 
 
@@ -123,7 +123,7 @@ def make_run(args: AblationArguments, passed_on: list[str], changes: dict[str, A
     try:
         parsed = parse_training(arguments)
     except InputError as error:
-        raise InputError(f"cannot train {configuration_name(changes)}: {error} --only can leave it out.") from error
+        raise InputError(f"cannot train {configuration_name(changes)}: {error} To leave it out, use --only.") from error
     return Run(args.save_path / name, arguments, parse.plain_arguments(parsed))
 
 
@@ -140,7 +140,7 @@ def check_folder(job: Run) -> None:
         # --save_path may name the same folder differently.
         if key not in (*NOT_INHERITED, "save_path") and found.get(key) != value:
             raise InputError(
-                f"{job.folder} holds a run with --{key} {found.get(key)}, not {value}; give another --save_path or "
+                f"{job.folder} has a run with --{key} {found.get(key)}, not {value}; give another --save_path or "
                 "remove the folder."
             )
 
@@ -193,7 +193,7 @@ def make_table(tables: Tables) -> list[list[str]]:
 def describe_cells(failed: list[dict[str, str]]) -> str:
     """Explain the cells of the tables, and name the failed runs."""
     cells = "Each AUC is the mean ± standard deviation (ddof 1) over the seeds."
-    return cells + (f" Failed and left out: {first_ten([job['name'] for job in failed])}." if failed else "")
+    return cells + (f" Failed runs, left out: {first_ten([job['name'] for job in failed])}." if failed else "")
 
 
 def describe_method(numbers: dict[str, Any]) -> str:
@@ -202,7 +202,7 @@ def describe_method(numbers: dict[str, Any]) -> str:
     sentences = [
         f"Each configuration changes one factor of the default and is trained on {datasets} with the "
         f"seed{'s' * (len(numbers['seeds']) > 1)} {seeds}.",
-        "The AUCs are measured on the test set, for frames and for videos.",
+        "The table shows the AUC on the test set, for frames and for videos.",
         f"All runs use {numbers['passed_on']}." if numbers["passed_on"] else "All other arguments have their defaults.",
     ]
     if len(numbers["datasets"]) > 1:
@@ -263,7 +263,7 @@ def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
         raise InputError(f"--save_path {args.save_path} is a file; give a folder.")
     for part in passed_on:
         if part.split("=")[0] in RESERVED:
-            raise InputError(f"{part.split('=')[0]} cannot follow --: this command sets it for each run.")
+            raise InputError(f"{part.split('=')[0]} cannot follow --: this command sets it for each run; remove it.")
     return args, passed_on
 
 
@@ -287,22 +287,22 @@ def run(args: AblationArguments, passed_on: list[str]) -> None:
         name: [make_run(args, passed_on, changes, seed) for seed in args.seeds]
         for name, changes in configurations.items()
     }
-    everything = [job for jobs in runs.values() for job in jobs]
-    for job in everything:
+    all_runs = [job for jobs in runs.values() for job in jobs]
+    for job in all_runs:
         check_folder(job)
-    to_do = [job for job in everything if not is_finished(job)]
-    print(f"{args.save_path}: {len(everything)} runs, {len(everything) - len(to_do)} already finished")
+    pending = [job for job in all_runs if not is_finished(job)]
+    print(f"{args.save_path}: {len(all_runs)} runs, {len(all_runs) - len(pending)} already finished")
 
     prepare_folder(args.save_path)
     failed = []
-    with progress(to_do, unit="runs", leave=True) as bar:
+    with progress(pending, unit="runs", leave=True) as bar:
         for job in bar:
             bar.set_description(job.folder.name)
             if not (train(job) and is_finished(job)):
                 failed.append(job)
                 bar.write(f"failed: {job.folder.name}, see {job.log}", file=sys.stderr)
-    failures = f"{len(failed)} of {len(everything)} runs failed: " + first_ten([f"see {job.log}" for job in failed])
-    if len(failed) == len(everything):
+    failures = f"{len(failed)} of {len(all_runs)} runs failed: " + first_ten([f"see {job.log}" for job in failed])
+    if len(failed) == len(all_runs):
         raise InputError(f"{failures}.")
 
     tables: Tables = {}
@@ -337,8 +337,8 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(
         "analysis.ablation",
         lambda: run(*parse_arguments(sys.argv[1:] if argv is None else argv)),
-        "smaller arguments",
-        lambda: "; the same command continues",
+        "a smaller --bs after --",
+        lambda: "; run the same command again to continue",
     )
 
 

@@ -61,7 +61,7 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
     for run, extra in ((first, images[0] - images[1]), (second, images[1] - images[0])):
         if extra:
             names = first_ten([f"{dataset} {path}" for dataset, path in sorted(extra)])
-            raise InputError(f"the runs were not tested on the same images: {len(extra)} are only in {run}: {names}.")
+            raise InputError(f"the runs were tested on different images; {len(extra)} are only in {run}: {names}.")
     pairs, changed = {}, []
     for dataset, scored in one.items():
         index = {path: i for i, path in enumerate(other[dataset].paths)}
@@ -158,8 +158,9 @@ def describe_method(first: Path, second: Path, video_score: str) -> str:
     return (
         f"The difference is the AUC of {second} (B) minus the AUC of {first} (A) on the same images. "
         f"The video score is the {video_score} of the video's frame scores. "
-        f"Trust the bootstrap's 95 % interval and p value: {RESAMPLES:,} draws of as many videos, shared by both runs. "
-        "DeLong's test assumes independent images; frames of one video are not. "
+        f"The bootstrap resamples the videos {RESAMPLES:,} times; both runs use the same draws. "
+        "Prefer its 95 % interval and p value. "
+        "DeLong's test assumes independent images, but frames of one video are dependent. "
         "For frames, its interval is therefore too narrow."
     )
 

@@ -20,14 +20,14 @@ class Corruption(NamedTuple):
 
     Attributes:
         title: name in tables and plots.
-        axis: meaning and unit of the strength.
+        axis_label: meaning and unit of the strength.
         strengths: the five strengths.
         apply: the function.
         neutral: the strength that changes nothing; None if there is none.
     """
 
     title: str
-    axis: str
+    axis_label: str
     strengths: tuple[float, ...]
     apply: Corrupt
     neutral: float | None = None
@@ -36,7 +36,7 @@ class Corruption(NamedTuple):
 def jpeg(image: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
     """Compress as JPEG; quality from 1 to 100.
 
-    OpenCV does it because albumentations' ImageCompression swaps the weights of red and blue.
+    This uses OpenCV because albumentations' ImageCompression swaps the weights of red and blue.
     """
     encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
@@ -52,13 +52,13 @@ def blur(image: np.ndarray, sigma: float, _: np.random.Generator) -> np.ndarray:
 def noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
     """Add Gaussian noise to every pixel and channel; standard deviation in grey levels of 255, at least 0.
 
-    NumPy does it because albumentations' GaussNoise rounds towards zero, which weakens the weakest noise by a sixth.
+    This uses NumPy because albumentations' GaussNoise rounds towards zero, which weakens the weakest noise by a sixth.
     """
     return (image + rng.normal(0, deviation, image.shape)).round().clip(0, 255).astype(np.uint8)
 
 
 def resample(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Shrink the sides by a factor (area averaging) and enlarge again (bilinear); factor at least 1."""
+    """Shrink the sides by a factor, at least 1 (area averaging), and enlarge again (bilinear)."""
     height, width = image.shape[:2]
     small = max(1, round(width / factor)), max(1, round(height / factor))
     return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
@@ -70,7 +70,7 @@ def brightness(image: np.ndarray, factor: float, _: np.random.Generator) -> np.n
 
 
 def contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    """Multiply the distance of pixel values from the image's mean grey by a factor, at least 0."""
+    """Scale the pixel values around the image's mean grey by a factor, at least 0."""
     return cv2.addWeighted(image, factor, image, 0, (1 - factor) * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
 
 

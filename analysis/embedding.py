@@ -40,7 +40,7 @@ from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import progress
 
-PERPLEXITY = 30.0  # of t-SNE; less with fewer than 91 images
+PERPLEXITY = 30.0  # of t-SNE; lower for fewer than 91 images
 # Manipulations take warm colours in turn; real images are blue.
 MARKERS, WARM = "^sDvP*Xpd<>", (ORANGE, "#E69F00", "#CC79A7", "#7A3B00")
 METHODS = {"tsne": "t-SNE", "pca": "PCA"}
@@ -169,7 +169,7 @@ def describe_method(dataset: str, images: int, method: str) -> str:
         f"The features come from {images:,} images of the test set of {dataset}. "
         "G is the fused feature; z_i is the feature of block i. "
         "The silhouette score is measured in the feature space, not in the plot: "
-        "1 if the classes are far apart, 0 if they mix. "
+        "1 if the classes are far apart, 0 if they overlap. "
         f"The plot shows each feature in two dimensions by {METHODS[method]}. {caution[method]}"
     )
 

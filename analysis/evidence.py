@@ -152,7 +152,7 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
         N x n drops (N x 0 if n = 1) from the head on Z, ``all``, to the head trained without z_i, ``leave_one_out``.
     """
 
-    def truth(logits: Tensor) -> Tensor:
+    def true_probability(logits: Tensor) -> Tensor:
         return logits.double().softmax(dim=1)[torch.arange(len(labels)), labels]
 
     columns = list(features.unbind(dim=1))
@@ -160,8 +160,8 @@ def leave_one_out(network: LIBNetwork, features: Tensor, labels: Tensor) -> tupl
     fused = []
     for i, column in enumerate(columns):
         without = [*columns[:i], column.mean(dim=0, keepdim=True).expand_as(column), *columns[i + 1 :]]
-        fused.append(truth(outputs.fused) - truth(network.forward_heads(without).fused))
-    heads = [truth(outputs.all) - truth(logits) for logits in outputs.leave_one_out]
+        fused.append(true_probability(outputs.fused) - true_probability(network.forward_heads(without).fused))
+    heads = [true_probability(outputs.all) - true_probability(logits) for logits in outputs.leave_one_out]
     drops = torch.stack(fused, dim=1).numpy()
     head_drops = torch.stack(heads, dim=1).numpy() if heads else np.empty((len(labels), 0))
     return fake_probability(outputs).numpy(), drops, head_drops
@@ -176,7 +176,7 @@ def nan_to_none(value: float) -> float | None:
 
 
 def summary(values: np.ndarray) -> dict[str, float | int | None]:
-    """Return the `mean_and_deviation` of one value per image, and the number of images that have a value."""
+    """Return the `mean_and_deviation` of one value per image, and the number of images with a value."""
     return {**mean_and_deviation(values), "images": int((~np.isnan(values)).sum())}
 
 
@@ -255,20 +255,20 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
         f"The study uses {images:,} image{'s' * (images != 1)} of the test set of {dataset}.",
         f"A block's map is its Grad-CAM heatmap for fake: {side} x {side}, enlarged to {size} x {size} pixels.",
         f"The overlap of two maps is the IoU of their hottest {HOT:.0%} of pixels; pixels at zero never count.",
-        "Compare it with the overlap across different images: smooth maps may prefer one place on every face.",
-        "A flat map has one value everywhere, usually zero because nothing speaks for fake.",
+        "Compare it with the overlap across different images: smooth maps may be high at one place on every face.",
+        "A flat map has one value everywhere, usually zero because no pixel is evidence for fake.",
     ]
     if side == 1:
         sentences.append(f"Maps of 1 x 1 are always flat: {size} pixels are too few to show where a block looks.")
     sentences += [
         "A drop is the loss in probability of the true class without a block; positive means that the block helps.",
-        "The fused drop replaces the block's feature by its mean over the images.",
+        "For the fused drop, the mean over the images replaces the block's feature.",
         "The head drop compares the head on all features with the head trained without the block.",
     ]
     if numbers["blocks"][0]["head_drop"] is None:
         sentences.append(
-            "It is not defined here: one block has no such heads, and without the local or the global loss they are "
-            "not trained."
+            "The head drop is not defined here. The heads need more than one block, and training with the local and "
+            "the global loss."
         )
     return " ".join(sentences)
 
@@ -410,7 +410,7 @@ def picture(faces: FaceImages, position: int) -> np.ndarray:
     """Return an image as the network sees it: size x size x 3, uint8, RGB."""
     item = faces[position]
     if isinstance(item, BadImage):
-        raise InputError(f"the image {item.path} cannot be read any more: {item.reason}; run the study again.")
+        raise InputError(f"the image {item.path} can no longer be read: {item.reason}; run the study again.")
     return item[0].permute(1, 2, 0).numpy()
 
 

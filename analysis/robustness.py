@@ -38,7 +38,7 @@ from utils import parsing as parse
 from utils.command import run_command
 from utils.devices import select_devices, worker_count
 from utils.errors import InputError
-from utils.workers import start_worker
+from utils.workers import init_worker
 
 Version = tuple[str, float]  # name and strength of a corruption
 
@@ -46,9 +46,9 @@ Version = tuple[str, float]  # name and strength of a corruption
 class CorruptedFaces(Dataset):
     """Images of the test set, each in V versions: uncorrupted, then every strength of every corruption.
 
-    An item is an image's V x 3 x size x size uint8 versions, its label and its position in the test set, so that each
-    image is decoded once. Random corruptions depend only on the seed and the position, so they do not change with the
-    number of workers or images, and all strengths share their draws.
+    An item holds the V x 3 x size x size uint8 versions of one image, which is decoded once, its label and its
+    position in the test set. Random corruptions depend only on the seed and the position, not on the number of workers
+    or images, and all strengths share their draws.
 
     Args:
         faces: the test set, without augmentation.
@@ -116,13 +116,15 @@ def score_versions(
         num_workers=num_workers,
         collate_fn=collate_versions,
         pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
     )
 
-    def read(outputs: Logits) -> Tensor:
+    def version_scores(outputs: Logits) -> Tensor:
         return fake_probability(outputs).view(-1, len(faces.versions))
 
-    return evaluate(network, loader, device, channels=channels, bad_images=bad_images, title="robustness", read=read)
+    return evaluate(
+        network, loader, device, channels=channels, bad_images=bad_images, title="robustness", output_fn=version_scores
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -138,7 +140,10 @@ def summarise(numbers: dict[str, Any]) -> str:
     """State the clean AUCs and the range of the worst-case AUCs."""
     clean = numbers["clean"]
     worst = [
-        (row["auc"], f"{CORRUPTIONS[name].title} ({row['auc']:.4f} at {CORRUPTIONS[name].axis} {row['strength']:g})")
+        (
+            row["auc"],
+            f"{CORRUPTIONS[name].title} ({row['auc']:.4f} at {CORRUPTIONS[name].axis_label} {row['strength']:g})",
+        )
         for name, rows in numbers["corruptions"].items()
         for row in [min(rows, key=lambda row: row["auc"])]
     ]
@@ -169,7 +174,7 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
         corruption = CORRUPTIONS[name]
         for row in results:
             changes = [[f"{row[key]:.4f}", f"{row[key] - clean[key]:+.4f}"] for key in ("auc", "video_auc")]
-            rows.append([corruption.title, f"{corruption.axis} {row['strength']:g}", *changes[0], *changes[1]])
+            rows.append([corruption.title, f"{corruption.axis_label} {row['strength']:g}", *changes[0], *changes[1]])
     return [["corruption", "strength", "frame AUC", "change", "video AUC", "change"], *rows]
 
 
@@ -191,7 +196,7 @@ def draw(numbers: dict[str, Any]) -> Figure:
             axes.axhline(clean[key], color=colour, linestyle=":", linewidth=1.2, label=f"{label}, clean")
         axes.axhline(0.5, color=GREY, linewidth=0.6, zorder=0, label="chance")
         axes.set_title(corruption.title, fontsize=10)
-        axes.set_xlabel(corruption.axis, fontsize=9)
+        axes.set_xlabel(corruption.axis_label, fontsize=9)
         ticks = sorted(x for x in {*corruption.strengths, corruption.neutral} if x is not None)
         axes.set_xticks(ticks, [f"{strength:g}" for strength in ticks])
         axes.tick_params(labelsize=8)
@@ -241,7 +246,7 @@ def run(args: RobustnessArguments) -> None:
     chosen = evenly_spaced(len(test_set), args.max_images)
     if len(set(test_set.labels[chosen])) < 2:
         limit = "" if args.max_images is None else f"--max_images {args.max_images}: "
-        raise InputError(f"{limit}the images chosen from {args.dataset} have one class only; the AUC needs both.")
+        raise InputError(f"{limit}the chosen images of {args.dataset} have one class only; the AUC needs both classes.")
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
     prepare_folder(args.folder)
     network.to(devices[0])
@@ -257,7 +262,7 @@ def run(args: RobustnessArguments) -> None:
     )
     bad_images.report()
     if len(set(test_set.labels[positions])) < 2:
-        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both.")
+        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
 
     measured = [measure(test_set, positions, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}

@@ -95,7 +95,7 @@ class StudyArguments:
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
     )
-    data_root: Path = parse.argument(Path("."), parse.path, "folder that relative paths in label files start from")
+    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
     save_path: Path | None = parse.argument(
         None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
     )
@@ -103,7 +103,9 @@ class StudyArguments:
         None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
     )
     test_bs: int = parse.argument(32, parse.count, "batch size, in images")
-    num_workers: int = parse.argument(12, parse.count_or_zero, "processes that load images, at most one per core")
+    num_workers: int = parse.argument(
+        12, parse.count_or_zero, "number of processes that load images, at most one per core"
+    )
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping"
     )
@@ -160,7 +162,7 @@ def run_on_test_set(
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
     bad_images = BadImages(args.skip_bad_images)
     found = evaluate(
-        module.to(device), loader, device, channels=channels, bad_images=bad_images, title=title, read=Tensor.float
+        module.to(device), loader, device, channels=channels, bad_images=bad_images, title=title, output_fn=Tensor.float
     )
     bad_images.report()
     return found

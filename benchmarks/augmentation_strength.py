@@ -22,7 +22,7 @@ def picture() -> np.ndarray:
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def version_1() -> list[A.BasicTransform]:
+def authors_transforms() -> list[A.BasicTransform]:
     """Return the authors' transforms with the names and defaults of albumentations 1.3.1, always applied."""
     return [
         A.ImageCompression(quality_lower=60, quality_upper=100, p=1),
@@ -36,8 +36,8 @@ def version_1() -> list[A.BasicTransform]:
     ]
 
 
-def ours() -> list[A.BasicTransform]:
-    """Return this project's transforms, always applied, then version 2's own GaussNoise and FancyPCA to compare."""
+def our_transforms() -> list[A.BasicTransform]:
+    """Return this project's transforms, always applied, then GaussNoise and FancyPCA of version 2 to compare."""
     from datasets.augmentation import training_augmentation
 
     transforms = []
@@ -46,20 +46,20 @@ def ours() -> list[A.BasicTransform]:
             if type(transform) not in (A.Resize, A.PadIfNeeded, A.HorizontalFlip):
                 transform.p = 1.0
                 transforms.append(transform)
-    as_shares = (10**0.5 / 255, 50**0.5 / 255)  # a variance of 10 to 50 grey levels squared
-    return [*transforms, A.GaussNoise(std_range=as_shares, p=1), A.FancyPCA(alpha=0.1, p=1)]
+    std_range = (10**0.5 / 255, 50**0.5 / 255)  # a variance of 10 to 50 grey levels squared
+    return [*transforms, A.GaussNoise(std_range=std_range, p=1), A.FancyPCA(alpha=0.1, p=1)]
 
 
 def main() -> None:
-    """Print the name, the mean change and its standard deviation over draws, one line per transform."""
-    before = picture()
-    first = A.__version__.startswith("1.")
+    """Print one line per transform: name, mean change and standard deviation over draws."""
+    image = picture()
+    is_version_1 = A.__version__.startswith("1.")
     print(f"albumentations {A.__version__}")
-    for transform in version_1() if first else ours():
+    for transform in authors_transforms() if is_version_1 else our_transforms():
         random.seed(0)
         np.random.seed(0)
-        apply = transform if first else A.Compose([transform], seed=0)
-        changes = [np.abs(apply(image=before)["image"].astype(float) - before).mean() for _ in range(DRAWS)]
+        apply = transform if is_version_1 else A.Compose([transform], seed=0)
+        changes = [np.abs(apply(image=image)["image"].astype(float) - image).mean() for _ in range(DRAWS)]
         print(f"{type(transform).__name__:26s} {np.mean(changes):7.3f} {np.std(changes):7.3f}")
 
 

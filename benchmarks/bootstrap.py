@@ -17,7 +17,7 @@ VIDEOS, FRAMES, DRAWS = 2000, 50, 20
 
 
 def plain_loop(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray, resamples: int) -> np.ndarray:
-    """Compute `evaluation.intervals.bootstrap_auc` draw by draw from the drawn frames."""
+    """Compute the AUC of each draw from its frames, like `evaluation.intervals.bootstrap_auc`."""
     drawn = [np.repeat(np.arange(len(labels)), count[videos]) for count in draw_videos(VIDEOS, resamples)]
     return np.array([roc_auc_score(labels[frames], scores[frames]) for frames in drawn])
 

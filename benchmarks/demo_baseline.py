@@ -37,17 +37,17 @@ HISTOGRAMS = {"8 bins per channel": channel_histogram, "8 x 8 x 8 joint bins": j
 
 
 def read_split(data: Path, split: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return the frames of a split, their labels (0 real, 1 fake) and the index of their video."""
+    """Return N frames (H x W x 3, uint8, BGR), N labels (0 real, 1 fake) and N video indices of a split."""
     images, labels, videos, number = [], [], [], 0
     for word in ("real", "fake"):
         for line in (data / f"{split}_{word}.txt").read_text().splitlines():
             label, path, count = line.split(",")
-            # The paths in the label file are relative to the directory in which the demo was drawn.
+            # The paths in the label file are relative to the folder in which python -m demo ran.
             for i in range(int(count)):
                 file = data / "videos" / Path(path).name / f"{i:04d}.png"
                 image = cv2.imread(str(file))
                 if image is None:
-                    raise InputError(f"{file} cannot be read; make the dataset again with python -m demo.")
+                    raise InputError(f"{file} cannot be read; delete the dataset folder and run python -m demo.")
                 images.append(image)
                 labels.append(int(label))
                 videos.append(number)
@@ -79,7 +79,7 @@ class BaselineArguments:
 def run(args: BaselineArguments) -> None:
     """Print the AUCs on the demo dataset."""
     if not (args.data / "train_real.txt").is_file():
-        raise InputError(f"--data {args.data} has no demo dataset; make one with python -m demo.")
+        raise InputError(f"--data {args.data} has no demo dataset; generate it with python -m demo.")
     for name, (frame, video) in histogram_auc(args.data).items():
         print(f"{name}: frame AUC {frame:.3f}, video AUC {video:.3f}")
 

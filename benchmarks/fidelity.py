@@ -2,7 +2,7 @@
 
     python -m benchmarks.fidelity [--threads 2]
 
-Uses the references and functions of tests/test_fidelity.py, and prints the differences that it compares with bounds.
+It uses the references and functions of tests/test_fidelity.py, and prints the differences that those tests bound.
 """
 
 import argparse

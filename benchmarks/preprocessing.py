@@ -25,7 +25,7 @@ from faces.videos import FrameReader
 from utils.devices import core_count
 from utils.progress import progress
 
-EVERY = 5
+EVERY = 5  # sample every fifth frame
 # Sampled frames. FF++: 509.9k real frames and four times as many fake ones (Celeb-DF paper, table 1). DFDC: 119,154
 # training videos of ten seconds (Dolhansky et al., 2020), nearly all at 30 frames per second.
 DATASETS = {
@@ -35,7 +35,7 @@ DATASETS = {
 
 
 def time_stages(videos: list[Path], detector: Detector, workers: int) -> tuple[StageTimes, float, int]:
-    """Extract the faces of `videos`; return the times of the stages, the total seconds, and the bytes of the images."""
+    """Extract the faces of `videos`; return the stage times, the total seconds, and the bytes of the image files."""
     with tempfile.TemporaryDirectory() as scratch:
         sources = [Source(video, Path(scratch) / str(i)) for i, video in enumerate(videos)]
         times, began = StageTimes(), time.perf_counter()

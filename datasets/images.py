@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from datasets.augmentation import resize, training_augmentation
 from datasets.labels import Video
 from utils.errors import InputError
-from utils.workers import start_worker
+from utils.workers import init_worker
 
 
 class BadImage(NamedTuple):
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
         images: B x 3 x size x size, uint8, RGB.
         labels: B, int64, 0 real and 1 fake.
         positions: B, int64, index of each image in its `FaceImages`.
-        bad: images of the batch that cannot be read; the tensors leave them out.
+        bad: images of the batch that cannot be read; they are not in the tensors.
     """
 
     images: Tensor
@@ -66,10 +66,10 @@ def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
 
 
 class FaceImages(Dataset):
-    """The face images of a list of videos.
+    """The face images of a list of videos; an item is (3 x size x size uint8 RGB, label, position) or `BadImage`.
 
-    The augmentation of an image depends only on (seed, epoch, position), so it does not change with the number of
-    workers or the reading order.
+    The augmentation of an image depends only on (seed, epoch, position), not on the number of workers or the reading
+    order. Set ``epoch`` before each epoch.
 
     Args:
         videos: videos from `datasets.labels.read_split`. A video listed four times is read four times per epoch,
@@ -139,5 +139,5 @@ def make_loader(
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
-        worker_init_fn=start_worker,
+        worker_init_fn=init_worker,
     )

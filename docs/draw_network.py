@@ -14,7 +14,7 @@ INK, MUTED, PAPER = "#1e293b", "#64748b", "#ffffff"
 BLUE, PALE_BLUE = "#2563eb", "#dbeafe"  # features
 TEAL, PALE_TEAL = "#0f766e", "#ccfbf1"  # fusion and prediction
 GREY, PALE_GREY, ORANGE = "#f1f5f9", "#e2e8f0", "#c2410c"  # heads, border, losses
-STYLE = {"svg.hashsalt": "network", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # as in mathtext
+STYLE = {"svg.hashsalt": "network", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # the font of mathtext
 BEZIER = [Curve.MOVETO] + 3 * [Curve.CURVE4]
 Point = tuple[float, float]
 

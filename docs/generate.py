@@ -38,7 +38,7 @@ COMMANDS: dict[str, Any] = {
 }
 INTRODUCTION = """# Arguments
 
-Every argument of every command, as `--help` shows them. `python -m docs.generate` writes this page.
+This page lists every argument of every command, as `--help` shows it. `python -m docs.generate` writes this page.
 
 - A boolean argument takes `True` or `False`; without a value it is `True`.
 - `--traceback`, on every command, prints the Python traceback of an error before its one-sentence message.
@@ -49,14 +49,14 @@ def argument_table(arguments: Any) -> str:
     """Return the arguments of one command as a Markdown table, with a row for each group."""
     rows, group = ["| argument | default | meaning |", "|---|---|---|"], ""
     for item in fields(arguments):
-        about = item.metadata
-        if about["group"] != group:
-            group = about["group"]
+        metadata = item.metadata
+        if metadata["group"] != group:
+            group = metadata["group"]
             rows.append(f"| **{group}** | | |")
-        name = item.name.upper() if about.get("positional") else f"`--{item.name}`"
+        name = item.name.upper() if metadata.get("positional") else f"`--{item.name}`"
         default = default_of(item)
         shown = f"`{show_default(default)}`" if show_default(default) else ""
-        text = about["text"].replace("|", "\\|").replace("\n", " ")
+        text = metadata["text"].replace("|", "\\|").replace("\n", " ")
         rows.append(f"| {name} | {shown} | {text} |")
     return "\n".join(rows)
 
@@ -76,7 +76,7 @@ def published_page(page: str) -> str:
 
 
 def main(check: bool) -> int:
-    """Write the pages, or report those that are out of date; return the exit code."""
+    """Write the pages, or report outdated pages; return the exit code."""
     published = ROOT / "docs" / "published.md"
     pages = {
         ROOT / "docs" / "arguments.md": arguments_page(),

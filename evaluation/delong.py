@@ -21,7 +21,7 @@ def auc_covariance(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, 
     fake, real = scores[:, labels == 1], scores[:, labels == 0]
     fakes, reals = fake.shape[1], real.shape[1]
     ranks = rankdata(np.concatenate([fake, real], axis=1), axis=1)  # midranks: tied scores share their mean rank
-    # Per fake image the share of real images below it, per real image the share of fakes above it; ties count half.
+    # For each fake, the share of reals below it; for each real, the share of fakes above it. Ties count half.
     fake_components = (ranks[:, :fakes] - rankdata(fake, axis=1)) / reals
     real_components = 1 - (ranks[:, fakes:] - rankdata(real, axis=1)) / fakes
     covariance = np.atleast_2d(np.cov(fake_components) / fakes + np.cov(real_components) / reals)
@@ -46,9 +46,9 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tu
     difference = float(aucs[1] - aucs[0])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     deviation = float(np.sqrt(max(variance, 0.0)))  # rounding can make the variance slightly negative
-    half = float(norm.ppf(0.975)) * deviation
+    margin = float(norm.ppf(0.975)) * deviation
     if deviation < 1e-12:  # equal scores, or AUCs of 0 and 1, which have no variance
         p = 1.0 if abs(difference) < 1e-12 else 0.0
     else:
         p = float(2 * norm.sf(abs(difference) / deviation))
-    return difference, [difference - half, difference + half], p
+    return difference, [difference - margin, difference + margin], p

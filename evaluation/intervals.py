@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-RESAMPLES = 2000  # bootstrap draws
+RESAMPLES = 2000  # number of bootstrap draws
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -35,9 +35,9 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> 
 
 
 def draw_videos(total: int, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
-    """Yield bootstrap draws of `total` videos with replacement, as the number of times each video was drawn (`total`).
+    """Yield bootstrap draws of `total` videos with replacement: how often each video was drawn, `total` counts.
 
-    Draw after draw is ``rng.integers(total, size=total)`` with ``rng = numpy.random.default_rng(seed)``.
+    Each draw is ``rng.integers(total, size=total)``; all share ``rng = numpy.random.default_rng(seed)``.
     """
     rng = np.random.default_rng(seed)
     for _ in range(resamples):

@@ -66,7 +66,7 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | No
 
 
 def calibration_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the number of scores, the sum of scores and the number of fakes in each of `CALIBRATION_BINS` bins."""
+    """Return the number of scores, their sum and the number of fakes in each bin, `CALIBRATION_BINS` values each."""
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     count, score, fakes = (
         np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS) for weights in (None, scores, labels)
@@ -100,12 +100,12 @@ def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None =
 
     if not 0 < np.sum(labels) < len(labels):
         return None
-    false, true, cutoffs = roc_curve(labels, scores, drop_intermediate=False)
-    chosen = np.abs(false - (1 - true)).argmin() if fpr is None else np.flatnonzero(false <= fpr)[-1]
+    fprs, tprs, cutoffs = roc_curve(labels, scores, drop_intermediate=False)
+    chosen = np.abs(fprs - (1 - tprs)).argmin() if fpr is None else np.flatnonzero(fprs <= fpr)[-1]
     below = cutoffs[chosen + 1] if chosen + 1 < len(cutoffs) else 0.0
     above = min(cutoffs[chosen], 1.0)  # roc_curve calls scores >= cutoff fake, this project scores > threshold
     middle = (above + below) / 2
-    return float(middle if middle < above else below)  # rounds up between neighbouring doubles
+    return float(middle if middle < above else below)  # between neighbouring doubles, middle == above
 
 
 def score_videos(scores: np.ndarray, videos: np.ndarray, video_score: str) -> np.ndarray:
@@ -148,7 +148,7 @@ def dataset_metrics(
         resamples: bootstrap draws for both AUC intervals; 0 leaves the intervals out.
 
     Returns:
-        ``frames`` and ``videos``: their numbers.
+        ``frames`` and ``videos``: number of each.
         The frame metrics of `binary_metrics`, and ``auc_interval``: the 95 % interval ``[low, high]`` by bootstrap
         over videos; None if a class has fewer than two videos.
         The video metrics, with the prefix ``video_``.
@@ -170,7 +170,7 @@ def dataset_metrics(
 
 
 def group_of(path: str, pattern: str) -> str | None:
-    """Return the first capture group (or the match, without groups) of a regular expression in a path, else None."""
+    """Return the first capture group of a regular expression in a path, or else the match; None without a match."""
     match = re.search(pattern, path)
     return (match[1] if match.re.groups else match[0]) or None if match else None
 

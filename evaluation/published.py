@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FILE = Path(__file__).parent / "published.json"
-TOLERANCE = 0.1  # of the published number of test videos: a larger difference means another test set
+TOLERANCE = 0.1  # relative difference in the number of test videos; more means another test set
 
 
 class PublishedTable(NamedTuple):
@@ -56,10 +56,10 @@ def check_table(table: PublishedTable) -> None:
             raise ValueError(f"'{method}' has a cell that is not a quoted AUC from 0 to 1")
 
 
-def quote(
+def select_tables(
     tables: list[PublishedTable], trained_on: list[str] | None, results: dict[str, dict[str, Any]]
 ) -> list[PublishedTable]:
-    """Select the published numbers with the protocol of a test: training set, test set names and sizes agree.
+    """Select the published numbers with the training set, test set names and test set sizes of a test.
 
     Args:
         tables: all published tables.

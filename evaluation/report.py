@@ -20,15 +20,15 @@ from scipy.special import ndtri
 from datasets.images import read_image
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
-from evaluation.published import quote, read_published
+from evaluation.published import read_published, select_tables
 from utils.errors import InputError
 from utils.files import atomic_write, read_json
 
-CURVE_POINTS = 1000  # per curve; more would only make the file larger
-MISTAKES = 20
+CURVE_POINTS = 1000  # more would only make the file larger
+MISTAKES = 20  # per dataset
 FACE_SIZE, PLOT_SIZE = 160, 1600  # longest side of an embedded picture, in pixels
 DASH, NBSP = "–", "\u00a0"  # undefined value; space between a number and its %
-VERDICTS = (  # lowest video AUC of each word
+VERDICTS = (  # minimum video AUC, words
     (0.98, "almost perfectly"),
     (0.9, "well"),
     (0.75, "moderately well"),
@@ -39,13 +39,13 @@ COLUMNS = {  # key in results.json -> header and explanation
     "videos": ("videos", "number of videos with scored images"),
     "acc": ("ACC", "accuracy at a threshold of 0.5"),
     "auc": ("AUC", "area under the ROC curve: the probability that a fake scores higher than a real one; 0.5 is "
-            f"guessing, 1 is perfect. The range below it is the 95{NBSP}% interval (bootstrap over videos)"),
+            f"guessing, 1 is perfect. The range below the value is its 95{NBSP}% interval (bootstrap over videos)"),
     "ap": ("AP", "average precision, with fake as the positive class"),
     "eer": ("EER", "equal error rate: the mean of false positive rate and false negative rate at the threshold where "
             "they are closest; lower is better"),
     "log_loss": ("log loss", "in nats; lower is better. A constant score of 0.5 gives 0.69"),
     "brier": ("Brier", "Brier score: mean squared error of the score; lower is better"),
-    "ece": ("ECE", "expected calibration error: mean distance between score and share of fakes; lower is better"),
+    "ece": ("ECE", "expected calibration error: mean difference between score and share of fakes; lower is better"),
     "tpr_at_fpr_0.01": (f"TPR at 1{NBSP}%", "true positive rate (share of fakes found) at a false positive rate of at "
                         f"most 1{NBSP}%"),
     "tpr_at_fpr_0.1": (f"TPR at 10{NBSP}%", f"true positive rate at a false positive rate of at most 10{NBSP}%"),
@@ -119,7 +119,7 @@ def write_report(folder: Path) -> Path:
         results=results,
         datasets=datasets,
         tables=metric_tables(results),
-        published=quote(published, results["trained_with"].get("dataset"), results["datasets"]),
+        published=select_tables(published, results["trained_with"].get("dataset"), results["datasets"]),
         published_missing=not published,
         columns=[
             column for key, column in COLUMNS.items() if any(key in metrics for metrics in results["datasets"].values())
@@ -139,7 +139,7 @@ def format_value(value: Any) -> str:
 
 
 def summary(metrics: dict[str, Any]) -> str:
-    """Summarise the metrics of a dataset in one sentence, to be continued after "On <dataset>,"."""
+    """Summarise the metrics of a dataset in a clause that follows "On <dataset>,"."""
     auc, interval = metrics["video_auc"], metrics["video_auc_interval"]
     if auc is None:
         return "the AUC is undefined, because the test set has only one class."
@@ -152,9 +152,9 @@ def summary(metrics: dict[str, Any]) -> str:
     elif low <= 0.5:
         verdict = "the network is not significantly better than guessing"
     else:
-        word = next(word for lowest, word in VERDICTS if auc >= lowest)
+        word = next(word for minimum, word in VERDICTS if auc >= minimum)
         verdict = f"the network separates fake from real videos {word}"
-    doubt = "; every bootstrap draw gave this AUC, which means little if there are few videos" if low == high else ""
+    doubt = "; every bootstrap draw gave this AUC, so it is unreliable with few videos" if low == high else ""
     return f"{verdict}: {value}, 95{NBSP}% interval {low:.3f} to {high:.3f}{doubt}."
 
 
@@ -218,10 +218,10 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
         "frames": (scored.labels, scored.scores),
         "videos": (scored.labels[first], score_videos(scored.scores, videos, video_score)),
     }
-    both = len(np.unique(scored.labels)) == 2
+    both_classes = len(np.unique(scored.labels)) == 2
     plots = []
     for title, draw, needs_both, caption in PLOTS:
-        if needs_both and not both:
+        if needs_both and not both_classes:
             continue
         with style.context(STYLE | {"svg.hashsalt": f"{salt} {title}"}):
             figure = Figure(figsize=(4.4, 3.9), layout="constrained")
@@ -232,7 +232,7 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
 
 
 Units = dict[str, tuple[np.ndarray, np.ndarray]]  # frames and videos -> labels and scores
-LINES: dict[str, dict[str, Any]] = {
+LINE_STYLES: dict[str, dict[str, Any]] = {
     "frames": {"color": INK, "lw": 1.2, "ls": (0, (4, 2))},
     "videos": {"color": ACCENT, "lw": 1.8, "ls": "-"},
 }
@@ -247,7 +247,7 @@ def draw_roc(figure: Figure, units: Units, threshold: float | None) -> None:
     axes.plot([0, 1], [0, 1], **GUESSING)
     for unit, (labels, scores) in units.items():
         fpr, tpr, _ = roc_curve(labels, scores)
-        axes.plot(*thin_curve(fpr, tpr), label=unit, **LINES[unit])
+        axes.plot(*thin_curve(fpr, tpr), label=unit, **LINE_STYLES[unit])
     axes.legend(loc="lower right")
 
 
@@ -259,7 +259,7 @@ def draw_det(figure: Figure, units: Units, threshold: float | None) -> None:
     for unit, (labels, scores) in units.items():
         fpr, tpr, _ = roc_curve(labels, scores)
         x, y = (ndtri(rate.clip(DET_TICKS[0], 1 - DET_TICKS[0])) for rate in (fpr, 1 - tpr))
-        axes.plot(*thin_curve(x, y), label=unit, **LINES[unit])
+        axes.plot(*thin_curve(x, y), label=unit, **LINE_STYLES[unit])
     ends = ndtri([0.0008, 0.9])
     ticks, names = ndtri(DET_TICKS), [PERCENT(rate) for rate in DET_TICKS]
     axes.set(xlim=ends, ylim=ends)
@@ -295,7 +295,7 @@ def draw_calibration(figure: Figure, units: Units, threshold: float | None) -> N
     for unit, (labels, scores) in units.items():
         bins = np.array(calibration_bins(labels, scores))
         count, score, fakes = bins[:, bins[0] > 0]
-        line = LINES[unit]
+        line = LINE_STYLES[unit]
         axes.plot(score / count, fakes / count, label=unit, color=line["color"], ls=line["ls"], lw=1)
         axes.scatter(score / count, fakes / count, s=8 + 200 * count / len(scores), color=line["color"], lw=0)
     axes.legend(loc="upper left")
@@ -307,28 +307,27 @@ PLOTS = (  # title, function, whether it needs both classes, caption
         draw_roc,
         True,
         "True positive rate (share of fakes found) against false positive rate (share of real ones called fake), over "
-        "all thresholds. Closer to the upper left corner is better; the diagonal is guessing.",
+        "all thresholds. Closer to the upper left corner is better. The diagonal is guessing.",
     ),
     (
         "DET curve",
         draw_det,
         True,
-        "Both error rates, on scales that spread out small rates. Closer to the lower left corner is better. Rates "
-        f"below 0.1{NBSP}% are drawn at 0.1{NBSP}%.",
+        "False negative rate against false positive rate. The scales stretch small rates. Closer to the lower left "
+        f"corner is better. Rates below 0.1{NBSP}% are drawn at 0.1{NBSP}%.",
     ),
     (
         "Scores",
         draw_histograms,
         False,
-        f"Score distribution of each class; the bars of a class add up to 100{NBSP}%. The less real and fake overlap, "
-        "the better.",
+        f"Score distribution of each class; the bars of a class add up to 100{NBSP}%. Less overlap is better.",
     ),
     (
         "Calibration",
         draw_calibration,
         False,
         f"Share of fakes at each score. On the diagonal, 80{NBSP}% of the images that score 0.8 are fake. Below it, "
-        "scores are too high; above it, too low. Larger dots hold more images or videos.",
+        "the scores are too high; above it, too low. A larger dot stands for more images or videos.",
     ),
 )
 
@@ -365,7 +364,7 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     text = svg.getvalue()
     view_box = re.findall(r'viewBox="[^"]*"', text)[0]
     text = text[text.index(">", text.index("<svg")) + 1 :]  # drop prolog, size and namespaces
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would apply to the page around it
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1: equal in every figure
     for placeholder, colour in COLOURS.items():
         text = text.replace(placeholder, colour)
@@ -431,7 +430,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
             raise ValueError("plots must be a list of file names")
         same = tested is None or content.get("numbers", {}).get("checkpoint_sha256", tested) == tested
         pictures = [(plot, data_uri(read_plot(file.parent, plot), PLOT_SIZE, "PNG")) for plot in plots]
-    except Exception as error:  # a broken study file must not cost the rest of the report
+    except Exception as error:  # a broken study file must not prevent the report
         missing = isinstance(error, KeyError | TypeError)
         problem = "title, text, table or plots is missing" if missing else str(error).replace(f"{file.parent}/", "")
         return {"title": file.name, "problem": problem}
@@ -439,7 +438,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
 
 
 def read_plot(folder: Path, name: str) -> Image.Image:
-    """Read the image of a study; refuse a path outside the folder, so that a report cannot embed other files."""
+    """Read the image of a study; reject a path outside the folder, so that a report cannot embed other files."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} is not inside {folder.name}")
     with Image.open(folder / name) as picture:

@@ -46,7 +46,7 @@ def write_results(
     for dataset, metrics in results.items():
         if metrics["auc"] is None:
             names = ", ".join(name for name, value in metrics.items() if value is None)
-            print(f"warning: the test set of {dataset} has only one class; undefined: {names}", file=sys.stderr)
+            print(f"warning: the test set of {dataset} has only one class; undefined metrics: {names}", file=sys.stderr)
         if args.group_by and "groups" not in metrics:
             print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
     write_predictions(folder / "predictions.csv", tested)

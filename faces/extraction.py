@@ -28,11 +28,11 @@ from faces.detectors import Detector, shrink
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader, VideoError
-from utils.files import own_part, remove_stale_parts, write_if_changed
-from utils.workers import iterate, start_worker
+from utils.files import remove_stale_parts, temporary_path, write_if_changed
+from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
-MIN_TRACK = 3  # frames; with all_faces, shorter tracks are dropped as false detections
+MIN_TRACK_LENGTH = 3  # frames; with all_faces, shorter tracks are dropped as false detections
 
 
 class Source(NamedTuple):
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     Attributes:
         source: the video.
         sampled_frames: number of frames that the detector saw.
-        failure: why the video gave no face; None if it gave one.
+        failure: why the video has no face crops; None if it has some.
     """
 
     source: Source
@@ -91,7 +91,7 @@ class Chunk(NamedTuple):
     """Successive sampled frames of one video.
 
     Attributes:
-        video: index of the video.
+        video: index in the list of videos.
         positions: positions of the B frames in the video.
         frames: B x H x W x 3, uint8, BGR.
         small: the same frames, shrunk for detection.
@@ -108,7 +108,7 @@ class Chunk(NamedTuple):
 
 
 class VideoChunks(IterableDataset):
-    """Chunks of up to `batch_size` frames, in order within a video; one worker decodes all of a video."""
+    """Iterate over chunks of up to `batch_size` frames, in order within a video; one worker decodes each video."""
 
     def __init__(self, files: Sequence[Path], recipe: Recipe, batch_size: int) -> None:
         self.files, self.recipe, self.batch_size = files, recipe, batch_size
@@ -124,19 +124,19 @@ class VideoChunks(IterableDataset):
         frames: list[np.ndarray] = []
         began = time.perf_counter()
 
-        def chunk(end: VideoEnd | None) -> Chunk:
+        def make_chunk(end: VideoEnd | None) -> Chunk:
             nonlocal positions, frames, began
             small = [shrink(frame) for frame in frames]
             now = time.perf_counter()
-            made = Chunk(video, positions, _stack(frames), _stack(small), now - began, end)
+            chunk = Chunk(video, positions, _stack(frames), _stack(small), now - began, end)
             positions, frames, began = [], [], now
-            return made
+            return chunk
 
         try:
             reader = FrameReader(self.files[video], self.recipe.every, self.recipe.frames)
             for position, frame in reader:
                 if frames and (len(frames) == self.batch_size or frame.shape != frames[0].shape):
-                    yield chunk(None)
+                    yield make_chunk(None)
                     began = time.perf_counter()
                 positions.append(position)
                 frames.append(frame)
@@ -145,7 +145,7 @@ class VideoChunks(IterableDataset):
             end = VideoEnd(0, 0, str(error))
         except (cv2.error, OSError) as error:
             end = VideoEnd(0, 0, f"unreadable: {error}")
-        yield chunk(end)
+        yield make_chunk(end)
 
 
 def _stack(frames: list[np.ndarray]) -> Tensor:
@@ -180,9 +180,9 @@ def extract_faces(
     for parent in {source.folder.parent for source in sources}:
         remove_stale_parts(parent)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
-    # Unordered, so that a slow video delays no other worker's. One worker decodes a video and sends its chunks through
-    # a queue, so they stay in order within the video.
-    loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=start_worker, in_order=False)
+    # Without in_order, a slow video does not delay other workers. Chunks of one video stay in order, because one worker
+    # sends them through a queue.
+    loader = DataLoader(chunks, batch_size=None, num_workers=num_workers, worker_init_fn=init_worker, in_order=False)
     unfinished: dict[int, _FaceFolder] = {}
     with ThreadPoolExecutor(WRITERS) as pool:
         try:
@@ -230,7 +230,7 @@ class _FaceFolder:
     writes: deque[Future[float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.part = own_part(self.source.folder)  # unique to this process, so that two runs at once do not mix
+        self.part = temporary_path(self.source.folder)  # unique to this process, so that two runs at once do not mix
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Add the next sampled frame with its boxes (N x 4, pixels) and scores (N)."""
@@ -304,7 +304,7 @@ class _FaceFolder:
         return Outcome(self.source, self.sampled_frames, failure)
 
     def _kept_tracks(self) -> list[int]:
-        """Return the track with the largest sum of box areas; with all_faces, all long enough tracks, sorted by it."""
+        """Return the track with the largest sum of box areas; with all_faces, all long tracks, sorted by this sum."""
 
         def total_area(track: int) -> float:
             boxes = np.array([face["box"] for face in self.faces[track]])
@@ -313,7 +313,7 @@ class _FaceFolder:
         tracks = sorted(self.faces, key=total_area, reverse=True)
         if not self.recipe.all_faces:
             return tracks[:1]
-        return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK, self.sampled_frames)]
+        return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK_LENGTH, self.sampled_frames)]
 
     def discard(self) -> None:
         """Remove the hidden folder."""
@@ -326,7 +326,7 @@ def failed_record(folder: Path) -> Path:
 
 
 def is_done(source: Source) -> bool:
-    """Return whether a video needs no work: it has faces, or was read and shows none. Unreadable videos are retried."""
+    """Return whether a video has faces, or was read and has none. An unreadable video is not done: it is retried."""
     record = read_record(source)
     return record is not None and not record.get("cause", "").startswith("unreadable")
 
@@ -335,7 +335,7 @@ def read_record(source: Source) -> dict[str, Any] | None:
     """Read the record of a finished video: its ``faces``, or the ``cause`` if it has none.
 
     Returns:
-        The record; None if the video is not finished, or if its size has changed since, as after a partial download.
+        The record; None if the video is not finished, or if its size has changed, as after a partial download.
     """
     failed = failed_record(source.folder)
     try:

@@ -1,4 +1,4 @@
-"""Tiny datasets of random images, and the whole command on them."""
+"""Tiny datasets of random images, and training.py on them."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads would only wait for each other
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # and where a test wants two, they wait without keeping a core busy
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads only wait for each other
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads in a test wait without a busy core
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrai
 
 
 def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:
-    """Write ``root/labels/<name>`` and ``root/faces/<name>``: `videos` real and fake ones a split, fake is red."""
+    """Write ``root/labels/<name>`` and ``root/faces/<name>``: `videos` real and `videos` reddish fake per split."""
     rng = np.random.default_rng(seed)
     labels = root / "labels" / name
     labels.mkdir(parents=True)
@@ -47,7 +47,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def arguments(root: Path, *more: str) -> list[str]:
-    """The command line for a tiny network on the datasets under `root`."""
+    """Return the command line for a tiny network on the datasets under `root`."""
     where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces")]
     return [*TINY.split(), *where, "--save_path", str(root / "output"), "--dataset", "tiny", "--epoch", "1", *more]
 
@@ -57,7 +57,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture
 def command(tiny: Path) -> Run:
-    """``python training.py`` as a user starts it, on the tiny dataset, with more arguments."""
+    """Run ``python training.py`` on the tiny dataset, with more arguments, in a subprocess."""
 
     def run(*more: str) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""The parameters and inputs behind tests/fidelity_reference.json, rebuilt from names and shapes alone."""
+"""The parameters and inputs behind tests/fidelity_reference.json, rebuilt from names and shapes."""
 
 import zlib
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def parameter(name: str, shape: list[int]) -> Tensor:
-    """The checkpoint entry `name`: drawn from a generator that its own name seeds."""
+    """Return the checkpoint entry `name`, drawn from a generator seeded by its name."""
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
@@ -24,11 +24,11 @@ def parameter(name: str, shape: list[int]) -> Tensor:
 
 
 def images(batch: int, size: int, seed: int | None = None) -> Tensor:
-    """B x 3 x size x size; the networks' inputs, or those of training step `seed`."""
+    """Return batch x 3 x size x size inputs of a network, or of training step `seed`."""
     rng = np.random.default_rng(batch * 1000 + size if seed is None else seed)
     return torch.from_numpy(rng.standard_normal((batch, 3, size, size)).astype(np.float32))
 
 
 def labels(batch: int) -> Tensor:
-    """0, 1, 0, 1, ..."""
+    """Return 0, 1, 0, 1, ..."""
     return torch.arange(batch) % 2

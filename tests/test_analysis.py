@@ -41,7 +41,7 @@ Row = tuple[str, str, int, float]
 
 
 def make_pair(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
-    """Frames of several videos, scored by two runs; few digits give many ties."""
+    """Score frames of several videos by two runs; few digits give many ties."""
     rng = np.random.default_rng(seed)
     video = np.unique(rng.integers(0, videos, 10 * videos), return_inverse=True)[1]
     labels = (video % 3 > 0).astype(int)
@@ -49,7 +49,7 @@ def make_pair(seed: int = 0, videos: int = 12, digits: int = 1) -> compare.Pair:
     return compare.Pair(labels, video, first, second)
 
 
-def study(folder: Path, name: str) -> dict:
+def read_study(folder: Path, name: str) -> dict:
     """Read the JSON of a study and check what all studies share."""
     (file,) = folder.glob(f"study_{name}_*.json")
     content = json.loads(file.read_text())
@@ -186,7 +186,7 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     b = write_predictions(tmp_path / "b", rows_of(two, "second", "other") + rows_of(one, "second")[::-1])
     assert compare.main([str(a), str(b), "--video_score", "max"]) == 0
     assert not list(a.glob("study_*"))
-    content = study(b, "compare")
+    content = read_study(b, "compare")
     for name, pair in (("set", one), ("other", two)):
         found = content["numbers"]["datasets"][name]["frames"]
         aucs = [roc_auc_score(pair.labels, scores) for scores in (pair.first, pair.second)]
@@ -195,9 +195,9 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         low, high = found["bootstrap"]["interval"]
         assert low < found["difference"] < high
         videos = content["numbers"]["datasets"][name]["videos"]
-        truth = [pair.labels[pair.videos == video][0] for video in range(12)]
+        video_labels = [pair.labels[pair.videos == video][0] for video in range(12)]
         highest = [pair.second[pair.videos == video].max() for video in range(12)]
-        assert videos["auc_b"] == pytest.approx(roc_auc_score(truth, highest))
+        assert videos["auc_b"] == pytest.approx(roc_auc_score(video_labels, highest))
         assert videos["count"] == 12
     assert len(content["table"]) == 5
     assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
@@ -207,7 +207,7 @@ def test_report_shows_studies_and_overwrite_removes_them(tmp_path: Path, monkeyp
     reported = []
 
     def report(folder: Path) -> None:
-        reported.append((folder, study(folder, "compare")["title"]))
+        reported.append((folder, read_study(folder, "compare")["title"]))
 
     monkeypatch.setattr("analysis.study.write_report", report)
     pair = make_pair()
@@ -229,7 +229,7 @@ def test_report_shows_studies_and_overwrite_removes_them(tmp_path: Path, monkeyp
 def test_a_run_equals_itself(tmp_path: Path) -> None:
     a = write_predictions(tmp_path / "a", rows_of(make_pair(), "first"))
     assert compare.main([str(a), str(a)]) == 0
-    for result in study(a, "compare")["numbers"]["datasets"]["set"].values():
+    for result in read_study(a, "compare")["numbers"]["datasets"]["set"].values():
         assert result["difference"] == 0
         assert result["bootstrap"] == result["delong"] == {"interval": [0, 0], "p": 1}
 
@@ -242,7 +242,7 @@ def test_a_planted_difference_is_significant(tmp_path: Path) -> None:
     pair = compare.Pair(labels, videos, rng.random(240), good)
     a, b = (write_predictions(tmp_path / which, rows_of(pair, which)) for which in ("first", "second"))
     assert compare.main([str(a), str(b)]) == 0
-    for result in study(b, "compare")["numbers"]["datasets"]["set"].values():
+    for result in read_study(b, "compare")["numbers"]["datasets"]["set"].values():
         assert result["difference"] > 0.3
         assert result["bootstrap"]["p"] == pytest.approx(2 / (RESAMPLES + 1))
         assert result["delong"]["p"] < 1e-6 and result["delong"]["interval"][0] > 0.2
@@ -384,7 +384,7 @@ def test_the_bar_counts_each_image_once(trained: Path, tmp_path: Path, monkeypat
     more = ["--save_path", str(tmp_path), "--corruptions", "blur", "--skip_bad_images", "True", "--test_bs", "1"]
     assert robustness.main(study_arguments(trained, *more)) == 0
     image.write_bytes(content)
-    assert ends == {(24, 24)} and study(tmp_path, "robustness")["numbers"]["images"] == 23
+    assert ends == {(24, 24)} and read_study(tmp_path, "robustness")["numbers"]["images"] == 23
 
 
 def plant_manipulations(root: Path) -> None:
@@ -419,7 +419,7 @@ def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> Non
     some = "noise,resample,jpeg"
     assert robustness.main(study_arguments(trained, "--corruptions", some)) == 0
     folder = trained / "output/run"
-    content = study(folder, "robustness")
+    content = read_study(folder, "robustness")
     numbers, results = content["numbers"], json.loads((folder / "results.json").read_text())["datasets"]["tiny"]
     for name in ("auc", "video_auc"):
         assert numbers["clean"][name] == pytest.approx(results[name], abs=1e-9)
@@ -431,7 +431,7 @@ def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> Non
 
     more = ["--save_path", str(trained / "elsewhere"), "--max_images", "8", "--corruptions", "blur"]
     assert robustness.main(study_arguments(trained, *more)) == 0
-    assert study(trained / "elsewhere", "robustness")["numbers"]["images"] == 8
+    assert read_study(trained / "elsewhere", "robustness")["numbers"]["images"] == 8
 
 
 @pytest.mark.slow
@@ -439,7 +439,7 @@ def test_all_corruptions_in_one_plot(trained: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     more = ["--save_path", str(tmp_path), "--max_images", "4"]
     assert robustness.main(study_arguments(trained, *more)) == 0
-    content = study(tmp_path, "robustness")
+    content = read_study(tmp_path, "robustness")
     assert list(content["numbers"]["corruptions"]) == list(CORRUPTIONS) and len(content["table"]) == 37
 
 
@@ -455,7 +455,7 @@ def test_robustness_of_an_authors_checkpoint(tmp_path: Path) -> None:
         assert torch.equal(found.state_dict()[name], value)
     more = ["--model", str(tmp_path / "theirs.pth"), "--corruptions", "brightness", "--test_bs", "1"]
     assert robustness.main(study_arguments(tmp_path, *more)) == 0
-    study(tmp_path, "robustness")
+    read_study(tmp_path, "robustness")
 
 
 @pytest.mark.slow
@@ -498,7 +498,7 @@ def test_wrong_corruptions(trained: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setitem(sys.modules, "av", None)
     wrong = study_arguments(trained, "--corruptions", "h264")
     assert_fails(robustness.main, wrong, capsys, "pip install --no-deps -r requirements-extra.txt")
-    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # the check comes before any reading
+    monkeypatch.setattr(robustness, "read_test_set", lambda *_: 1 / 0)  # the check precedes reading
     assert_fails(robustness.main, wrong, capsys, "--corruptions h264", "PyAV")
 
 
@@ -564,7 +564,7 @@ def test_silhouette_by_hand() -> None:
 def test_embedding_command(trained: Path, method: str) -> None:
     assert embedding.main(study_arguments(trained, "--method", method)) == 0
     folder = trained / "output/run"
-    content = study(folder, "embedding")
+    content = read_study(folder, "embedding")
     numbers = content["numbers"]
     assert [row[0] for row in content["table"]] == ["feature", "G", "z_1", "z_2"]
     assert list(numbers["planes"]) == ["G", "z_1", "z_2"]
@@ -594,7 +594,7 @@ def test_the_authors_networks_get_bgr(trained: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "theirs.pth", network, "mobilenet", 3)
     more = ["--model", str(tmp_path / "theirs.pth"), "--max_images", "8", "--method", "pca", "--group_by", "c23/([02])"]
     assert embedding.main(study_arguments(trained, *more)) == 0
-    numbers = study(tmp_path, "embedding")["numbers"]
+    numbers = read_study(tmp_path, "embedding")["numbers"]
     assert set(numbers["groups"]) == {"real", "0", "2", "fake"}
     image = cv2.imread(str(trained / "faces" / numbers["paths"][0]))  # BGR, like the authors' loader
     x = torch.from_numpy(cv2.resize(image, (224, 224))).permute(2, 0, 1)[None]
@@ -642,4 +642,4 @@ def test_the_folder_is_checked_before_the_work(
 def test_group_by_without_a_match(trained: Path, tmp_path: Path) -> None:
     more = ["--save_path", str(tmp_path), "--group_by", "(nowhere)?fake", "--method", "pca"]
     assert embedding.main(study_arguments(trained, *more)) == 0
-    assert set(study(tmp_path, "embedding")["numbers"]["groups"]) == {"real", "fake"}
+    assert set(read_study(tmp_path, "embedding")["numbers"]["groups"]) == {"real", "fake"}

@@ -18,8 +18,8 @@ from losses.terms import Logits
 from utils.workers import iterate
 
 
-class Judge(nn.Module):
-    """A network with one weight that judges an image by the mean of its pixels."""
+class MeanNetwork(nn.Module):
+    """A network with one weight; its logits are the weighted mean of the pixels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Judge(nn.Module):
 
 
 class Batches(list):
-    """Two batches of four images, like a loader's."""
+    """Two batches of four images, like a DataLoader."""
 
     dataset = range(8)
     batch_size = 4
@@ -77,17 +77,17 @@ def sgd(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "draw_mix", lambda batch_size, alpha: Mix(0.25, torch.arange(batch_size).flip(0)))
     monkeypatch.setattr(engine, "mix_images", lambda images, mix: images)
-    network = Judge()
+    network = MeanNetwork()
     steps = train(network, sgd(network, lr=0.0), alpha=0.5)
     for batch, losses in zip(batches(), steps, strict=True):
         logits = network(engine.normalise(batch.images)).fused
         both = [F.cross_entropy(logits, labels).item() for labels in (batch.labels, batch.labels.flip(0))]
         assert losses["classification"] == pytest.approx(0.25 * both[0] + 0.75 * both[1])
-        assert losses["total"] == pytest.approx(3 * losses["classification"])  # the balance comes after
+        assert losses["total"] == pytest.approx(3 * losses["classification"])  # the balance follows mixup
 
 
 def test_the_schedule_sets_the_rates_of_each_step() -> None:
-    network, by_hand = Judge(), Judge()
+    network, by_hand = MeanNetwork(), MeanNetwork()
     train(network, sgd(network, lr=0.1), alpha=None)
     for batch, rate in zip(batches(), (0.1, 0.025), strict=True):
         loss = 3 * F.cross_entropy(by_hand(engine.normalise(batch.images)).fused, batch.labels)
@@ -102,13 +102,13 @@ def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     each = [Batch(images, torch.tensor([0, 1]), torch.arange(2), []) for _ in range(40)]
     loader = DataLoader(each, batch_size=None, num_workers=1)
-    network = Judge()
+    network = MeanNetwork()
     most_open = []
 
-    def look(*_: object) -> None:
+    def count_open_files(*_: object) -> None:
         most_open.append(len(os.listdir("/proc/self/fd")))
 
-    network.register_forward_hook(look)
+    network.register_forward_hook(count_open_files)
     options = {"channels": "RGB", "bad_images": engine.BadImages(False)}
     engine.evaluate(network, loader, torch.device("cpu"), title="test", **options)
     train(network, sgd(network, lr=0.1), alpha=None, loader=loader)
@@ -123,10 +123,10 @@ def test_a_broken_connection_waits_for_pytorchs_error() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.3)
             raise ConnectionResetError
 
-    def told(*_: object) -> None:  # as PyTorch's handler of SIGCHLD
+    def raise_worker_error(*_: object) -> None:  # like PyTorch's handler of SIGCHLD
         raise RuntimeError("DataLoader worker (pid 1) is killed")
 
-    before = signal.signal(signal.SIGALRM, told)
+    before = signal.signal(signal.SIGALRM, raise_worker_error)
     try:
         batches = iterate(Loader())
         assert next(batches) == 1

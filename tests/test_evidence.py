@@ -26,7 +26,7 @@ from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from scoring.detector import load_detector
 from tests.conftest import ROOT, arguments, make_dataset
-from tests.test_analysis import assert_fails, study
+from tests.test_analysis import assert_fails, read_study
 
 # ------------------------------------------------------------------------------------------------------------- overlap
 
@@ -128,7 +128,7 @@ def test_heatmaps_of_a_planted_network() -> None:
     (maps,), features, outputs = heatmaps(network, image)
     assert maps.shape == (3, 5, 5)
     wanted = torch.zeros(3, 5, 5)
-    wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 4, 4] = 1, 0.5, 1  # block 3 speaks for real
+    wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 4, 4] = 1, 0.5, 1  # block 3 is evidence for real
     assert maps == pytest.approx(wanted)
     # The features and outputs are those of the network.
     assert torch.cat(features)[:, 0].tolist() == pytest.approx(image[0].mean(dim=(1, 2)).tolist())
@@ -165,15 +165,17 @@ def test_leave_one_out_by_hand() -> None:
     features = torch.tensor([[[1.0], [0]], [[3], [1]], [[2], [-1]]])  # means: 2 and 0
     labels = torch.tensor([1, 0, 1])
 
-    def truth(logit: float, label: int) -> float:
+    def true_probability(logit: float, label: int) -> float:
         fake = 1 / (1 + np.exp(-logit))
         return fake if label else 1 - fake
 
     scores, fused, heads = evidence.leave_one_out(network, features, labels)
     for k, ((z1, z2), label) in enumerate(zip(features[:, :, 0].tolist(), labels.tolist(), strict=True)):
-        whole = truth(2 * z1 - z2, label)
-        assert scores[k] == pytest.approx(truth(2 * z1 - z2, 1), abs=1e-6)
-        assert fused[k] == pytest.approx([whole - truth(4 - z2, label), whole - truth(2 * z1, label)], abs=1e-6)
+        complete = true_probability(2 * z1 - z2, label)
+        assert scores[k] == pytest.approx(true_probability(2 * z1 - z2, 1), abs=1e-6)
+        assert fused[k] == pytest.approx(
+            [complete - true_probability(4 - z2, label), complete - true_probability(2 * z1, label)], abs=1e-6
+        )
         both = network.baseline_linear(features[k, :, 0]).softmax(0)[label].item()
         for i, other in enumerate((features[k, 1], features[k, 0])):
             alone = getattr(network, f"local_linear{i + 1}")(other).softmax(0)[label].item()
@@ -219,7 +221,7 @@ def evidence_arguments(data: Path, model: Path, *more: str) -> list[str]:
 def test_evidence_command(data: Path, tmp_path: Path) -> None:
     model = save_network(tmp_path / "run", 3)
     assert evidence.main(evidence_arguments(data, model, "--test_bs", "5")) == 0
-    content = study(tmp_path / "run", "evidence")
+    content = read_study(tmp_path / "run", "evidence")
     numbers = content["numbers"]
     assert (numbers["images"], numbers["num_LIBs"], numbers["size"], numbers["map_size"]) == (12, 3, 96, 3)
     assert [row[0] for row in content["table"][1:]] == [
@@ -264,7 +266,7 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
 
     more = ["--max_images", "3", "--save_path", str(tmp_path / "elsewhere")]
     assert evidence.main(evidence_arguments(data, model, *more)) == 0
-    assert study(tmp_path / "elsewhere", "evidence")["numbers"]["images"] == 3
+    assert read_study(tmp_path / "elsewhere", "evidence")["numbers"]["images"] == 3
     one_image = ["--max_images", "1", *more[2:]]  # has no deviation and no other images
     assert evidence.main(evidence_arguments(data, model, *one_image)) == 0
 
@@ -274,7 +276,7 @@ def test_evidence_command(data: Path, tmp_path: Path) -> None:
 def test_evidence_with_one_and_six_blocks(data: Path, tmp_path: Path, blocks: int) -> None:
     model = save_network(tmp_path / "run", blocks, lil_loss=False)
     assert evidence.main(evidence_arguments(data, model, "--max_images", "4")) == 0
-    content = study(tmp_path / "run", "evidence")
+    content = read_study(tmp_path / "run", "evidence")
     numbers = content["numbers"]
     assert len(numbers["blocks"]) == blocks and len(numbers["pairs"]) == blocks * (blocks - 1) // 2
     assert all(block["head_drop"] is None for block in numbers["blocks"])
@@ -291,7 +293,7 @@ def test_flat_maps_are_left_out_and_counted(data: Path, tmp_path: Path, monkeypa
     plant(lambda images: torch.zeros(images, 2, 3, 3))
     model = save_network(tmp_path / "run", 2)
     assert evidence.main(evidence_arguments(data, model)) == 0
-    content = study(tmp_path / "run", "evidence")
+    content = read_study(tmp_path / "run", "evidence")
     assert [block["flat_maps"] for block in content["numbers"]["blocks"]] == [12, 12]
     assert content["numbers"]["overlap"]["mean"] is None and "24 flat maps" in content["text"]
 
@@ -299,7 +301,7 @@ def test_flat_maps_are_left_out_and_counted(data: Path, tmp_path: Path, monkeypa
     points[0, 2, 2] = points[1, 9, 9] = 1
     plant(lambda images: points.expand(images, 2, 12, 12))
     assert evidence.main(evidence_arguments(data, model)) == 0
-    numbers = study(tmp_path / "run", "evidence")["numbers"]
+    numbers = read_study(tmp_path / "run", "evidence")["numbers"]
     assert [block["flat_maps"] for block in numbers["blocks"]] == [0, 0]
     assert numbers["overlap"] == {"mean": 0, "std": 0, "images": 12}  # one hot pixel each
 
@@ -329,8 +331,8 @@ def ablation_arguments(root: Path, *more: str, epoch: int = 1) -> list[str]:
     """Build a command line for tiny networks, with `more` before ``--``."""
     passed_on = arguments(root, "--epoch", str(epoch))
     for own in ("--save_path", "--dataset"):
-        cut = passed_on.index(own)
-        del passed_on[cut : cut + 2]
+        index = passed_on.index(own)
+        del passed_on[index : index + 2]
     return ["--dataset", "tiny", "--save_path", str(root / "ablation"), *more, "--", *passed_on]
 
 
@@ -388,11 +390,11 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
     names = [run[run.index("--name") + 1] for run in started]
     assert len(names) == len(set(names)) == 3 * 2
     assert "default-seed_0" in names and "default-seed_5" in names
-    content = study(tiny / "ablation", "ablation")
+    content = read_study(tiny / "ablation", "ablation")
     # A second call trains nothing and writes the same study.
     started.clear()
     assert ablation.main(command) == 0
-    assert started == [] and study(tiny / "ablation", "ablation") == content
+    assert started == [] and read_study(tiny / "ablation", "ablation") == content
 
     # The tables come from results.json; random numbers distinguish the runs.
     rng = np.random.default_rng(0)
@@ -402,7 +404,7 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
         results["datasets"]["tiny"] |= {"auc": rng.random(), "video_auc": rng.random()}
         file.write_text(json.dumps(results))
     assert ablation.main(command) == 0
-    content = study(tiny / "ablation", "ablation")
+    content = read_study(tiny / "ablation", "ablation")
     tables = content["numbers"]["tables"]
     assert [len(tables[name]) for name in ("mixup", "balance")] == [2, 2]
     markdown = (tiny / "ablation/study_ablation_tiny_balance_mixup.md").read_text()
@@ -496,7 +498,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
     log = tiny / "ablation/mixup_False-seed_0.log"
     assert_fails(ablation.main, command, capsys, "1 of 2 runs failed", str(log))
     assert log.read_text() == "it broke\n"
-    content = study(tiny / "ablation", "ablation")
+    content = read_study(tiny / "ablation", "ablation")
     assert content["numbers"]["failed"] == [{"name": "mixup_False-seed_0", "log": str(log)}]
     failed, default = content["numbers"]["tables"]["mixup"]
     assert (failed["finished"], failed["auc"]["mean"]) == (0, None)

@@ -1,8 +1,8 @@
 """Compare this project with numbers from the authors' own code: logits, loss terms, gradients, training runs.
 
-tests/fidelity_reference64.json comes from the authors' published implementation run in float64, where the result hardly
-depends on the processor; it holds the bars. tests/fidelity_reference.json comes from float32, where only what precedes
-the second training step can be compared. FIDELITY_REFERENCE64 and FIDELITY_REFERENCE name other files of the same form.
+tests/fidelity_reference64.json comes from the authors' published code in float64, where results hardly depend on the
+processor and the tolerances are strict. tests/fidelity_reference.json comes from float32, where only results before the
+second training step are comparable. The environment variables FIDELITY_REFERENCE64 and FIDELITY_REFERENCE replace them.
 """
 
 import json
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.mixup import Mix, mix_terms
-from engine import Criterion, compute_loss, update
+from engine import Criterion, compute_loss, optimizer_step
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import kl_divergence
 from losses.terms import Logits, loss_terms
@@ -38,7 +38,7 @@ Weights = dict[str, float]
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The largest absolute difference, relative to the largest absolute value of theirs."""
+    """Return the largest absolute difference divided by the largest absolute value of theirs."""
     one, other = torch.as_tensor(ours, dtype=torch.float64), torch.as_tensor(theirs, dtype=torch.float64)
     assert one.shape == other.shape
     return ((one - other).abs().max() / other.abs().max()).item()
@@ -70,7 +70,7 @@ def heads_of(logits: Logits) -> list[Tensor]:
 
 
 def compare_logits(reference: dict[str, Any], dtype: torch.dtype, folder: Path) -> float:
-    """The largest relative difference of any head's logits."""
+    """Return the largest relative difference of any head's logits."""
     network = import_network(reference, folder).eval().to(dtype)
     with torch.inference_mode():
         ours = network(parameters.images(reference["batch"], reference["size"]).to(dtype))
@@ -79,7 +79,7 @@ def compare_logits(reference: dict[str, Any], dtype: torch.dtype, folder: Path) 
 
 
 def make_losses(settings: dict[str, Any], dtype: torch.dtype) -> tuple[Criterion, nn.Module]:
-    """The project's loss terms and balance with a reference's settings."""
+    """Make the loss terms and the balance with the settings of a reference."""
     lil, gil = settings.get("lil_loss", True), settings.get("gil_loss", True)
     temperature = settings.get("temperature", 1.5)
     criterion = partial(loss_terms, lil=lil, gil=gil, temperature=temperature, divergence=kl_divergence)
@@ -92,18 +92,18 @@ def make_losses(settings: dict[str, Any], dtype: torch.dtype) -> tuple[Criterion
 
 
 def in_use(lil: bool, gil: bool) -> list[str]:
-    """The terms in the order of the authors' code."""
+    """Return the terms in the order of the authors' code."""
     return ["classification"] + ["global"] * gil + ["local"] * lil
 
 
 def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
-    """Their code applies scales by position among the terms in use; the project takes them by name."""
+    """Order scales by name; the authors' code applies them by position among the terms in use."""
     theirs = dict(zip(terms, scales, strict=False))
     return [theirs.get(name, 1.0) for name in ("classification", "local", "global")]
 
 
 def training_steps(reference: dict[str, Any], dtype: torch.dtype, folder: Path) -> Iterator[tuple[Losses, Weights]]:
-    """Train as `reference["training"]` says; yield each step's losses, and the learnt weights after it."""
+    """Train with the settings of `reference`; yield each step's losses and the learnt weights after it."""
     network = import_network(reference, folder).train().to(dtype)
     settings = re.fullmatch(
         r"Adam, network lr (\S+), loss weights lr 1e-3, betas 0.9 0.999, weight decay (\S+) on both",
@@ -116,13 +116,13 @@ def training_steps(reference: dict[str, Any], dtype: torch.dtype, folder: Path) 
     for step in range(len(reference["steps"])):
         images = parameters.images(reference["batch"], reference["size"], seed=step).to(dtype)
         total, terms, _ = compute_loss(network, criterion, balance, images, labels, None)
-        update(optimizer, total)
+        optimizer_step(optimizer, total)
         learnt = {name.removeprefix("weights."): weight.item() for name, weight in balance.named_parameters()}
         yield {"total": total.item(), **{name: term.item() for name, term in terms.items()}}, learnt
 
 
 def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Losses, list[float]]]:
-    """Train by the authors' whole recipe in float64; yield each step's losses and learning rates."""
+    """Train with the authors' complete recipe in float64; yield each step's losses and learning rates."""
     network = import_network(reference, folder).train().double()
     criterion, balance = make_losses(reference, torch.float64)
     labels = parameters.labels(reference["batch"])
@@ -138,7 +138,7 @@ def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Loss
             images = parameters.images(reference["batch"], reference["size"], seed=number).double()
             mix = Mix(reference["lambda"][number], torch.tensor(reference["permutation"][number]))
             total, terms, _ = compute_loss(network, criterion, balance, images, labels, mix)
-            update(optimizer, total)
+            optimizer_step(optimizer, total)
             yield {"total": total.item(), **{name: term.item() for name, term in terms.items()}}, rates
             number += 1
         validation_losses = [*validation_losses, reference["test_losses"][epoch]]
@@ -169,7 +169,7 @@ def test_recipe(case: int, tmp_path: Path) -> None:
     assert len(steps) == len(reference["steps"])
     for step, (ours, rates) in enumerate(steps):
         assert ours == pytest.approx(reference["steps"][step], rel=1e-6, abs=0), f"step {step}"
-        # With fixed weights there is one parameter group here, and two in their code.
+        # With fixed weights, this project has one parameter group and the authors' code two.
         theirs = reference["learning_rates_network_and_loss_weights"][step][: len(rates)]
         assert rates == pytest.approx(theirs, rel=1e-12, abs=0), f"step {step}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import InputError
-from utils.files import atomic_write, own_part, remove_stale_parts
+from utils.files import atomic_write, remove_stale_parts, temporary_path
 
 ANOTHER = os.getppid()  # the number of another running process
 
@@ -27,7 +27,7 @@ def ended() -> int:
 def part_of(pid: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: pid)
-        return own_part(target)
+        return temporary_path(target)
 
 
 def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_write_removes_the_part_of_a_killed_process(
 def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (part_of(ended, tmp_path / name, monkeypatch) / "0").mkdir(parents=True)
-    own_part(tmp_path / "c").mkdir()  # left by an earlier process with the same number, as in a container
+    temporary_path(tmp_path / "c").mkdir()  # left by an earlier process with the same number, as in a container
     part_of(ended, tmp_path / "d.json", monkeypatch).write_text("half")
     kept = part_of(ANOTHER, tmp_path / "a", monkeypatch)
     kept.mkdir()

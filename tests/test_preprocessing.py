@@ -34,7 +34,7 @@ from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
-from utils.files import own_part, remove_stale_parts
+from utils.files import remove_stale_parts, temporary_path
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 FACE = 96  # pixels
@@ -105,7 +105,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return {str(file.relative_to(root)): file.read_bytes() for file in files}
 
 
-def stamps(root: Path) -> dict[str, tuple[int, int]]:
+def inodes_and_times(root: Path) -> dict[str, tuple[int, int]]:
     return {str(f): (f.stat().st_ino, f.stat().st_mtime_ns) for f in root.rglob("*") if f.is_file()}
 
 
@@ -124,7 +124,7 @@ def images(root: Path) -> list[str]:
 def test_from_videos_to_a_trained_network(
     dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr("utils.progress.SECONDS", 0)
+    monkeypatch.setattr("utils.progress.LINE_INTERVAL", 0)
     assert preprocessing.main(arguments(dataset)) == 0
     printed, bar = capsys.readouterr()
     assert re.search(r"12/12 videos \[.*videos/s, [\d.]+ frames/s\]", bar)
@@ -145,12 +145,12 @@ def test_from_videos_to_a_trained_network(
 @pytest.mark.slow
 def test_a_second_run_writes_nothing(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset, "--contact_sheet", "True")) == 0
-    before = stamps(dataset)
+    before = inodes_and_times(dataset)
     assert preprocessing.main(arguments(dataset)) == 0
-    assert stamps(dataset) == before
+    assert inodes_and_times(dataset) == before
 
 
-def put(clip: Path, root: Path, *paths: str) -> None:
+def copy_clip(clip: Path, root: Path, *paths: str) -> None:
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(clip, root / path)
@@ -158,8 +158,8 @@ def put(clip: Path, root: Path, *paths: str) -> None:
 
 def ffpp(clip: Path, root: Path) -> list[str]:
     for pair in ("071_054", "720_672", "953_974"):
-        put(clip, root, f"original_sequences/youtube/c23/videos/{pair[:3]}.mp4")
-        put(clip, root, f"manipulated_sequences/Deepfakes/c23/videos/{pair}.mp4")
+        copy_clip(clip, root, f"original_sequences/youtube/c23/videos/{pair[:3]}.mp4")
+        copy_clip(clip, root, f"manipulated_sequences/Deepfakes/c23/videos/{pair}.mp4")
     return [
         "train_real 0,FF++_c23/original_sequences/youtube/c23/071",
         "val_fake 1,FF++_c23/manipulated_sequences/Deepfakes/c23/720_672",
@@ -169,15 +169,15 @@ def ffpp(clip: Path, root: Path) -> list[str]:
 
 def deepfakedetection(clip: Path, root: Path) -> list[str]:
     real, fake = "original_sequences/actors/c23/videos", "manipulated_sequences/DeepFakeDetection/c23/videos"
-    put(clip, root, *(f"{real}/{actor:02d}__kitchen.mp4" for actor in range(1, 29)))
-    put(clip, root, *(f"{fake}/{actor:02d}_{actor + 1:02d}__kitchen__ABC.mp4" for actor in range(1, 28, 2)))
+    copy_clip(clip, root, *(f"{real}/{actor:02d}__kitchen.mp4" for actor in range(1, 29)))
+    copy_clip(clip, root, *(f"{fake}/{actor:02d}_{actor + 1:02d}__kitchen__ABC.mp4" for actor in range(1, 28, 2)))
     return []
 
 
 def celeb_df(clip: Path, root: Path) -> list[str]:
-    put(clip, root, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(6) for j in range(2)))
-    put(clip, root, *(f"Celeb-synthesis/id{i}_id{i + 1}_000{j}.mp4" for i in range(0, 6, 2) for j in range(2)))
-    put(clip, root, *(f"YouTube-real/0000{i}.mp4" for i in range(4)))
+    copy_clip(clip, root, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(6) for j in range(2)))
+    copy_clip(clip, root, *(f"Celeb-synthesis/id{i}_id{i + 1}_000{j}.mp4" for i in range(0, 6, 2) for j in range(2)))
+    copy_clip(clip, root, *(f"YouTube-real/0000{i}.mp4" for i in range(4)))
     test = ["1 Celeb-real/id1_0001.mp4", "1 YouTube-real/00002.mp4", "0 Celeb-synthesis/id0_id1_0000.mp4"]
     (root / "List_of_testing_videos.txt").write_text("\n".join(test) + "\n")
     return [
@@ -192,7 +192,7 @@ def dfdc_preview(clip: Path, root: Path) -> list[str]:
     for number, split in enumerate(["train"] * 6 + ["test"] * 2):
         for kind, folder in (("real", "original_videos"), ("fake", "method_A")):
             path = f"{folder}/{number}/{number}.mp4"
-            put(clip, root, path)
+            copy_clip(clip, root, path)
             entries[path] = {"label": kind, "set": split, "target_id": number, "swapped_id": number}
     (root / "dataset.json").write_text(json.dumps(entries))
     return ["test_real 0,DFDC-Preview/original_videos/6/6", "test_fake 1,DFDC-Preview/method_A/7/7"]
@@ -200,12 +200,12 @@ def dfdc_preview(clip: Path, root: Path) -> list[str]:
 
 def dfdc(clip: Path, root: Path) -> list[str]:
     for part in (0, 1, 10):
-        put(clip, root, f"dfdc_train_part_{part}/real{part}.mp4", f"dfdc_train_part_{part}/fake{part}.mp4")
+        copy_clip(clip, root, f"dfdc_train_part_{part}/real{part}.mp4", f"dfdc_train_part_{part}/fake{part}.mp4")
         real = {"label": "REAL", "split": "train"}
         fake = {"label": "FAKE", "split": "train", "original": f"real{part}.mp4"}
         entries = {f"real{part}.mp4": real, f"fake{part}.mp4": fake}
         (root / f"dfdc_train_part_{part}/metadata.json").write_text(json.dumps(entries))
-    put(clip, root, "test/videos/a.mp4", "test/videos/b.mp4")
+    copy_clip(clip, root, "test/videos/a.mp4", "test/videos/b.mp4")
     (root / "test/labels.csv").write_text("filename,label\na.mp4,1\nb.mp4,0\n")
     return [
         "train_real 0,DFDC/dfdc_train_part_1/real1",
@@ -216,7 +216,7 @@ def dfdc(clip: Path, root: Path) -> list[str]:
 
 
 def tree_of_folders(clip: Path, root: Path) -> list[str]:
-    put(clip, root, *(f"{kind}/{i}.mp4" for kind in ("real", "fake") for i in range(6)))
+    copy_clip(clip, root, *(f"{kind}/{i}.mp4" for kind in ("real", "fake") for i in range(6)))
     return []
 
 
@@ -369,9 +369,9 @@ def test_a_bad_video_is_retried_after_it_was_replaced(dataset: Path, clip: Path)
     video = dataset / "videos/train/real/new.mp4"
     video.write_bytes(b"half a download")
     assert preprocessing.main(arguments(dataset)) == 0
-    before = stamps(dataset)
+    before = inodes_and_times(dataset)
     assert preprocessing.main(arguments(dataset)) == 0
-    assert stamps(dataset) == before
+    assert inodes_and_times(dataset) == before
     shutil.copy(clip, video)
     assert preprocessing.main(arguments(dataset)) == 0
     assert "train/real/new,2" in (dataset / "labels/folder/train_real.txt").read_text()
@@ -391,8 +391,10 @@ def test_no_video_with_a_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
 def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -> None:
     names = ["with spaces", "größe 顔", "a,b", " ends with a space ", "percent%2C", "new\nline", "colon:x"]
     for name in names:
-        put(clip, dataset, f"videos/train/real/{name}.mp4")
-    put(clip, dataset, "videos/train/real/twice.mp4", "videos/train/real/twice.avi", "videos/train/real/twice/in.mp4")
+        copy_clip(clip, dataset, f"videos/train/real/{name}.mp4")
+    copy_clip(
+        clip, dataset, "videos/train/real/twice.mp4", "videos/train/real/twice.avi", "videos/train/real/twice/in.mp4"
+    )
     odd = os.fsencode(dataset) + b"/videos/train/real/latin-\xe9.mp4"
     shutil.copy(clip, odd)
     assert preprocessing.main(arguments(dataset)) == 0
@@ -415,7 +417,7 @@ def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -
         (["--dataset", "DFDC"], "dfdc_train_part_0"),
         (["--dataset", "DFDC-Preview"], "dataset.json"),
         (["--dataset", "DeepFakeDetection"], "original_sequences/actors/c23/videos"),
-        (["--videos", "/nowhere"], "--videos: there is no /nowhere; give the folder of your videos"),
+        (["--videos", "/nowhere"], "--videos /nowhere does not exist; give the folder of your videos"),
         (["--every", "5", "--frames", "8"], "--frames 8"),
         (["--every", "0"], "--every: '0'"),
         (["--margin", "0"], "--margin: '0'"),
@@ -445,10 +447,10 @@ def test_wrong_arguments_print_one_sentence_and_write_nothing(
 
 def test_faces_of_another_recipe_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
-    before = stamps(dataset)
+    before = inodes_and_times(dataset)
     assert preprocessing.main(arguments(dataset, "--margin", "1.5")) == 2
     assert "margin 1.3, not 1.5" in capsys.readouterr().err
-    assert stamps(dataset) == before
+    assert inodes_and_times(dataset) == before
 
 
 def test_folders_of_another_origin_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
@@ -504,12 +506,12 @@ def test_all_faces_have_their_own_folders(two_people: Path) -> None:
     assert preprocessing.main(arguments(two_people, "--all_faces", "True", "--contact_sheet", "True")) == 0
     lines = (two_people / "labels/folder/train_real.txt").read_text().splitlines()
     assert lines == ["0,folder/train/real/a/0,4", "0,folder/train/real/a/1,3"]
-    videos = read_split_of_one(two_people)
+    videos = read_real_videos(two_people)
     assert [len(video.images) for video in videos] == [4, 3]
     assert Image.open(two_people / "labels/folder/contact_sheet.png").height == 4 * (SHEET_SIDE + 16)
 
 
-def read_split_of_one(root: Path) -> list[Video]:
+def read_real_videos(root: Path) -> list[Video]:
     (root / "labels/folder/test_fake.txt").write_text((root / "labels/folder/train_fake.txt").read_text())
     (root / "labels/folder/test_real.txt").write_text((root / "labels/folder/train_real.txt").read_text())
     return [v for v in read_split("folder", "test", root / "labels", root / "faces") if v.label == 0]
@@ -619,7 +621,7 @@ def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: 
     run.send_signal(how)
     _, error = run.communicate()
     faces = tmp_path / "faces"
-    finished = {file: stamp for file, stamp in stamps(faces).items() if ".slow." not in file}
+    finished = {file: stamp for file, stamp in inodes_and_times(faces).items() if ".slow." not in file}
     assert finished and not (faces / "folder/val/real/slow").exists() and not (tmp_path / "labels").exists()
     if how is signal.SIGINT:
         assert run.returncode == 130 and not list(faces.rglob(".*"))
@@ -627,7 +629,7 @@ def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: 
 
     assert preprocessing.main(arguments(tmp_path)) == 0
     assert tree(faces) == tree(uninterrupted / "faces")
-    after = stamps(faces)
+    after = inodes_and_times(faces)
     assert {file: after[file] for file in finished} == finished
     for name in ("train_real.txt", "val_real.txt", "test_fake.txt"):
         written, expected = (root / "labels/folder" / name for root in (tmp_path, uninterrupted))
@@ -827,10 +829,10 @@ def test_jobs_inherit_the_arguments(dataset: Path) -> None:
 def test_another_root_is_refused(dataset: Path, tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture) -> None:
     other = folder_dataset(tmp_path / "other", clip)
     assert preprocessing.main(arguments(dataset)) == 0
-    before = stamps(dataset)
+    before = inodes_and_times(dataset)
     assert preprocessing.main(arguments(dataset, "--videos", str(other / "videos"))) == 2
     assert f"videos {dataset / 'videos'}, not {other / 'videos'}" in capsys.readouterr().err
-    assert stamps(dataset) == before
+    assert inodes_and_times(dataset) == before
 
 
 @pytest.mark.slow
@@ -941,7 +943,7 @@ def test_workers_write_the_same_as_one_process(tmp_path: Path) -> None:
 
 
 def test_stale_files_are_removed_once_per_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, looked = own_part(dataset / "faces/train/real/a video that was deleted"), []
+    left, looked = temporary_path(dataset / "faces/train/real/a video that was deleted"), []
     left.mkdir(parents=True)
 
     def remove(folder: Path) -> None:

@@ -16,7 +16,7 @@ class Screen(io.StringIO):
 def test_a_log_file_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr("sys.stderr", log)
-    monkeypatch.setattr(module, "SECONDS", 0)
+    monkeypatch.setattr(module, "LINE_INTERVAL", 0)
     bar = progress(None, "epoch 1", unit="images", total=4, mininterval=0)
     for _ in range(4):
         bar.update()
@@ -33,7 +33,7 @@ def test_a_log_file_gets_at_most_a_line_a_minute(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
     for _ in progress(range(200), "test", unit="images", mininterval=0):
         pass
-    assert 1 <= len(log.getvalue().splitlines()) <= 1000 / module.SECONDS
+    assert 1 <= len(log.getvalue().splitlines()) <= 1000 / module.LINE_INTERVAL
 
 
 def test_a_terminal_gets_a_bar_that_disappears(monkeypatch: pytest.MonkeyPatch) -> None:

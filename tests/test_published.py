@@ -10,9 +10,9 @@ import pytest
 import training
 from corpora.layouts import LAYOUTS
 from evaluation import published
-from evaluation.published import quote, read_published
+from evaluation.published import read_published, select_tables
 from tests.conftest import arguments, make_dataset
-from tests.test_report import contained, make_run, page_of
+from tests.test_report import assert_self_contained, make_run, page_of
 
 TABLES = [
     {
@@ -50,15 +50,15 @@ def test_tables_are_read(file: Path) -> None:
 def test_only_numbers_with_the_same_protocol_are_quoted(file: Path) -> None:
     tables = read_published()
     both = {"tiny": {"videos": 4}, "Celeb-DF-v2": {"videos": 500}}
-    (table,) = quote(tables, ["FF++_c23"], {"tiny": {"videos": 4}, "other": {"videos": 9}})
+    (table,) = select_tables(tables, ["FF++_c23"], {"tiny": {"videos": 4}, "other": {"videos": 9}})
     assert table.datasets == {"tiny": 4} and table.rows == {"One": ["0.6543"], "Two": ["0.5"]}
     for trained_on in (None, ["FF++_c40"], ["FF++_c23", "DFDC"], []):
-        assert quote(tables, trained_on, both) == []
-    assert quote(tables, ["FF++_c23"], {"other": {"videos": 9}}) == []
-    assert list(quote(tables, ["FF++_c23"], both)[0].datasets) == ["Celeb-DF-v2", "tiny"]
+        assert select_tables(tables, trained_on, both) == []
+    assert select_tables(tables, ["FF++_c23"], {"other": {"videos": 9}}) == []
+    assert list(select_tables(tables, ["FF++_c23"], both)[0].datasets) == ["Celeb-DF-v2", "tiny"]
     for videos in (466, 570):  # not within 10 % of 518
-        assert quote(tables, ["FF++_c23"], {"Celeb-DF-v2": {"videos": videos}}) == []
-    assert list(quote(tables, ["FF++_c23"], both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets) == ["tiny"]
+        assert select_tables(tables, ["FF++_c23"], {"Celeb-DF-v2": {"videos": videos}}) == []
+    assert list(select_tables(tables, ["FF++_c23"], both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets) == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_page_holds_the_tables() -> None:
 @pytest.mark.slow
 def test_a_report_marks_them_as_quoted(file: Path, tmp_path: Path) -> None:
     found = page_of(make_run(tmp_path / "same", ("tiny", "other"), videos=4, trained_with={"dataset": ["FF++_c23"]}))
-    contained(found)
+    assert_self_contained(found)
     measured, quoted = found.text.split("Published numbers, not measured here", 1)
     assert "0.6543" in quoted and "0.6543" not in measured and "Someone, https://example.org/a" in quoted
     assert "Three" not in quoted and "Another" not in quoted and "could not be read" not in found.text

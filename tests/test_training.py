@@ -1,4 +1,4 @@
-"""The whole command on a tiny set: what it leaves, exact resume, schedules, and the arguments."""
+"""training.py on a tiny dataset: its files, exact resume, schedules and arguments."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from tests.conftest import ROOT, Run, arguments, make_dataset
 from utils.devices import seed_everything
 from utils.schedule import cosine_factor, losses_rose, official_factor
 
-HERE = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
+MACHINE_ARGUMENTS = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
@@ -42,8 +42,8 @@ def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
     done = command("--name", "run", "--epoch", "2", "--model", "mobilenet")
     assert done.returncode == 0, done.stderr
     folder = tiny / "output/run"
-    left = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
-    assert left == {
+    written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
+    assert written == {
         *("args.json", "train.log", "model_best.pth", "model_last.pth"),
         *("results.json", "predictions.csv", "report.html"),
     }
@@ -84,7 +84,7 @@ def test_test_evaluates_several_datasets_separately(tiny: Path, capsys: pytest.C
     assert training.main(arguments(tiny, "--name", "run")) == 0
     best = tiny / "output/run/model_best.pth"
     capsys.readouterr()
-    # The network's settings come from the checkpoint: none is given.
+    # The network's settings come from the checkpoint.
     more = ["--test", "--resume_model", str(best), "--dataset", "tiny,other", "--name", "both"]
     argv = [*arguments(tiny)[arguments(tiny).index("--bs") :], *more]
     assert training.main(argv) == 0
@@ -93,10 +93,10 @@ def test_test_evaluates_several_datasets_separately(tiny: Path, capsys: pytest.C
     assert len(predictions(tiny / "output/both/predictions.csv")) == 12 + 6
     table = capsys.readouterr().out
     assert all(word in table for word in ("frames", "videos", "ACC", "AUC", "AP", "EER", "log loss", "video AUC"))
-    # It scores as the training's own test did.
+    # The results equal the test at the end of the training.
     own = json.loads((tiny / "output/run/results.json").read_text())
     assert own["datasets"]["tiny"] == results["datasets"]["tiny"]
-    # In the run's own folder a test replaces the results and nothing else, and not by accident.
+    # In the run's own folder, a test replaces only the results, and only with --overwrite.
     kept = best.read_bytes()
     assert training.main([*argv[:-1], "run"]) == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -120,24 +120,24 @@ def test_folders_of_the_same_name_are_different_videos(tiny: Path) -> None:
 
 
 class Interruption(Exception):
-    """Stands for the machine going down."""
+    """A simulated crash."""
 
 
 def interrupted_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the training die in the middle of the epoch after this one."""
+    """Interrupt the training in the epoch after `epoch`."""
     real = training.train_one_epoch
 
-    def dies(*args: object, **options: object) -> object:
+    def interrupted(*args: object, **options: object) -> object:
         if options["epoch"] > epoch:
             torch.rand(100)  # random numbers that the uninterrupted run never draws
             raise Interruption
         return real(*args, **options)
 
-    monkeypatch.setattr(training, "train_one_epoch", dies)
+    monkeypatch.setattr(training, "train_one_epoch", interrupted)
 
 
-def same_outcome(one: Path, other: Path) -> None:
-    """Assert that two runs have the same weights, optimizer, best and scores, to the last bit."""
+def assert_same_outcome(one: Path, other: Path) -> None:
+    """Assert that two runs have identical weights, optimizer, best and scores."""
     for file in ("model_last.pth", "model_best.pth"):
         ours, theirs = (torch.load(folder / file, weights_only=True) for folder in (one, other))
         assert equal(ours["state_dict"], theirs["state_dict"]), file
@@ -152,22 +152,22 @@ def same_outcome(one: Path, other: Path) -> None:
 )
 def test_resume_is_exact(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     three = ["--epoch", "3", "--seed", "5", *options]
-    assert training.main(arguments(tiny, "--name", "whole", *three)) == 0
+    assert training.main(arguments(tiny, "--name", "complete", *three)) == 0
     with monkeypatch.context() as patch:
         interrupted_after(2, patch)
         with pytest.raises(Interruption):
-            training.main(arguments(tiny, "--name", "cut", *three))
-    whole, cut, elsewhere = (tiny / "output" / name for name in ("whole", "cut", "elsewhere"))
-    # Not one argument is repeated, but for those of the machine.
-    for folder, name in ((elsewhere, ["--name", "elsewhere"]), (cut, [])):
-        assert torch.load(cut / "model_last.pth", weights_only=True)["epoch"] == 2
+            training.main(arguments(tiny, "--name", "stopped", *three))
+    complete, stopped, elsewhere = (tiny / "output" / name for name in ("complete", "stopped", "elsewhere"))
+    # Only the arguments of the machine are given again.
+    for folder, name in ((elsewhere, ["--name", "elsewhere"]), (stopped, [])):
+        assert torch.load(stopped / "model_last.pth", weights_only=True)["epoch"] == 2
         seed_everything(99, 99)
-        assert training.main(["--resume_model", str(cut / "model_last.pth"), *HERE, *name]) == 0
-        same_outcome(whole, folder)
-    logged = [line.split(":")[0] for line in (cut / "train.log").read_text().splitlines()]
+        assert training.main(["--resume_model", str(stopped / "model_last.pth"), *MACHINE_ARGUMENTS, *name]) == 0
+        assert_same_outcome(complete, folder)
+    logged = [line.split(":")[0] for line in (stopped / "train.log").read_text().splitlines()]
     assert logged == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    curve = EventAccumulator(str(cut)).Reload().Scalars("val/log_loss")
-    assert [point.step for point in curve] == [2, 5, 8]  # the last of each epoch's three steps
+    curve = EventAccumulator(str(stopped)).Reload().Scalars("val/log_loss")
+    assert [point.step for point in curve] == [2, 5, 8]  # the last of three steps per epoch
 
 
 def test_a_seed_repeats_a_run_with_any_number_of_workers(tiny: Path) -> None:
@@ -183,15 +183,15 @@ def test_resume_of_a_finished_run_tests_the_best_checkpoint(tiny: Path, capsys: 
     results = tiny / "output/run/results.json"
     before = results.read_text()
     results.unlink()
-    assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), *HERE]) == 0
+    assert training.main(["--resume_model", str(tiny / "output/run/model_last.pth"), *MACHINE_ARGUMENTS]) == 0
     assert results.read_text() == before
-    assert "all 1 epochs are done" in capsys.readouterr().out
+    assert "all 1 epochs are finished" in capsys.readouterr().out
 
 
 def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
-    assert training.main(["--resume_model", str(last), *HERE, "--epoch", "2", "--lr", "0.002"]) == 0
+    assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, "--epoch", "2", "--lr", "0.002"]) == 0
     assert "note: continuing with --lr 0.002" in capsys.readouterr().out
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
@@ -206,9 +206,9 @@ def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.
     torch.save({**older, "epoch": 1}, folder / "model_1.pth")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     capsys.readouterr()
-    resume = ["--resume_model", str(folder / "model_1.pth"), *HERE]
+    resume = ["--resume_model", str(folder / "model_1.pth"), *MACHINE_ARGUMENTS]
     assert training.main(resume) == 2
-    assert "has gone on beyond" in capsys.readouterr().err
+    assert "holds later epochs than" in capsys.readouterr().err
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     assert training.main([*resume, "--name", "branch"]) == 0
     assert training.main([*resume, "--overwrite", "True"]) == 0
@@ -251,20 +251,20 @@ def test_save_model_false_writes_no_checkpoint(tiny: Path) -> None:
 
 def test_a_last_batch_of_one_is_skipped_with_one_note(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--bs", "11", "--epoch", "2")) == 0  # 12 images: 11 and 1
-    assert capsys.readouterr().out.count("last batch of 1 is left out") == 1
+    assert capsys.readouterr().out.count("skips its last batch of 1") == 1
 
 
 def test_the_test_set_is_read_only_at_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
+    titles = []
     real = training.evaluate
 
     def evaluate(*args: object, **options: object) -> object:
-        looked.append(options["title"])
+        titles.append(options["title"])
         return real(*args, **options)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
     assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
-    assert looked == ["validation 1", "validation 2", "test tiny"]
+    assert titles == ["validation 1", "validation 2", "test tiny"]
 
 
 @pytest.mark.parametrize("terms", [("True", "False"), ("False", "True"), ("False", "False")])
@@ -281,8 +281,8 @@ def test_switched_off_terms(tiny: Path, terms: tuple[str, str]) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
 def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
     argv = [sys.executable, str(ROOT / "training.py"), *arguments(tiny, "--name", "run", "--epoch", "1000")]
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
-    process = subprocess.Popen(argv, cwd=tiny, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=heed)
+    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
+    process = subprocess.Popen(argv, cwd=tiny, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=default_sigint)
     try:
         for line in process.stdout:
             if line.startswith("epoch 2/"):
@@ -300,7 +300,7 @@ def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
 def test_schedules() -> None:
     assert [cosine_factor(step, 50, 200) for step in (0, 50, 150)] == pytest.approx([0.8535534, 0.5, 0.0])
     assert [official_factor(step) for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
-    # The authors': torch's own scheduler with T_max = 150
+    # The authors use torch's scheduler with T_max = 150.
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
     for step in range(400):
@@ -329,8 +329,8 @@ def test_official_schedule_halves_the_networks_rate_and_rebuilds_adam(
         return {**metrics, "log_loss": next(losses)} if len(calls) % 2 == 0 else metrics
 
     def watched(*args: Any, **options: Any) -> Any:
-        optimizer, rate_factor = args[3:5]
-        rates.append([group["initial_lr"] * rate_factor(0) for group in optimizer.param_groups])
+        optimizer, lr_factor = args[3:5]
+        rates.append([group["initial_lr"] * lr_factor(0) for group in optimizer.param_groups])
         moments.append(len(optimizer.state))
         return real_epoch(*args, **options)
 
@@ -352,7 +352,7 @@ def test_loss_weights_have_their_own_rate(tiny: Path) -> None:
     ]
 
 
-def test_defaults_are_those_of_the_paper() -> None:
+def test_defaults_match_the_paper() -> None:
     args, _ = training.parse_arguments([])
     expected = {
         "name": "train_model", "gpu_num": None, "seed": 0, "model": "resnet", "pretrained": True, "epoch": 20,

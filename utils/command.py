@@ -1,4 +1,4 @@
-"""Run a command line: its exit code, and one sentence for an error."""
+"""Run a command: its exit code, and one sentence for an error."""
 
 import sys
 import traceback
@@ -19,7 +19,7 @@ def run_command(
         program: the command's name, printed before each sentence.
         work: the command; may return an exit code.
         less_memory: what to try if the memory runs out.
-        how_to_continue: text to append after an interruption or a killed worker process.
+        how_to_continue: returns the text to append after an interruption or a killed worker process.
 
     Returns:
         0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption.
@@ -37,11 +37,11 @@ def run_command(
         caught = error
         if "DataLoader worker" in str(error):  # PyTorch has no exception class for it
             sentence = (
-                "a loading process was killed, most often because the memory ran out (in a container, the shared "
+                "a data loading process was killed, usually because memory ran out (in a container, shared "
                 f"memory: --shm-size); try fewer --num_workers or {less_memory}{how_to_continue()}."
             )
         elif is_out_of_memory(error):
-            sentence = f"the memory is too small; try {less_memory}."
+            sentence = f"out of memory; try {less_memory}."
         else:
             raise
     except KeyboardInterrupt:

@@ -18,9 +18,9 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
     Raises:
         InputError: a GPU does not exist, or the text is neither numbers nor ``cpu``.
     """
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpu_num is None:
-        return [torch.device("cuda", i) for i in range(there)] or [torch.device("cpu")]
+        return [torch.device("cuda", i) for i in range(gpus)] or [torch.device("cpu")]
     if gpu_num.strip().lower() == "cpu":
         return [torch.device("cpu")]
     try:
@@ -29,10 +29,10 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
         wanted = [-1]
     if min(wanted) < 0 or len(set(wanted)) < len(wanted):
         raise InputError(f"--gpu_num: '{gpu_num}' is neither cpu nor a list of different GPU numbers such as 0,1.")
-    if there == 0:
+    if gpus == 0:
         raise InputError(f"--gpu_num {gpu_num}: PyTorch finds no GPU (CUDA is not available); give --gpu_num cpu.")
-    if absent := [number for number in wanted if number >= there]:
-        raise InputError(f"--gpu_num {gpu_num}: GPU {absent[0]} does not exist; give numbers below {there}, or cpu.")
+    if absent := [number for number in wanted if number >= gpus]:
+        raise InputError(f"--gpu_num {gpu_num}: GPU {absent[0]} does not exist; give numbers below {gpus}, or cpu.")
     return [torch.device("cuda", number) for number in wanted]
 
 
@@ -41,12 +41,12 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_count(asked: int) -> int:
-    """Return the number of loader processes: at most one per core, with a note if that is fewer than asked for."""
+def worker_count(requested: int) -> int:
+    """Return the number of loader processes, at most one per core; print a note if that is fewer than requested."""
     cores = core_count()
-    if asked > cores:
-        print(f"note: --num_workers {asked} is more than the {cores} cores here; using {cores} workers")
-    return min(asked, cores)
+    if requested > cores:
+        print(f"note: --num_workers {requested} is more than the {cores} cores here; using {cores} workers")
+    return min(requested, cores)
 
 
 def seed_everything(seed: int, epoch: int) -> None:
@@ -63,13 +63,13 @@ def seed_everything(seed: int, epoch: int) -> None:
 def smallest_share(images: int, gpus: int) -> int:
     """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits a batch.
 
-    DataParallel cuts the batch into pieces of ceil(images / gpus); the last piece may be smaller.
+    The chunks have ceil(images / gpus) images; the last one may have fewer.
     """
-    piece = -(-images // gpus)
-    return images % piece or piece
+    chunk = -(-images // gpus)
+    return images % chunk or chunk
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out. PyTorch has an exception class for it; CUDA and its libraries only use words."""
-    words = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    """Return whether memory ran out; CUDA libraries raise a plain RuntimeError with one of these texts."""
+    texts = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)

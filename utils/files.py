@@ -14,15 +14,15 @@ from typing import Any
 from utils.errors import InputError
 
 
-def own_part(target: Path) -> Path:
+def temporary_path(target: Path) -> Path:
     """Return the hidden temporary path beside `target` that only this process writes to."""
     return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.part")
 
 
 def remove_stale_parts(folder: Path, name: str = "*") -> None:
-    """Remove temporary files (see `own_part`) that killed processes of this machine left in a folder.
+    """Remove temporary files (see `temporary_path`) that killed processes of this machine left in a folder.
 
-    Call it before this process writes there: it also removes files that carry this process's own number.
+    Call it before this process writes there: it also removes files with the number of this process.
 
     Args:
         folder: the folder; it may be missing.
@@ -64,7 +64,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
     replaced = None if target.exists() and not target.is_file() else target.resolve()
-    part = own_part(replaced) if replaced else target
+    part = temporary_path(replaced) if replaced else target
     try:
         if replaced:
             remove_stale_parts(replaced.parent, replaced.name)

@@ -14,7 +14,7 @@ from utils.files import atomic_write
 Metrics = dict[str, float | None]
 
 
-def _metrics(values: Metrics) -> str:
+def _format_metrics(values: Metrics) -> str:
     auc = "not defined" if values["auc"] is None else f"{values['auc']:.4f}"
     return f"ACC {values['acc']:.4f} AUC {auc} log loss {values['log_loss']:.4f}"
 
@@ -45,15 +45,21 @@ class TrainingLog:
                 self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def step(
-        self, step: int, losses: dict[str, float], speed: float, first: int, balance: nn.Module, optimizer: Optimizer
+        self,
+        step: int,
+        losses: dict[str, float],
+        speed: float,
+        first_step: int,
+        balance: nn.Module,
+        optimizer: Optimizer,
     ) -> None:
-        """Add every tenth step of an epoch to TensorBoard, starting with the first.
+        """Add every tenth step of an epoch, from the first, to TensorBoard.
 
         Args:
             step: the step within the epoch, from 0.
             losses: the total loss and its terms, by name.
             speed: images per second.
-            first: the number of steps in the epochs before.
+            first_step: the number of steps in earlier epochs.
             balance: the module that may hold learnt loss weights.
             optimizer: the parameter groups of the network and, if any, of the loss weights.
         """
@@ -61,10 +67,10 @@ class TrainingLog:
             return
         weights = {name: weight.item() for name, weight in getattr(balance, "weights", {}).items()}
         rates = (group["lr"] for group in optimizer.param_groups)
-        self.scalars("loss", losses, first + step)
-        self.scalars("learnt weight", weights, first + step)
-        self.scalars("learning rate", dict(zip(("network", "loss weights"), rates, strict=False)), first + step)
-        self.scalars("speed", {"images per second": speed}, first + step)
+        self.scalars("loss", losses, first_step + step)
+        self.scalars("learnt weight", weights, first_step + step)
+        self.scalars("learning rate", dict(zip(("network", "loss weights"), rates, strict=False)), first_step + step)
+        self.scalars("speed", {"images per second": speed}, first_step + step)
 
     def epoch(
         self,
@@ -95,7 +101,7 @@ class TrainingLog:
         terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "total")
         line = (
             f"epoch {epoch}/{epochs}: loss {losses['total']:.4f} ({terms}), lr {lr:.2e}, {speed:.1f} images/s, "
-            f"train {_metrics(train)}, val {_metrics(val)}{', best' if best else ''}"
+            f"train {_format_metrics(train)}, val {_format_metrics(val)}{', best' if best else ''}"
         )
         print(line, flush=True)
         with self.file.open("a", encoding="utf-8") as file:

@@ -20,7 +20,7 @@ def argument(default: Any, parse: Callable[[str], Any], text: str, group: str = 
 
     Args:
         default: the value when the flag is absent.
-        parse: turns the flag's text into the value; raises `argparse.ArgumentTypeError` for text it refuses.
+        parse: turns the flag's text into the value; raises `argparse.ArgumentTypeError` for invalid text.
         text: the help text, without the default.
         group: the heading of ``--help`` that the flag is listed under.
     """
@@ -46,7 +46,7 @@ def default_of(item: Field[Any]) -> Any:
 
 
 def show_default(value: Any) -> str:
-    """Return a default as a user types it; empty if there is nothing to show."""
+    """Return a default as a user types it; an empty string if there is nothing to show."""
     if value is MISSING or value is None or value == {}:
         return ""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -73,26 +73,26 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
         self.items = fields(arguments)  # type: ignore[arg-type]  # mypy has no bound for "a dataclass"
         groups: dict[str, Any] = {"": self}
         for item in self.items:
-            about = item.metadata
-            if about.get("positional"):
+            metadata = item.metadata
+            if metadata.get("positional"):
                 name = item.name.upper()
                 self.add_argument(
-                    item.name, type=about["parse"], nargs=about["count"], metavar=name, help=about["text"]
+                    item.name, type=metadata["parse"], nargs=metadata["count"], metavar=name, help=metadata["text"]
                 )
                 continue
-            if about["group"] not in groups:
-                groups[about["group"]] = self.add_argument_group(about["group"])
+            if metadata["group"] not in groups:
+                groups[metadata["group"]] = self.add_argument_group(metadata["group"])
             options: dict[str, Any] = {"metavar": item.name.upper()}
-            if about["parse"] is boolean:
+            if metadata["parse"] is boolean:
                 options = {"metavar": "True|False", "nargs": "?", "const": True}
             default = default_of(item)
             shown = show_default(default)
-            groups[about["group"]].add_argument(
+            groups[metadata["group"]].add_argument(
                 f"--{item.name}",
                 default=default,
                 required=default is MISSING,
-                type=about["parse"],
-                help=about["text"] + (f" (default: {shown})" if shown else ""),
+                type=metadata["parse"],
+                help=metadata["text"] + (f" (default: {shown})" if shown else ""),
                 **options,
             )
 
@@ -104,7 +104,7 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
         """Parse a command line.
 
         Args:
-            argv: the arguments; None for those of this process.
+            argv: the arguments; None for ``sys.argv[1:]``.
             defaults: replace the dataclass's defaults.
 
         Raises:
@@ -148,11 +148,10 @@ def number(kind: type, low: float, exclusive: bool = False, high: float = 1e9) -
         except ValueError:
             value = math.nan
         if not low <= value <= high or (exclusive and value == low):
-            what = "a whole number" if kind is int else "a number"
+            what = "an integer" if kind is int else "a number"
             limit = "1e9" if high == 1e9 else f"{high:g}"
-            raise argparse.ArgumentTypeError(
-                f"'{text[:40]}' is not {what} {'above' if exclusive else 'from'} {low:g} (and up to {limit})"
-            )
+            limits = f"above {low:g}, up to {limit}" if exclusive else f"from {low:g} to {limit}"
+            raise argparse.ArgumentTypeError(f"'{text[:40]}' is not {what} {limits}")
         return value
 
     return parse
@@ -178,7 +177,7 @@ def one_of(*valid: str) -> Callable[[str], str]:
 
 
 def path(text: str) -> Path:
-    """Parse a path; refuse an empty one, which a shell makes of an unset variable."""
+    """Parse a path; reject an empty one (an unset shell variable) and a URL."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path; give . for the current folder")
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
@@ -192,9 +191,9 @@ def pretrained(text: str) -> bool | Path:
 
 
 def oversample(text: str) -> str:
-    """Parse paper, auto or a whole number from 1 up."""
+    """Parse paper, auto or a positive integer."""
     if text not in ("paper", "auto") and not (text.isdecimal() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not paper, auto or a whole number from 1 up")
+        raise argparse.ArgumentTypeError(f"'{text}' is not paper, auto or a positive integer")
     return text
 
 
@@ -223,7 +222,7 @@ def scales(text: str) -> list[float]:
     except argparse.ArgumentTypeError:
         values = []
     if len(values) != 3:
-        raise argparse.ArgumentTypeError(f"'{text}' is not three positive numbers such as [1,2,10]")
+        raise argparse.ArgumentTypeError(f"'{text}' is not three positive numbers such as 1,2,10")
     return values
 
 
@@ -253,7 +252,7 @@ def some_of(kind: str, valid: Iterable[str]) -> Callable[[str], list[str]]:
 def folder_name(text: str) -> str:
     """Parse the name of one folder."""
     if text != Path(text).name or text in ("", ".", ".."):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a plain folder name (no / in it)")
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 from tqdm import tqdm
 
 Item = TypeVar("Item")
-SECONDS = 60  # between two lines in a log file
+LINE_INTERVAL = 60  # in seconds, in a log file
 
 
 class _Lines(tqdm):
@@ -20,7 +20,7 @@ class _Lines(tqdm):
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line if the last one is a minute old."""
-        if time.monotonic() - self._printed >= SECONDS:
+        if time.monotonic() - self._printed >= LINE_INTERVAL:
             self._printed = time.monotonic()
             print(self, file=self.fp, flush=True)
 
@@ -41,10 +41,10 @@ def progress(items: Iterable[Any] | None, description: str | None = None, *, uni
     """Make a progress bar on standard error.
 
     Args:
-        items: what to iterate over; None for a bar that is moved with ``update``.
+        items: what to iterate over; None for a bar that the caller moves with ``update``.
         description: printed before the bar.
         unit: what is counted, in the plural, such as ``images``.
-        options: tqdm's, such as ``total`` and ``delay``. Unlike tqdm, the finished bar disappears by default.
+        options: passed to tqdm, such as ``total``; ``leave`` defaults to False.
     """
     live = sys.stderr.isatty()
     endless = options.get("total") is None and not hasattr(items, "__len__")

@@ -4,36 +4,35 @@ import math
 
 from torch.optim import Optimizer
 
-OFFICIAL_PERIOD = 150  # steps
+OFFICIAL_T_MAX = 150  # steps
 
 
-def cosine_factor(step: int, first: int, total: int) -> float:
-    """``--lr_schedule cosine``: fall from 1 to 0 over the whole run.
+def cosine_factor(step: int, first_step: int, total_steps: int) -> float:
+    """Return the factor of ``--lr_schedule cosine``, from 1 to 0 over the run.
 
     Args:
         step: the step within the epoch, from 0.
-        first: the number of steps in the epochs before.
-        total: the number of steps in the whole run.
+        first_step: the number of steps in earlier epochs.
+        total_steps: the number of steps in the run.
     """
-    return 0.5 * (1 + math.cos(math.pi * (first + step) / total))
+    return 0.5 * (1 + math.cos(math.pi * (first_step + step) / total_steps))
 
 
 def official_factor(step: int) -> float:
-    """``--lr_schedule official``: the schedule of the authors' code within an epoch.
+    """Return the factor of ``--lr_schedule official`` within an epoch, as in the authors' code.
 
-    A cosine with T_max = 150 steps that starts again in every epoch. Beyond step 150 it rises again.
+    A cosine with T_max = 150 steps starts again in every epoch. After step 150 it rises.
 
     Args:
         step: the step within the epoch, from 0.
     """
-    return cosine_factor(step, 0, OFFICIAL_PERIOD)
+    return cosine_factor(step, 0, OFFICIAL_T_MAX)
 
 
 def official_halving(losses: list[float], halvings: int) -> tuple[list[float], int]:
-    """``--lr_schedule official``: decide at the start of an epoch whether the network's rate is halved.
+    """Count a halving of the network's learning rate if `losses_rose`, at the start of an epoch.
 
-    The authors' code halves the rate, and clears its list of losses, if the last five losses rose anywhere. The rate
-    of the learnt loss weights stays.
+    As in the authors' code, a halving clears the list of losses. The rate of the learnt loss weights does not change.
 
     Args:
         losses: one validation loss per epoch since the last halving.
@@ -46,7 +45,7 @@ def official_halving(losses: list[float], halvings: int) -> tuple[list[float], i
 
 
 def losses_rose(losses: list[float]) -> bool:
-    """Return whether the last five losses rose anywhere; False if there are fewer than five."""
+    """Return whether the loss rises anywhere within the last five; False if there are fewer."""
     last = losses[-5:]
     return len(last) == 5 and any(later > earlier for earlier, later in zip(last, last[1:], strict=False))
 

@@ -12,8 +12,8 @@ import torch
 
 from utils.errors import InputError
 
-# What torch.load and zipfile raise for a damaged file depends on where the damage is.
-DAMAGED = (
+# torch.load and zipfile raise any of these for a damaged file.
+DAMAGE_ERRORS = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -53,7 +53,7 @@ def read_torch_file(file: Path, flag: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
+    except DAMAGE_ERRORS as error:
         reason = "it is damaged, incomplete, or not a PyTorch file"
         if "Weights only" in str(error) and zipfile.is_zipfile(file):
             reason = "it contains Python objects, which could run code and are not loaded"

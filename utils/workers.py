@@ -9,18 +9,21 @@ import cv2
 from torch.utils.data import DataLoader
 
 
-def start_worker(_: int) -> None:
-    """Limit a loader's worker process to one thread; OpenCV would start one per core."""
+def init_worker(_: int) -> None:
+    """Limit OpenCV to one thread in a worker process; its default is one per core."""
     cv2.setNumThreads(0)
 
 
 def iterate(loader: DataLoader) -> Iterator[Any]:
     """Iterate over `loader` once; its worker processes ignore Ctrl-C.
 
-    The workers inherit the blocked signal, and no interruption falls between the forks, where Python would lose it.
+    SIGINT is blocked while the workers start: they inherit the block, and no Ctrl-C is lost between two forks.
 
     Yields:
-        The batches. If a worker process dies, PyTorch's RuntimeError is raised instead.
+        The batches.
+
+    Raises:
+        RuntimeError: a worker process died.
     """
     if not hasattr(signal, "pthread_sigmask"):
         return _batches(iter(loader))
@@ -31,9 +34,9 @@ def iterate(loader: DataLoader) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _batches(loading: Iterator[Any]) -> Iterator[Any]:
+def _batches(batches: Iterator[Any]) -> Iterator[Any]:
     try:
-        yield from loading
+        yield from batches
     except (ConnectionError, EOFError):
         # The connection to a killed worker breaks a moment before PyTorch notices and raises its own, clearer error
         # from a signal handler. Waiting here keeps that error out of the caller's cleanup.
