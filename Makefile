@@ -7,6 +7,9 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-annotate --quiet
 
+# The tests that make fast runs.
+CORE := checkpoints datasets docs engine files layouts losses metrics network progress
+
 .PHONY: demo test fast lint types format docs lock clean
 
 demo: $(VENV)/installed
@@ -19,8 +22,7 @@ test: lint types
 
 # The tests of the core, in about a minute.
 fast: lint types
-	$(PYTEST) -m "not slow and not browser and not cluster" tests/test_datasets.py tests/test_engine.py \
-		tests/test_files.py tests/test_layouts.py tests/test_losses.py tests/test_metrics.py tests/test_network.py
+	$(PYTEST) -m "not slow and not browser and not cluster" $(CORE:%=tests/test_%.py)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .
@@ -28,7 +30,7 @@ lint: $(VENV)/installed
 
 # Types, and the order of the packages.
 types: $(VENV)/installed
-	$(RUN) -m mypy
+	$(RUN) -m mypy --num-workers auto
 	$(VENV)/bin/lint-imports
 
 format: $(VENV)/installed
@@ -55,4 +57,4 @@ lock:
 	mv requirements-extra.tmp requirements-extra.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
