@@ -139,10 +139,10 @@ def run_test(args: TrainingArguments, checkpoint: dict[str, Any]) -> None:
     args.num_workers = worker_count(args.num_workers)
     if not same_run:
         start_output_folder(folder, (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
-    test(on_devices(bare_network, devices), test_sets, args, devices[0], args.resume_model, checkpoint)
+    test(move_to_devices(bare_network, devices), test_sets, args, devices[0], args.resume_model, checkpoint)
 
 
-def on_devices(network: nn.Module, devices: list[torch.device]) -> nn.Module:
+def move_to_devices(network: nn.Module, devices: list[torch.device]) -> nn.Module:
     """Move a network to the first device; wrap it in DataParallel if there are several."""
     network.to(devices[0])
     return nn.DataParallel(network, devices) if len(devices) > 1 else network
@@ -168,7 +168,7 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
 
 def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> None:
     """Train, validate after each epoch, and test the best checkpoint once at the end."""
-    # All input is checked before anything is written.
+    # Check all input before writing anything.
     devices = select_devices(args.gpu_num)
     device = devices[0]
     folder = args.save_path / args.name
@@ -199,7 +199,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
         epochs_done, channels = checkpoint["epoch"], checkpoint["channels"]
         if "best" in checkpoint:
             best_file, best = best_so_far(args.resume_model, checkpoint)
-        # The authors' checkpoints hold no balance and no schedule.
+        # The authors' checkpoints have no balance and no schedule.
         load_state(balance, checkpoint.get("balance", balance.state_dict()), args.resume_model)
         val_losses, halvings = checkpoint.get("val_losses", []), checkpoint.get("halvings", 0)
         last = folder / "model_last.pth"
@@ -214,7 +214,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
                 f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already finished "
                 f"{epochs_done}; give a larger number."
             )
-    network = on_devices(bare_network, devices)
+    network = move_to_devices(bare_network, devices)
     balance.to(device)
     optimizer = make_optimizer(network, balance, args.lr, args.weight_decay)
     if checkpoint is not None and args.resume_model is not None and "optimizer" in checkpoint:
@@ -241,7 +241,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             "BatchNorm needs two"
         )
 
-    # From here on the run folder is written.
+    # Write to the run folder only from here on.
     start_output_folder(folder, () if same_run else (*TRAINING_FILES, *TEST_FILES), parse.plain_arguments(args))
     with tempfile.TemporaryDirectory() as scratch, closing(TrainingLog(folder, epochs_done, len(loader))) as log:
         checkpoint_folder = folder if args.save_model else Path(scratch)  # the test needs the best weights
@@ -286,7 +286,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
 
             assert val_metrics["log_loss"] is not None  # defined for a single class too
             val_losses = [*val_losses, val_metrics["log_loss"]]
-            # Earlier files are replaced only now, when there is an epoch to save.
+            # Replace earlier files only now that there is an epoch to save.
             if best_file is not None and best_file != checkpoint_folder / "model_best.pth":
                 copy_file(best_file, checkpoint_folder / "model_best.pth")
             best_file, last_file = checkpoint_folder / "model_best.pth", checkpoint_folder / "model_last.pth"
@@ -308,7 +308,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> 
             log.epoch(epoch, args.epoch, mean_losses, lr, speed, train_metrics, val_metrics, is_best)
             bad_images.report()
 
-        # The test sets are read once, with the best checkpoint.
+        # Read the test sets once, with the best checkpoint.
         assert best_file is not None
         best_checkpoint = load_checkpoint(best_file)
         load_network(bare_network, best_checkpoint)

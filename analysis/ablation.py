@@ -83,7 +83,7 @@ class Run(NamedTuple):
 
     @property
     def log(self) -> Path:
-        """File of the run's output."""
+        """The run's log file."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 

@@ -22,7 +22,7 @@ from tests.test_fidelity import (
 )
 
 
-def worst(ours: Losses, theirs: Losses) -> float:
+def largest_difference(ours: Losses, theirs: Losses) -> float:
     """Return the largest relative difference of any loss term."""
     return max(difference(ours[name], theirs[name]) for name in theirs)
 
@@ -39,15 +39,20 @@ def main() -> None:
         print(f"{name} logits: {max(logits):.1e}", flush=True)
     for reference in REFERENCE["training"]:
         first, _ = next(training_steps(reference, torch.float32, folder))
-        print(f"float32 first training step: {worst(first, reference['steps'][0]):.1e}", flush=True)
+        print(f"float32 first training step: {largest_difference(first, reference['steps'][0]):.1e}", flush=True)
     for reference in REFERENCE64["training"]:
         steps = list(training_steps(reference, torch.float64, folder))
-        differences = [worst(ours, theirs) for (ours, _), theirs in zip(steps, reference["steps"], strict=True)]
+        differences = [
+            largest_difference(ours, theirs) for (ours, _), theirs in zip(steps, reference["steps"], strict=True)
+        ]
         print(f"float64 training steps: {max(differences):.1e}", flush=True)
-        print(f"float64 learnt weights: {worst(steps[-1][1], reference['learnt_weights_after']):.1e}", flush=True)
+        print(
+            f"float64 learnt weights: {largest_difference(steps[-1][1], reference['learnt_weights_after']):.1e}",
+            flush=True,
+        )
     for reference in REFERENCE64["recipe"]:
         recipe = zip(recipe_steps(reference, folder), reference["steps"], strict=True)
-        differences = [worst(ours, theirs) for (ours, _), theirs in recipe]
+        differences = [largest_difference(ours, theirs) for (ours, _), theirs in recipe]
         print(f"float64 recipe, {reference['model']}: {max(differences):.1e}", flush=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads only wait for each other
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # two threads in a test wait without a busy core
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave their core idle
 
 import cv2
 import numpy as np

@@ -130,7 +130,7 @@ def test_heatmaps_of_a_planted_network() -> None:
     wanted = torch.zeros(3, 5, 5)
     wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 4, 4] = 1, 0.5, 1  # block 3 is evidence for real
     assert maps == pytest.approx(wanted)
-    # The features and outputs are those of the network.
+    # The features and outputs equal the network's.
     assert torch.cat(features)[:, 0].tolist() == pytest.approx(image[0].mean(dim=(1, 2)).tolist())
     assert torch.equal(outputs.fused, network(image).fused)
     # The study's module concatenates features and maps.

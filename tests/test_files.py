@@ -13,12 +13,12 @@ import pytest
 from utils.errors import InputError
 from utils.files import atomic_write, remove_stale_parts, temporary_path
 
-ANOTHER = os.getppid()  # the number of another running process
+ANOTHER = os.getppid()  # the ID of another running process
 
 
 @pytest.fixture
 def ended() -> int:
-    """The process number of a process that has ended."""
+    """The ID of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -63,7 +63,7 @@ def test_a_write_removes_the_part_of_a_killed_process(
 def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         (part_of(ended, tmp_path / name, monkeypatch) / "0").mkdir(parents=True)
-    temporary_path(tmp_path / "c").mkdir()  # left by an earlier process with the same number, as in a container
+    temporary_path(tmp_path / "c").mkdir()  # left by an earlier process with the same ID, as in a container
     part_of(ended, tmp_path / "d.json", monkeypatch).write_text("half")
     kept = part_of(ANOTHER, tmp_path / "a", monkeypatch)
     kept.mkdir()

@@ -22,7 +22,7 @@ def temporary_path(target: Path) -> Path:
 def remove_stale_parts(folder: Path, name: str = "*") -> None:
     """Remove temporary files (see `temporary_path`) that killed processes of this machine left in a folder.
 
-    Call it before this process writes there: it also removes files with the number of this process.
+    Call it before this process writes there: it also removes files with the ID of this process.
 
     Args:
         folder: the folder; it may be missing.
@@ -30,8 +30,8 @@ def remove_stale_parts(folder: Path, name: str = "*") -> None:
     """
     name = name if name == "*" else glob.escape(name)
     for part in folder.glob(f".{name}.{glob.escape(socket.gethostname())}.*.part"):
-        number = part.name.split(".")[-2]
-        if not number.isdecimal() or (int(number) != os.getpid() and _is_running(int(number))):
+        pid = part.name.split(".")[-2]
+        if not pid.isdecimal() or (int(pid) != os.getpid() and _is_running(int(pid))):
             continue
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)

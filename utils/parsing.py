@@ -164,7 +164,7 @@ share = number(float, 0, high=1)
 
 
 def one_of(*valid: str) -> Callable[[str], str]:
-    """Return a parser of one of the names."""
+    """Return a parser that accepts one of the names."""
 
     def parse(text: str) -> str:
         if text not in valid:
@@ -198,7 +198,7 @@ def oversample(text: str) -> str:
 
 
 def video_score(text: str) -> str:
-    """Parse mean, max, or top followed by a number."""
+    """Parse mean, max, or topK with K >= 1."""
     if not re.fullmatch("mean|max|top[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not mean, max, or topK such as top5")
     return text
@@ -235,7 +235,7 @@ def names(text: str) -> list[str]:
 
 
 def some_of(kind: str, valid: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return a parser of a comma-separated list of different names from `valid`; `kind` is the word for one of them."""
+    """Return a parser of a comma-separated list of different names from `valid`; `kind` is the noun for messages."""
     known = list(valid)
 
     def parse(text: str) -> list[str]:
