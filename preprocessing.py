@@ -6,8 +6,6 @@
 After an interruption, run the same command again: it skips finished videos.
 """
 
-# In this file: the arguments, the extraction in this process, the extraction in jobs, and the command.
-
 import argparse
 import os
 import shlex
@@ -68,7 +66,10 @@ class PreprocessingArguments:
         Path("dataset"), parse.path, "output folder of the label files; each dataset gets a subfolder", "data"
     )
     name: str | None = parse.argument(
-        None, parse.folder_name, "name of these subfolders (default: the value of --dataset)", "data"
+        None,
+        parse.folder_name,
+        "name of the subfolders of --faces and --dataset_root (default: the value of --dataset)",
+        "data",
     )
 
     every: int | None = parse.argument(
@@ -95,34 +96,39 @@ class PreprocessingArguments:
     all_faces: bool = parse.argument(
         False,
         parse.boolean,
-        "all faces of a video, each in its own folder, instead of the main face only",
+        "crop all faces of a video, each into its own folder, instead of the main face only",
         "frames and faces",
     )
     contact_sheet: bool = parse.argument(
         False,
         parse.boolean,
-        "picture with one row of faces per video, written next to the label files as contact_sheet.png",
+        "write contact_sheet.png next to the label files, with one row of faces per video",
         "frames and faces",
     )
 
-    bs: int = parse.argument(8, parse.count, "batch size of the face detector in frames", "machines")
+    bs: int = parse.argument(8, parse.count, "batch size of the face detector, in frames", "machines")
     num_workers: int = parse.argument(
-        12, parse.count_or_zero, "decoding processes, at most one per core; 0 decodes in the main process", "machines"
+        12,
+        parse.count_or_zero,
+        "number of decoding processes, at most one per core; 0 decodes in the main process",
+        "machines",
     )
     gpu_num: str | None = parse.argument(
         None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "machines"
     )
     num_shards: int = parse.argument(
-        1, parse.count, "number of shards; above 1 and without --shard, only the label files are written", "machines"
+        1, parse.count, "number of shards; if above 1 and without --shard, write only the label files", "machines"
     )
     shard: int | None = parse.argument(
-        None, parse.count_or_zero, "number of the shard to process, from 0; no label files are written", "machines"
+        None, parse.count_or_zero, "index of the shard to process, from 0; write no label files", "machines"
     )
-    jobs: int = parse.argument(1, parse.count, "parallel processes on this machine, one shard each", "machines")
+    jobs: int = parse.argument(
+        1, parse.count, "number of parallel processes on this machine, one shard each", "machines"
+    )
     submit: str = parse.argument(
         "local", parse.one_of("local", "slurm"), "where the jobs run: local, or slurm for a SLURM cluster", "machines"
     )
-    nodes: int = parse.argument(1, parse.count, "number of SLURM nodes with --submit slurm, one shard each", "machines")
+    nodes: int = parse.argument(1, parse.count, "number of nodes with --submit slurm, one shard each", "machines")
     slurm: dict[str, str] = parse.argument(
         {}, key_values, "sbatch options with --submit slurm, such as partition=gpu,time=720,gpus_per_node=1", "machines"
     )
@@ -136,16 +142,16 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
     """
     args: PreprocessingArguments = parse.Parser("preprocessing.py", __doc__, PreprocessingArguments).parse(argv)
     if args.every is not None and args.frames is not None:
-        raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give one.")
+        raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give only one.")
     if args.shard is not None and args.shard >= args.num_shards:
         raise InputError(
-            f"--shard {args.shard}: --num_shards {args.num_shards} has the shards 0 to {args.num_shards - 1}."
+            f"--shard {args.shard} is too high; with --num_shards {args.num_shards}, give 0 to {args.num_shards - 1}."
         )
-    several = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
-    if (several > 1 or args.submit == "slurm") and args.num_shards > 1:
+    job_count = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
+    if (job_count > 1 or args.submit == "slurm") and args.num_shards > 1:
         raise InputError("--jobs and --submit slurm create their own shards; leave out --num_shards and --shard.")
     if args.submit == "slurm" and args.jobs > 1:
-        raise InputError("--jobs is for this machine; with --submit slurm, give --nodes.")
+        raise InputError("--jobs runs on this machine only; with --submit slurm, give --nodes instead.")
     if args.submit == "local" and (args.nodes > 1 or args.slurm):
         raise InputError("--nodes and --slurm need --submit slurm.")
     return args
@@ -189,7 +195,7 @@ def _disk_errors(faces: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{error.filename or faces}: {error.strerror or error}; fix this (free space, or make the folder writable) "
+            f"{error.filename or faces}: {error.strerror or error}; free disk space or make the folder writable, "
             "and run the same command again: it skips finished videos."
         ) from error
 
@@ -264,7 +270,7 @@ def _wait(running: "list[submitit.Job[str]]", sources: list[Source]) -> None:
 
 
 def run(args: PreprocessingArguments) -> None:
-    """Extract the faces, then write the label files; one shard of several writes no label files."""
+    """Extract the faces, then write the label files unless --shard is given."""
     name = args.name or args.dataset
     subfolder = name.partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
     videos = find_videos(args.dataset, args.videos, subfolder)
@@ -283,7 +289,7 @@ def run(args: PreprocessingArguments) -> None:
         write_outputs(args, videos, shard_of, label_folder, description, speeds)
     else:
         print(
-            f"shard {args.shard} of {args.num_shards} is finished; after the last one, run the same command without "
+            f"shard {args.shard} of {args.num_shards} is finished; after the last shard, run the same command without "
             "--shard to write the label files"
         )
 
@@ -359,10 +365,10 @@ def write_outputs(
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
         raise InputError(
-            f"no video gave a face, so there are no label files; {label_folder / REPORT} lists the causes."
+            f"no video has face crops, so no label files were written; {label_folder / REPORT} lists the causes."
         )
     if empty:
-        print(f"note: empty: {', '.join(empty)}; training needs all six label files, a test one of the last two")
+        print(f"note: empty label files: {', '.join(empty)}; training needs all six, a test only one of the test files")
     else:
         next_command = ["python", "training.py", "--dataset", args.name or args.dataset, "--data_root", str(args.faces)]
         if args.dataset_root != Path("dataset"):
@@ -378,9 +384,9 @@ def print_summary(report: dict[str, Any], label_folder: Path) -> None:
         if causes:
             print(f"{title}: " + ", ".join(f"{count} {cause}" for cause, count in causes.items()))
     if report["images_upscaled_more_than_twice"]:
-        print(f"upscaled more than twice: {report['images_upscaled_more_than_twice']} images")
+        print(f"enlarged by more than a factor of 2: {report['images_upscaled_more_than_twice']} images")
     if report["cut_short"]:
-        print(f"shorter than their headers declare: {len(report['cut_short'])} videos")
+        print(f"fewer frames than the header declares: {len(report['cut_short'])} videos")
     print(f"report: {label_folder / REPORT}")
 
 

@@ -25,7 +25,7 @@ MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 DUPLICATE = "a link to a file that is already in the dataset"
-VALIDATION = {"val": 0.15}
+VALIDATION = {"val": 0.15}  # shares of the identities
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
 
@@ -69,7 +69,7 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
         )
     if not root.exists():
         wanted = "your videos, or a CSV file" if base == "folder" else f"the videos of {base}"
-        raise InputError(f"--videos: there is no {root}; give the folder of {wanted}.")
+        raise InputError(f"--videos {root} does not exist; give the folder of {wanted}.")
     videos = LAYOUTS[base](dataset, root)
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
@@ -89,12 +89,15 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
 
 def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
     """List FaceForensics++ (Rössler et al., ICCV 2019), split by its published pairs of videos."""
-    base, _, one = dataset.partition("/")
+    base, _, manipulation = dataset.partition("/")
     compression = base.removeprefix("FF++_")
-    if one not in ("", *MANIPULATIONS, "FaceShifter"):
+    if manipulation not in ("", *MANIPULATIONS, "FaceShifter"):
         valid = [*MANIPULATIONS, "FaceShifter"]
-        raise InputError(f"--dataset: '{one}' is unknown{did_you_mean(one, valid)} Give one of {', '.join(valid)}.")
-    fakes = [f"manipulated_sequences/{m}/{compression}/videos" for m in ([one] if one else MANIPULATIONS)]
+        raise InputError(
+            f"--dataset: '{manipulation}' is unknown{did_you_mean(manipulation, valid)} Give one of {', '.join(valid)}."
+        )
+    manipulations = [manipulation] if manipulation else MANIPULATIONS
+    fakes = [f"manipulated_sequences/{name}/{compression}/videos" for name in manipulations]
     reals = f"original_sequences/youtube/{compression}/videos"
     _check_folders(dataset, root, [reals, *fakes])
     videos = []
@@ -125,7 +128,9 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
             actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
             if actors is None:
                 pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
-                raise InputError(f"{file}: its actors are unknown: the name is not {pattern}; rename or remove it.")
+                raise InputError(
+                    f"{file}: the file name does not give the actors as in {pattern}; rename or remove it."
+                )
             videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups())))
     return _split(videos, VALIDATION_AND_TEST, "its two actors are in different splits")
 
@@ -134,7 +139,7 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     """List Celeb-DF (Li et al., CVPR 2020), where ``id1_id0_0007`` is ``id1_0007`` with the face of id0.
 
     The official test set has nearly every celebrity, so training and test set share identities. They share no source
-    video: other videos from a source video of the test set are left out.
+    video: other videos made from a source video of the test set are left out.
     """
     folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
     _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
@@ -162,7 +167,7 @@ def _celeb_source(path: str) -> str:
 
 
 def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
-    """List DFDC-Preview (Dolhansky et al., 2019); dataset.json gives set and label; validation is split by actor."""
+    """List DFDC-Preview (Dolhansky et al., 2019); dataset.json has set and label; validation is split by actor."""
     _check_folders(dataset, root, ["dataset.json"])
     videos = []
     for path, entry in _read_json(root / "dataset.json").items():
@@ -188,7 +193,7 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
 
 
 def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
-    """List DFDC (Dolhansky et al., 2020): validation is the last tenth of the parts, labels.csv the test set."""
+    """List DFDC (Dolhansky et al., 2020): the last tenth of the parts is validation; labels.csv is the test set."""
     parts = [part for part in root.glob("dfdc_train_part_*") if re.fullmatch("dfdc_train_part_[0-9]+", part.name)]
     if not parts:
         _check_folders(dataset, root, ["dfdc_train_part_0"])
@@ -280,7 +285,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
             duplicates.append(replace(video, split="", left_out=DUPLICATE))
     if not videos:
         raise InputError(
-            f"--videos {root}: looked for videos ({', '.join(VIDEO_ENDINGS)}) in folders named real and fake; "
+            f"--videos {root}: no videos in folders named real or fake; looked for {', '.join(VIDEO_ENDINGS)}; "
             f"found {_content(root)}."
         )
     _check_all_or_no_splits(root, videos)
@@ -292,10 +297,10 @@ def _from_tree(root: Path) -> list[SourceVideo]:
 def _from_csv(table: Path) -> list[SourceVideo]:
     rows = _read_csv(table, ("path", "label"))
     if not rows:
-        raise InputError(f"{table}: there is no row below the header; give one row per video: path,label.")
+        raise InputError(f"{table}: no rows below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
     if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name]:
-        raise InputError(f"{table}: line {bad[0]}: the path names no file.")
+        raise InputError(f"{table}: line {bad[0]}: the path is not a file.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     if repeated := [file for file, count in Counter(map(os.path.realpath, files)).items() if count > 1]:
         raise InputError(f"{table}: listed twice: {first_ten(repeated)}; remove the repeated rows.")
@@ -316,7 +321,7 @@ def _from_csv(table: Path) -> list[SourceVideo]:
         for person in video.identities:
             splits.setdefault(person, set()).add(video.split)
     if leaks := [f"{name} ({' and '.join(sorted(inside))})" for name, inside in splits.items() if len(inside) > 1]:
-        raise InputError(f"{table}: identities in two splits leak: {first_ten(leaks)}; correct the split column.")
+        raise InputError(f"{table}: data leak: identities in two splits: {first_ten(leaks)}; correct the split column.")
     return videos
 
 
@@ -359,7 +364,7 @@ def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
 
 
 def _quote(part: str) -> str:
-    """Percent-encode what a label file cannot hold: commas, control characters, leading and trailing spaces."""
+    """Percent-encode characters that a label file cannot hold: commas, controls, leading and trailing spaces."""
     return re.sub(
         r"[,\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\s|\s$|%(?=[0-9A-Fa-f]{2})|^\.+$",
         lambda match: quote(match[0].encode("utf-8", "surrogateescape"), safe="").replace(".", "%2E"),
@@ -398,7 +403,7 @@ def _check_path(path: str, file: Path) -> None:
     except UnicodeEncodeError:
         plain = PurePath()
     if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
-        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset.")
+        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset; correct it.")
 
 
 def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
@@ -408,7 +413,7 @@ def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
         return
     if len(missing) < len(wanted) and all("/" in path for path in missing):
         # Many users have a part of FaceForensics++ only; the report lists the other videos as missing.
-        print(f"note: {root} has no {' and no '.join(missing)}")
+        print(f"note: {root} has no {' and no '.join(missing)}; their videos are reported as missing")
         return
     deepest = root / missing[0]
     while not deepest.exists():
@@ -439,7 +444,7 @@ def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
         valid = folder in folders and label == ("0" if folder == "Celeb-synthesis" else "1")
         if not valid or not re.fullmatch(r"\w+\.mp4", name):
             raise InputError(
-                f"{file}: line {number}: '{line.strip()[:80]}' is neither '1 REAL_VIDEO' nor '0 FAKE_VIDEO'."
+                f"{file}: line {number}: '{line.strip()[:80]}' is not '1 REAL_VIDEO' or '0 FAKE_VIDEO'; correct it."
             )
         paths.add(path)
     if not paths:
@@ -451,7 +456,7 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text; save it in that encoding.") from error
+        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
 
 
 def _read_json(file: Path) -> dict[str, dict]:
@@ -480,7 +485,7 @@ def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str,
         raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
     for line, row in rows:
         if not all(row[column] for column in columns):
-            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty.")
+            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty; fill in both.")
     return rows
 
 

@@ -41,7 +41,7 @@ def write(file: Path, content: Any) -> Path:
     return file
 
 
-def found(dataset: str, root: Path) -> dict[str, SourceVideo]:
+def list_checked_videos(dataset: str, root: Path) -> dict[str, SourceVideo]:
     """The videos by folder, after the assertions that hold for every dataset."""
     videos = find_videos(dataset, root, dataset)
     for video in videos:
@@ -66,8 +66,8 @@ def splits(videos: dict[str, SourceVideo]) -> dict[str, str]:
     return {folder: video.split for folder, video in videos.items()}
 
 
-def places(videos: Iterable[SourceVideo], *among: str) -> dict[str, set[str]]:
-    """The splits of each identity, limited to the splits `among`."""
+def splits_of_identities(videos: Iterable[SourceVideo], *among: str) -> dict[str, set[str]]:
+    """The splits of each identity, among the given splits (default: all)."""
     where: dict[str, set[str]] = {}
     for video in videos:
         for person in video.identities if video.split in (among or SPLITS) else ():
@@ -75,8 +75,8 @@ def places(videos: Iterable[SourceVideo], *among: str) -> dict[str, set[str]]:
     return where
 
 
-def check_apart(videos: Iterable[SourceVideo], *among: str) -> None:
-    assert not {person: where for person, where in places(videos, *among).items() if len(where) > 1}
+def check_disjoint_splits(videos: Iterable[SourceVideo], *among: str) -> None:
+    assert not {person: where for person, where in splits_of_identities(videos, *among).items() if len(where) > 1}
 
 
 def classes(videos: Iterable[SourceVideo]) -> set[tuple[str, int]]:
@@ -104,7 +104,7 @@ def test_a_root_without_the_dataset(tmp_path: Path, dataset: str, kind: str) -> 
     if kind == "file":
         refused(dataset, write(root, "hello"), str(root))
     elif kind == "missing":
-        refused(dataset, root, "--videos", f"there is no {root}")
+        refused(dataset, root, "--videos", f"{root} does not exist")
     else:
         content = "nothing" if kind == "empty" else "pictures"
         touch(tmp_path, "root/" if kind == "empty" else "root/pictures/")
@@ -139,7 +139,7 @@ def test_an_unknown_dataset(tmp_path: Path, dataset: str, says: tuple[str, ...])
     refused(dataset, tmp_path, "--dataset", *says)
 
 
-def disorder(top: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+def shuffled_walk(top: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
     """Walk as on a file system that lists files in another order."""
     for folder, folders, names in WALK(top, **options):
         random.Random(len(names)).shuffle(names)
@@ -157,7 +157,7 @@ def test_the_order_of_the_file_system_does_not_matter(
 ) -> None:
     BUILDERS[dataset](tmp_path)
     before = find_videos(dataset, tmp_path, "x")
-    monkeypatch.setattr(os, "walk", disorder)
+    monkeypatch.setattr(os, "walk", shuffled_walk)
     assert find_videos(dataset, tmp_path, "x") == before
 
 
@@ -168,7 +168,7 @@ def test_the_order_of_the_file_system_does_not_matter(
 def test_faceforensics(tmp_path: Path, compression: str) -> None:
     reals = f"original_sequences/youtube/{compression}"
     touch(tmp_path, f"{reals}/videos/004.mp4")
-    videos = found(f"FF++_{compression}", tmp_path)
+    videos = list_checked_videos(f"FF++_{compression}", tmp_path)
     assert videos[f"{reals}/004"].file == tmp_path / reals / "videos/004.mp4"
     count = {"train": 720, "val": 140, "test": 140}
     expected = {(split, label): n * (4 if label else 1) for split, n in count.items() for label in (0, 1)}
@@ -178,12 +178,12 @@ def test_faceforensics(tmp_path: Path, compression: str) -> None:
         video = videos[f"{folder}/953_974"]
         assert video.file == tmp_path / folder / "videos/953_974.mp4"
         assert (video.label, video.split, video.identities) == (1, "test", {"953", "974"})
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
 
 
 def test_faceforensics_keeps_its_pairs_together(tmp_path: Path) -> None:
     touch(tmp_path, "original_sequences/youtube/c23/videos/004.mp4")
-    videos = found("FF++_c23", tmp_path)
+    videos = list_checked_videos("FF++_c23", tmp_path)
     for folder, video in videos.items():
         names = folder.rpartition("/")[2].split("_")
         if video.label:
@@ -198,14 +198,14 @@ def test_faceforensics_keeps_its_pairs_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize("manipulation", [*MANIPULATIONS, "FaceShifter"])
 def test_faceforensics_with_one_manipulation(tmp_path: Path, manipulation: str) -> None:
     touch(tmp_path, f"manipulated_sequences/{manipulation}/c23/videos/071_054.mp4")
-    videos = found(f"FF++_c23/{manipulation}", tmp_path)
+    videos = list_checked_videos(f"FF++_c23/{manipulation}", tmp_path)
     assert Counter(video.label for video in videos.values()) == {0: 1000, 1: 1000}
     assert all(manipulation in folder for folder, video in videos.items() if video.label)
 
 
 def test_faceforensics_in_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     touch(tmp_path, "original_sequences/youtube/c23/videos/004.mp4")
-    videos = found("FF++_c23", tmp_path)
+    videos = list_checked_videos("FF++_c23", tmp_path)
     assert [folder for folder, video in videos.items() if video.file.exists()] == ["original_sequences/youtube/c23/004"]
     said = capsys.readouterr().out
     assert all(f"manipulated_sequences/{name}/c23/videos" in said for name in MANIPULATIONS)
@@ -231,15 +231,15 @@ def make_deepfakedetection(root: Path) -> None:
 @pytest.mark.slow
 def test_deepfakedetection(tmp_path: Path) -> None:
     make_deepfakedetection(tmp_path)
-    videos = found("DeepFakeDetection", tmp_path)
+    videos = list_checked_videos("DeepFakeDetection", tmp_path)
     assert len(videos) == 28 * 2 + 28 * 27
     assert videos["original_sequences/actors/c23/01__talk__loud"].identities == {"01"}
     fake = videos["manipulated_sequences/DeepFakeDetection/c23/01_02__walk__AB12"]
     assert (fake.label, fake.identities) == (1, {"01", "02"})
     assert fake.file.is_file()
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
-    split_of = {person: split for person, (split,) in places(videos.values()).items()}
+    split_of = {person: split for person, (split,) in splits_of_identities(videos.values()).items()}
     assert Counter(split_of.values()) == {"train": 20, "val": 4, "test": 4}
     for video in videos.values():
         assert {split_of[person] for person in video.identities} == {video.split} or video.left_out
@@ -290,19 +290,19 @@ def source(folder: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_celeb_df(celeb_df: Path, version: str) -> None:
-    videos = found(f"Celeb-DF-{version}", celeb_df)
+    videos = list_checked_videos(f"Celeb-DF-{version}", celeb_df)
     assert len(videos) == 60 + 1 + 10 + 20 * 19 * 3
     assert all(video.label == folder.startswith("Celeb-synthesis") for folder, video in videos.items())
     test = {folder for folder, video in videos.items() if video.split == "test"}
     assert test == {line[2:].removesuffix(".mp4") for line in TESTED}
-    check_apart(videos.values(), "train", "val")
+    check_disjoint_splits(videos.values(), "train", "val")
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
     assert videos["Celeb-synthesis/id3_id4_0002"].identities == {"id3", "id4"}
 
 
 @pytest.mark.slow
 def test_celeb_df_leaves_out_the_source_videos_of_its_test_set(celeb_df: Path) -> None:
-    videos = found("Celeb-DF-v2", celeb_df)
+    videos = list_checked_videos("Celeb-DF-v2", celeb_df)
     tested = {source(folder) for folder, video in videos.items() if video.split == "test"}
     made = {folder for folder, video in videos.items() if source(folder) in tested and video.split != "test"}
     assert {"Celeb-real/id5_0001", "Celeb-synthesis/id1_id9_0000"} <= made
@@ -315,7 +315,7 @@ def test_celeb_df_leaves_out_the_source_videos_of_its_test_set(celeb_df: Path) -
 def test_celeb_df_with_a_list_from_another_system(tmp_path: Path, ends: str) -> None:
     touch(tmp_path, *(line[2:] for line in TESTED[:1] + TESTED[2:]))
     write(tmp_path / LIST, codecs.BOM_UTF8 + "".join(line + ends for line in TESTED).encode())
-    assert {video.split for video in found("Celeb-DF-v2", tmp_path).values()} == {"test"}
+    assert {video.split for video in list_checked_videos("Celeb-DF-v2", tmp_path).values()} == {"test"}
 
 
 @pytest.mark.parametrize(
@@ -361,14 +361,14 @@ def make_dfdc_preview(root: Path) -> dict[str, dict]:
 
 def test_dfdc_preview(tmp_path: Path) -> None:
     entries = make_dfdc_preview(tmp_path)
-    videos = found("DFDC-Preview", tmp_path)
+    videos = list_checked_videos("DFDC-Preview", tmp_path)
     assert len(videos) == len(entries)
     for path, entry in entries.items():
         video = videos[path.removesuffix(".mp4")]
         assert video.label == CLASSES.index(entry["label"])
         assert (video.split == "test") == (entry["set"] == "test")
         assert video.identities == {str(entry[key]) for key in ("target_id", "swapped_id") if key in entry}
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
     # The test set contains actors 34 to 39, and the fakes 34_32 and 35_33.
     assert {a for a in range(34) if "test set" in videos[f"original_videos/{a}/{a}_A"].left_out} == {32, 33}
@@ -380,9 +380,9 @@ def test_dfdc_preview_without_actors_in_its_list(tmp_path: Path) -> None:
     }
     write(tmp_path / "dataset.json", entries)
     touch(tmp_path, *entries)
-    videos = found("DFDC-Preview", tmp_path)
+    videos = list_checked_videos("DFDC-Preview", tmp_path)
     assert videos["method_A/1000003_2000001_0"].identities == {"1000003", "2000001"}
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
 
 
 GOOD = {"label": "real", "set": "train"}
@@ -429,7 +429,7 @@ def make_dfdc(root: Path, parts: Iterable[int]) -> None:
 @pytest.mark.parametrize(("parts", "validating"), [(2, [1]), (10, [9]), (20, [18, 19]), (50, [45, 46, 47, 48, 49])])
 def test_dfdc_validates_on_its_last_parts(tmp_path: Path, parts: int, validating: list[int]) -> None:
     make_dfdc(tmp_path, range(parts))
-    videos = found("DFDC", tmp_path)
+    videos = list_checked_videos("DFDC", tmp_path)
     expected = {
         f"dfdc_train_part_{part}/{kind}{part}": "val" if part in validating else "train"
         for part in range(parts)
@@ -446,7 +446,7 @@ def test_dfdc_with_its_test_set(tmp_path: Path, at: str) -> None:
     folder = at.rpartition("labels.csv")[0]
     write(tmp_path / at, "filename,label\na.mp4,0\r\nb.mp4,1\nc.mp4,1\n")
     touch(tmp_path, f"{folder}a.mp4", f"{folder}b.mp4")
-    videos = found("DFDC", tmp_path)
+    videos = list_checked_videos("DFDC", tmp_path)
     test = {folder: video.label for folder, video in videos.items() if video.split == "test"}
     assert test == {f"{folder}a": 0, f"{folder}b": 1, f"{folder}c": 1}
     assert len(videos) == 6 + 3
@@ -455,7 +455,7 @@ def test_dfdc_with_its_test_set(tmp_path: Path, at: str) -> None:
 def test_dfdc_keeps_a_source_video_in_one_split(tmp_path: Path) -> None:
     make_dfdc(tmp_path, range(10))
     write(tmp_path / "dfdc_train_part_9/metadata.json", {"f.mp4": {"label": "FAKE", "original": "real0.mp4"}})
-    check_apart(found("DFDC", tmp_path).values())
+    check_disjoint_splits(list_checked_videos("DFDC", tmp_path).values())
 
 
 @pytest.mark.parametrize("content", ["{", "[]", {"a.mp4": {}}, {"a.mp4": {"label": "odd"}}, {"a.mp4": "FAKE"}])
@@ -486,9 +486,9 @@ def test_dfdc_with_malformed_labels(tmp_path: Path, lines: str) -> None:
 
 def test_dfdc_beside_other_files(tmp_path: Path) -> None:
     make_dfdc(tmp_path, range(3))
-    before = splits(found("DFDC", tmp_path))
+    before = splits(list_checked_videos("DFDC", tmp_path))
     touch(tmp_path, "dfdc_train_part_3.zip", "dfdc_train_part_x1/", "dfdc_train_part_old/")
-    assert splits(found("DFDC", tmp_path)) == before
+    assert splits(list_checked_videos("DFDC", tmp_path)) == before
 
 
 # ------------------------------------------------------------------------------------------------- trees of folders
@@ -500,18 +500,18 @@ def make_tree(root: Path) -> None:
 
 def test_a_tree_is_split_by_source_video(tmp_path: Path) -> None:
     make_tree(tmp_path)
-    videos = found("folder", tmp_path)
+    videos = list_checked_videos("folder", tmp_path)
     assert len(videos) == 80
     assert all(video.label == CLASSES.index(folder.split("/")[0]) for folder, video in videos.items())
     assert all(video.split == videos[folder.replace("fake/", "real/")].split for folder, video in videos.items())
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
 
 
 def test_a_tree_with_splits_keeps_them(tmp_path: Path) -> None:
     paths = [f"Data/{s}/{kind}/deep/{s}{i}.mp4" for s in SPLITS for kind in ("Real", "FAKE") for i in range(3)]
     touch(tmp_path, *paths)
-    videos = found("folder", tmp_path)
+    videos = list_checked_videos("folder", tmp_path)
     assert splits(videos) == {path.removesuffix(".mp4"): path.split("/")[1] for path in paths}
     assert all(video.label == ("FAKE" in folder) for folder, video in videos.items())
 
@@ -526,13 +526,13 @@ def test_a_tree_with_other_files(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/6.mp4", "outside/7.mov", "7.mp4")
     (tmp_path / "fake").symlink_to("outside", target_is_directory=True)
     (tmp_path / "real/8.mp4").symlink_to("nowhere.mp4")
-    assert set(found("folder", tmp_path)) == {"real/1", "real/2", "fake/7", "real/8"}
+    assert set(list_checked_videos("folder", tmp_path)) == {"real/1", "real/2", "fake/7", "real/8"}
 
 
 def test_a_tree_with_a_link_to_its_parent(tmp_path: Path) -> None:
     touch(tmp_path, "real/1.mp4")
     (tmp_path / "real/again").symlink_to("..", target_is_directory=True)
-    assert set(found("folder", tmp_path)) == {"real/1"}
+    assert set(list_checked_videos("folder", tmp_path)) == {"real/1"}
 
 
 # ------------------------------------------------------------------------------------------------------ CSV files
@@ -542,7 +542,7 @@ def test_a_csv_file(tmp_path: Path) -> None:
     touch(tmp_path, "videos/a.mp4")
     rows = ["videos/a.mp4,real", "videos/sub/b.avi,FAKE", "videos/../videos/c.mp4,0", f"{tmp_path}/videos/d.MOV, 1"]
     table = write(tmp_path / "list.csv", "path,label\n" + "\n".join(rows))
-    videos = found("folder", table)
+    videos = list_checked_videos("folder", table)
     assert {folder: video.label for folder, video in videos.items()} == {"a": 0, "sub/b": 1, "c": 0, "d": 1}
     assert videos["sub/b"].file == tmp_path / "videos/sub/b.avi"
 
@@ -550,7 +550,7 @@ def test_a_csv_file(tmp_path: Path) -> None:
 def test_a_csv_file_with_splits_keeps_them(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4")
     rows = "a.mp4,real,train,anna;ben\nb.mp4,fake,TRAIN,ben\nc.mp4,fake,val,\nd.mp4,real,test,carl\n"
-    videos = found("folder", write(tmp_path / "list.csv", f"path,label,split,identity\n{rows}"))
+    videos = list_checked_videos("folder", write(tmp_path / "list.csv", f"path,label,split,identity\n{rows}"))
     assert splits(videos) == {"a": "train", "b": "train", "c": "val", "d": "test"}
     assert videos["a"].identities == {"anna", "ben"}
 
@@ -559,12 +559,12 @@ def test_a_csv_file_is_split_by_identity(tmp_path: Path) -> None:
     touch(tmp_path, "0.mp4")
     rows = [f"{i}.mp4,{i % 2},p{i // 4}; q{i // 4}" for i in range(80)]
     table = write(tmp_path / "list.csv", "path,label,identity\n" + "\n".join(rows))
-    videos = found("folder", table)
+    videos = list_checked_videos("folder", table)
     assert videos["9"].identities == {"p2", "q2"}
-    check_apart(videos.values())
+    check_disjoint_splits(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
     write(table, "path,label,identity\n" + "\n".join(reversed(rows)))
-    assert splits(found("folder", table)) == splits(videos)
+    assert splits(list_checked_videos("folder", table)) == splits(videos)
 
 
 @pytest.mark.parametrize(
@@ -579,7 +579,7 @@ def test_a_csv_file_is_split_by_identity(tmp_path: Path) -> None:
 )
 def test_a_csv_file_from_another_program(tmp_path: Path, content: str | bytes) -> None:
     touch(tmp_path, "a.mp4", "b.mp4")
-    videos = found("folder", write(tmp_path / "list.csv", content))
+    videos = list_checked_videos("folder", write(tmp_path / "list.csv", content))
     assert {folder: (video.label, video.file.is_file()) for folder, video in videos.items()} == {
         "a": (0, True),
         "b": (1, True),
@@ -670,12 +670,12 @@ def test_odd_names_fit_into_a_label_file(tmp_path: Path) -> None:
 )
 def test_no_two_videos_share_a_folder(tmp_path: Path, paths: tuple[str, ...]) -> None:
     touch(tmp_path, *paths)
-    assert len(found("folder", tmp_path)) == len(paths)
+    assert len(list_checked_videos("folder", tmp_path)) == len(paths)
 
 
 def test_a_folder_name_of_dots(tmp_path: Path) -> None:
     touch(tmp_path, "x/...mp4", "a.mp4")
-    found("folder", write(tmp_path / "list.csv", "path,label\nx/...mp4,real\na.mp4,fake\n"))
+    list_checked_videos("folder", write(tmp_path / "list.csv", "path,label\nx/...mp4,real\na.mp4,fake\n"))
 
 
 # ------------------------------------------------------------------------------------------------ split_by_identity
