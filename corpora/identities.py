@@ -27,13 +27,13 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
         The split of each video; None if its identities are in two splits.
     """
     names = sorted({name for _, identities in videos for name in identities}, key=_hash)
-    number = {name: i for i, name in enumerate(names)}
-    links = _links([sorted(number[name] for name in identities) for _, identities in videos], len(names))
+    index = {name: i for i, name in enumerate(names)}
+    links = _link_graph([sorted(index[name] for name in identities) for _, identities in videos], len(names))
     count, group = connected_components(links, directed=False)
     labels: list[set[int]] = [set() for _ in range(count)]
     for label, identities in videos:
         for name in identities:
-            labels[group[number[name]]].add(label)
+            labels[group[index[name]]].add(label)
     members: list[list[int]] = [[] for _ in range(count)]
     for identity, group_number in enumerate(group):
         members[group_number].append(identity)
@@ -45,7 +45,7 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
         for split, share in shares.items():
             for member in _take(groups, max(1, round(share * total)), total, links):
                 split_of[member] = split
-    candidates = [{split_of[number[name]] for name in identities} for _, identities in videos]
+    candidates = [{split_of[index[name]] for name in identities} for _, identities in videos]
     return [splits.pop() if len(splits) == 1 else None for splits in candidates]
 
 
@@ -57,7 +57,7 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _links(members: list[list[int]], total: int) -> csr_array:
+def _link_graph(members: list[list[int]], total: int) -> csr_array:
     """Return the graph (total x total) that links identities of the same video."""
     pairs = [(first, other) for first, *others in members for other in others]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
@@ -66,23 +66,23 @@ def _links(members: list[list[int]], total: int) -> csr_array:
 
 def _take(groups: list[list[int]], need: int, total: int, links: csr_array) -> list[int]:
     """Remove about `need` of `total` identities from `groups` (sorted by size) and return them; keep the last group."""
-    complete = 0  # groups taken
+    taken_groups = 0
     taken: list[int] = []
-    while complete < len(groups) - 1 and len(taken) < need:
+    while taken_groups < len(groups) - 1 and len(taken) < need:
         limit = max(1.5 * need, 0 if taken else total / 3)
-        if len(taken) + len(groups[complete]) > limit:
+        if len(taken) + len(groups[taken_groups]) > limit:
             break
-        taken += groups[complete]
-        complete += 1
-    del groups[:complete]
+        taken += groups[taken_groups]
+        taken_groups += 1
+    del groups[:taken_groups]
     if not taken and groups and len(groups[0]) > need:
-        taken = _linked(groups[0], need, links)
+        taken = _cut_group(groups[0], need, links)
         remaining = set(groups[0]) - set(taken)
         groups[0] = [member for member in groups[0] if member in remaining]
     return taken
 
 
-def _linked(members: list[int], need: int, links: csr_array) -> list[int]:
+def _cut_group(members: list[int], need: int, links: csr_array) -> list[int]:
     """Choose `need` members of a group along its links, so that few videos have identities in both parts."""
     inside = links[members][:, members]
     _, part = connected_components(inside, directed=False)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import CLASSES, SPLITS
-from demo.draw_face import Person, Pose, Take, landmarks, random_person, random_poses, random_take, render, vary
+from demo.draw_face import Person, Pose, Scene, landmarks, random_person, random_poses, random_scene, render, vary
 from utils.errors import InputError
 from utils.progress import progress
 
@@ -80,29 +80,29 @@ def draw_video(video: Video, seed: int, size: int, frames: int) -> tuple[list[Fr
     """Draw the frames of a video, size x size pixels, and return them with its JPEG quality (0 to 100)."""
     person = random_person(np.random.default_rng([seed, 1, video.person]))
     # The forgery has its own generator, so that the label does not change the scene.
-    scene, forging = (np.random.default_rng([seed, stream, int(video.name)]) for stream in (2, 3))
-    take = random_take(scene, size)
+    scene_rng, forgery_rng = (np.random.default_rng([seed, stream, int(video.name)]) for stream in (2, 3))
+    scene = random_scene(scene_rng, size)
     donor = person if video.donor is None else random_person(np.random.default_rng([seed, 1, video.donor]))
     drawn = []
-    for pose in random_poses(scene, frames):
-        before = photograph(render(person, take, pose, size), take, scene)
+    for pose in random_poses(scene_rng, frames):
+        before = photograph(render(person, scene, pose, size), scene, scene_rng)
         if video.label == 0:
             drawn.append(Frame(before, before, np.zeros((size, size), np.float32)))
         else:
-            drawn.append(forge(str(video.kind), before, person, donor, take, pose, forging))
-    return drawn, take.quality
+            drawn.append(forge(str(video.kind), before, person, donor, scene, pose, forgery_rng))
+    return drawn, scene.quality
 
 
-def photograph(image: np.ndarray, take: Take, rng: np.random.Generator) -> np.ndarray:
+def photograph(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Apply lens blur and sensor noise to a drawn image (H x W x 3, 0 to 255); return uint8."""
-    if take.blur > 0.2:  # a 3 x 3 kernel with a smaller sigma has no effect
-        image = cv2.GaussianBlur(image, (3, 3), take.blur)
-    spread = take.noise * np.sqrt(0.4 + image / 213)  # photon noise grows with the light
+    if scene.blur > 0.2:  # a 3 x 3 kernel with a smaller sigma has no effect
+        image = cv2.GaussianBlur(image, (3, 3), scene.blur)
+    spread = scene.noise * np.sqrt(0.4 + image / 213)  # photon noise grows with the light
     return np.clip(image + rng.standard_normal(image.shape) * spread, 0, 255).round().astype(np.uint8)
 
 
 def forge(
-    kind: str, before: np.ndarray, person: Person, donor: Person, take: Take, pose: Pose, rng: np.random.Generator
+    kind: str, before: np.ndarray, person: Person, donor: Person, scene: Scene, pose: Pose, rng: np.random.Generator
 ) -> Frame:
     """Forge the face in one frame; a soft mask blends the forgery in.
 
@@ -112,7 +112,7 @@ def forge(
         before: the photographed frame, H x W x 3, RGB, uint8.
         person: the person in the frame.
         donor: the person whose face replaces it in a swap; else `person`.
-        take: scene and camera of the video.
+        scene: the scene and the camera of the video.
         pose: pose of the frame.
         rng: generator of the forgery.
     """
@@ -120,16 +120,16 @@ def forge(
     points = landmarks(person, pose, size)
     region = face_region(points, size) if kind != "mouth" else mouth_region(points, size)
     if kind == "lowpass":
-        patch, here = before, points
+        patch, patch_points = before, points
     else:
-        there = vary(pose, rng, 0.08 if kind == "swap" else 0.0)
-        patch = photograph(render(donor, take, there, size), take, rng)
-        here = landmarks(donor, there, size)
+        new_pose = vary(pose, rng, 0.08 if kind == "swap" else 0.0)
+        patch = photograph(render(donor, scene, new_pose, size), scene, rng)
+        patch_points = landmarks(donor, new_pose, size)
     # Face generators have a low resolution: their output has less detail than the frame.
     small = round(size * rng.uniform(0.18, 0.28))
     patch = cv2.resize(patch, (small, small), interpolation=cv2.INTER_AREA).astype(np.float32)
     drift = rng.normal(0, 0.01 * size, 2)  # error of landmark detection
-    patch = _warp(patch, (here + 0.5) * small / size - 0.5, points + drift, size)
+    patch = _warp(patch, (patch_points + 0.5) * small / size - 0.5, points + drift, size)
     if kind == "swap":
         patch = match_colour(patch, before, region)
     mask = region[..., None]
@@ -165,7 +165,7 @@ def _warp(patch: np.ndarray, source: np.ndarray, target: np.ndarray, size: int) 
 
 
 def match_colour(patch: np.ndarray, frame: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Match mean and standard deviation of each channel inside the region to the frame (both H x W x 3)."""
+    """Match the mean and standard deviation of a patch to the frame (both H x W x 3), inside the region (H x W)."""
     inside = region > 0.5
     mean, spread = patch[inside].mean(0), patch[inside].std(0)
     return (patch - mean) * (frame[inside].std(0) / (spread + 1e-3)) + frame[inside].mean(0)

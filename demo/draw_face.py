@@ -1,4 +1,4 @@
-"""Draw portraits of invented people: a person, a take (light, place, camera) and a pose determine one image.
+"""Draw portraits of invented people: a person, a scene (light, place, camera) and a pose determine one image.
 
 Colours are RGB grey levels (float32, 0 to 255). Points on a face use face coordinates ``(u, v)`` on an ellipsoid, which
 the pose rotates and projects: u from -1 (left in the image) to 1, v from -1 (crown) to 1 (chin).
@@ -37,8 +37,8 @@ class Person:
     """The appearance of a person, constant in all images; lengths in face coordinates."""
 
     width: float
-    jaw: float
-    square: float
+    jaw: float  # how much narrower the chin is
+    square: float  # exponent of the jaw outline; lower is squarer
     skin: np.ndarray
     texture: np.ndarray
     shine: float
@@ -49,7 +49,7 @@ class Person:
     hair_style: str
     hairline: float
     parting: float
-    volume: float
+    volume: float  # size of the hair outline relative to the head
     beard: float
     glasses: bool
     eye_x: float
@@ -67,18 +67,18 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Take:
+class Scene:
     """The scene and the camera of a video, constant in all frames and independent of the person."""
 
-    light: np.ndarray
+    light: np.ndarray  # direction, unit vector
     light_colour: np.ndarray
     ambient: float
     exposure: float
     background: np.ndarray
     shirt: np.ndarray
-    blur: float
-    noise: float
-    quality: int
+    blur: float  # sigma in pixels
+    noise: float  # standard deviation in grey levels
+    quality: int  # of JPEG, 0 to 100
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def random_person(rng: np.random.Generator) -> Person:
     )
 
 
-def random_take(rng: np.random.Generator, size: int) -> Take:
+def random_scene(rng: np.random.Generator, size: int) -> Scene:
     """Draw a random place, light and camera for a video of size x size pixels."""
     side = size * OVERSAMPLING
     colours = rng.uniform(50, 200) + rng.normal(0, 18, 3)
@@ -175,7 +175,7 @@ def random_take(rng: np.random.Generator, size: int) -> Take:
     wall *= 1 + rng.uniform(0.01, 0.06) * _noise(rng, side, (10, 30, side // 5))[..., None]
     across, up = rng.uniform(-0.8, 0.8), rng.uniform(-0.8, 0.1)
     light = np.array([across, up, 1.0]) / np.sqrt(across**2 + up**2 + 1)
-    return Take(
+    return Scene(
         light=light.astype(np.float32),
         light_colour=_blend(_LIGHT * 100, rng, 0.5) / 100,
         ambient=rng.uniform(0.3, 0.6),
@@ -190,7 +190,7 @@ def random_take(rng: np.random.Generator, size: int) -> Take:
 
 def random_poses(rng: np.random.Generator, frames: int) -> list[Pose]:
     """Draw the poses of a video: position and expression vary around a random mean."""
-    mean = np.array(
+    mean = np.array(  # in the order of the fields of Pose
         [
             rng.normal(0, 0.22),
             rng.normal(0, 0.1),
@@ -338,25 +338,25 @@ def landmarks(person: Person, pose: Pose, size: int) -> np.ndarray:
     return np.concatenate([_project(p, pose, inner, size), jaw[3:4], jaw[[0, 1, 5, 6]], _project(p, pose, top, size)])
 
 
-def render(person: Person, take: Take, pose: Pose, size: int) -> np.ndarray:
+def render(person: Person, scene: Scene, pose: Pose, size: int) -> np.ndarray:
     """Draw a person without camera blur and noise: size x size x 3, RGB, float32, 0 to 255."""
     side = size * OVERSAMPLING
-    image = take.background.copy()
+    image = scene.background.copy()
     brush = _brush_for(image, person, pose)
-    _behind_face(image, person, take, pose, side)
-    _skin(image, person, take, pose, side)
+    _behind_face(image, person, scene, pose, side)
+    _skin(image, person, scene, pose, side)
     for sign in (-1, 1):
         _eye(brush, person, pose, sign)
-    _nose(brush, person, dark=1 if take.light[0] < 0 else -1)
+    _nose(brush, person, dark=1 if scene.light[0] < 0 else -1)
     _mouth(brush, person, pose)
     _age_and_beard(brush, person)
-    _hair(image, person, take, pose, side)
+    _hair(image, person, scene, pose, side)
     if person.glasses:
         for sign in (-1, 1):
             rim = _ellipse((sign * person.eye_x, person.eye_y + 0.03), 0.27, 0.17)
             brush(rim, person.hair * 0.4, 0.8, 0.006, 0.03, lift=0.05)
         brush([(-0.14, person.eye_y), (0.14, person.eye_y)], person.hair * 0.4, 0.8, width=0.03, lift=0.1)
-    image *= take.light_colour * take.exposure
+    image *= scene.light_colour * scene.exposure
     return np.clip(cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA), 0, 255)
 
 
@@ -390,7 +390,7 @@ def _band(x: np.ndarray, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.concatenate([np.stack([x, top], 1), np.stack([x, bottom], 1)[::-1]])
 
 
-def _behind_face(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) -> None:
+def _behind_face(image: np.ndarray, person: Person, scene: Scene, pose: Pose, side: int) -> None:
     if person.hair_style == "long":
         back = _outline(person, pose, side, person.volume * 1.08, np.pi * 0.8, np.pi * 2.2)
         ends = _place(pose, np.array([[person.width * 1.15, 1.35], [-person.width * 1.15, 1.35]]), side)
@@ -401,14 +401,14 @@ def _behind_face(image: np.ndarray, person: Person, take: Take, pose: Pose, side
     level = replace(pose, roll=0.0)
     paint(image, _place(level, neck, side), person.skin * 0.72, 1.0, 1)
     collar = np.array([[-0.5, 1.22], [0, 1.45], [0.5, 1.22], [1.4, 1.45], [1.6, 2.2], [-1.6, 2.2], [-1.4, 1.45]])
-    paint(image, _place(level, collar, side), take.shirt, 1.0, 1)
+    paint(image, _place(level, collar, side), scene.shirt, 1.0, 1)
     for sign in (-1, 1):
         x = sign * (_half_width(person, pose) + 0.02) - 0.3 * np.sin(pose.yaw)
         paint(image, _place(pose, _ellipse((x, 0.05), person.ears, 0.2), side), person.skin * 0.86, 1.0, 1)
         paint(image, _place(pose, _ellipse((x, 0.05), person.ears * 0.5, 0.11), side), 0.8, 1.0, 2)
 
 
-def _skin(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) -> None:
+def _skin(image: np.ndarray, person: Person, scene: Scene, pose: Pose, side: int) -> None:
     """Fill the silhouette with skin: the person's texture, shaded like an ellipsoid."""
     outline = _outline(person, pose, side)
     low, high = _box(outline, 3, side)
@@ -420,12 +420,12 @@ def _skin(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) 
     u, v = (x * cos + y * sin) / _half_width(person, pose), y * cos - x * sin
     depth = np.sqrt(np.clip(1 - 0.85 * (u**2 + v**2), 0.05, 1))
     length = np.sqrt(u**2 + v**2 + depth**2)
-    facing = (u * take.light[0] + v * take.light[1] + depth * take.light[2]) / length
-    light = take.ambient + (1 - take.ambient) * np.clip(facing, 0, 1)
+    facing = (u * scene.light[0] + v * scene.light[1] + depth * scene.light[2]) / length
+    light = scene.ambient + (1 - scene.ambient) * np.clip(facing, 0, 1)
     across = (u * math.cos(pose.yaw) - depth * math.sin(pose.yaw)) * 63 + 64
     down = (v * math.cos(pose.pitch) - depth * math.sin(pose.pitch)) * 63 + 64
     light *= cv2.remap(person.texture, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    halfway = take.light + np.array([0, 0, 1], np.float32)  # between light and camera (Blinn-Phong)
+    halfway = scene.light + np.array([0, 0, 1], np.float32)  # between light and camera (Blinn-Phong)
     halfway /= np.linalg.norm(halfway)
     mirror = np.clip((u * halfway[0] + v * halfway[1] + depth * halfway[2]) / length, 0, 1) ** 24
     part += mask * (person.skin * light[..., None] + (person.shine * mirror)[..., None] - part)
@@ -509,7 +509,7 @@ def _age_and_beard(brush: Callable[..., None], person: Person) -> None:
         brush(both, person.hair * 0.8, person.beard, 0.035)
 
 
-def _hair(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) -> None:
+def _hair(image: np.ndarray, person: Person, scene: Scene, pose: Pose, side: int) -> None:
     if person.hair_style == "bald":
         return
     extra = 0.02 if person.hair_style == "cap" else 0.1
@@ -530,7 +530,7 @@ def _hair(image: np.ndarray, person: Person, take: Take, pose: Pose, side: int) 
     mask = cv2.GaussianBlur(mask[window], (0, 0), 1.5)[..., None]
     y, x = (np.arange(a, b, dtype=np.float32) / side for a, b in ((low[1], high[1]), (low[0], high[0])))
     down = ((y - pose.y + 0.75 * pose.scale) / 0.06) ** 2
-    across = ((x - pose.x - 0.2 * take.light[0]) / 0.2) ** 2
+    across = ((x - pose.x - 0.2 * scene.light[0]) / 0.2) ** 2
     sheen = 1 + 0.35 * np.exp(-down)[:, None] * np.exp(-across)
     strands = np.roll(cv2.resize(person.strands, (side, side)), round(pose.x * side), 1)
     image[window] += mask * (person.hair * (strands[window] * sheen)[..., None] - image[window])

@@ -21,7 +21,7 @@ from utils.torch_files import read_torch_file
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
 LONGER_SIDE = 640  # pixels; larger frames are shrunk to this before detection
 MIN_SCORE = 0.5
-MAX_OVERLAP = 0.4  # intersection over union for non-maximum suppression, as in RetinaFace
+NMS_IOU = 0.4  # IoU threshold of non-maximum suppression, as in RetinaFace
 
 RELEASES = "https://github.com/xinntao/facexlib/releases/download/v0.1.0/"
 # Published checkpoints: file name and SHA-256.
@@ -91,11 +91,11 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
         images = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() - mean
         with torch.inference_mode():
             scores, boxes = network(images)
-        image_of, anchor = (scores > MIN_SCORE).nonzero(as_tuple=True)
-        scores, boxes = scores[image_of, anchor], boxes[image_of, anchor]
-        kept = batched_nms(boxes, scores, image_of, MAX_OVERLAP)
-        image_of, scores, boxes = (x[kept].cpu().numpy() for x in (image_of, scores, boxes))
-        return [Detections(boxes[image_of == i], scores[image_of == i]) for i in range(len(frames))]
+        image_index, anchor = (scores > MIN_SCORE).nonzero(as_tuple=True)
+        scores, boxes = scores[image_index, anchor], boxes[image_index, anchor]
+        kept = batched_nms(boxes, scores, image_index, NMS_IOU)
+        image_index, scores, boxes = (x[kept].cpu().numpy() for x in (image_index, scores, boxes))
+        return [Detections(boxes[image_index == i], scores[image_index == i]) for i in range(len(frames))]
 
     return detect, {"detector": body, "weights": sha256(file)}
 

@@ -52,7 +52,7 @@ def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give another --faces or --name.")
-    # Another shard may be writing the recipe right now, under a hidden name; it does so before its first face.
+    # Another shard may be writing the recipe right now, under a hidden name, before its first face.
     empty = not folder.exists() or all(file.name.lstrip(".").startswith(RECIPE_FILE) for file in folder.iterdir())
     existing = read_recipe(folder)
     if existing == recipe:

@@ -10,24 +10,29 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 MEAN_BGR = (104.0, 117.0, 123.0)
 ANCHOR_SIDES = {8: (16, 32), 16: (64, 128), 32: (256, 512)}  # feature map stride: anchor sides in pixels
-CENTRE_VARIANCE, SIDE_VARIANCE = 0.1, 0.2
+CENTRE_VARIANCE, SIDE_VARIANCE = 0.1, 0.2  # scales of the predicted offsets, as in SSD
 
 
 def _conv(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    slope: float | None = None,
 ) -> nn.Sequential:
-    """Make a convolution, BatchNorm and, if `slope` is given, LeakyReLU."""
+    """Make a convolution, BatchNorm and, if `slope` is given, LeakyReLU with this negative slope."""
     layers = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(outputs),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels),
     ]
     return nn.Sequential(*layers, *([] if slope is None else [nn.LeakyReLU(slope)]))
 
 
-def _separable(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def _separable(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     """Make a depthwise and a pointwise convolution in one Sequential."""
-    depthwise = _conv(inputs, inputs, stride=stride, groups=inputs, slope=0.1)
-    return nn.Sequential(*depthwise, *_conv(inputs, outputs, kernel=1, slope=0.1))
+    depthwise = _conv(in_channels, in_channels, stride=stride, groups=in_channels, slope=0.1)
+    return nn.Sequential(*depthwise, *_conv(in_channels, out_channels, kernel_size=1, slope=0.1))
 
 
 class MobileNet025(nn.Module):
@@ -75,9 +80,9 @@ class ResNet50(ResNet):
 class FeaturePyramid(nn.Module):
     """Project three feature maps to one width and add each coarser map to the next finer one."""
 
-    def __init__(self, inputs: tuple[int, ...], width: int, slope: float) -> None:
+    def __init__(self, in_channels: tuple[int, ...], width: int, slope: float) -> None:
         super().__init__()
-        self.output1, self.output2, self.output3 = (_conv(n, width, kernel=1, slope=slope) for n in inputs)
+        self.output1, self.output2, self.output3 = (_conv(n, width, kernel_size=1, slope=slope) for n in in_channels)
         self.merge1 = _conv(width, width, slope=slope)
         self.merge2 = _conv(width, width, slope=slope)
 
@@ -101,7 +106,7 @@ class ContextModule(nn.Module):
         self.conv7x7_3 = _conv(width // 4, width // 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map B x width x h x w to B x width x h x w."""
+        """Return a feature map of the shape of `x`, B x width x h x w."""
         shared = self.conv5X5_1(x)
         wide = self.conv7x7_3(self.conv7X7_2(shared))
         return F.relu(torch.cat([self.conv3X3(x), self.conv5X5_2(shared), wide], dim=1))
@@ -125,7 +130,7 @@ def _heads(width: int, outputs: int) -> nn.ModuleList:
 
 
 class RetinaFace(nn.Module):
-    """The detector. `LandmarkHead` exists so that checkpoints load; landmarks are not computed."""
+    """The detector. `LandmarkHead` exists only so that checkpoints load; landmarks are not computed."""
 
     def __init__(self, body: MobileNet025 | ResNet50) -> None:
         super().__init__()

@@ -8,10 +8,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
-MIN_OVERLAP = 0.2  # intersection over union of a face's boxes in successive sampled frames
+MIN_IOU = 0.2  # of a face's boxes in successive sampled frames
 MAX_GAP = 10  # sampled frames after which a lost face gets a new track
-REACH = 2  # sampled frames before and after that a box is averaged over
-MAX_REACH = 10  # frames of the video before and after: boxes of more distant samples are not averaged
+SMOOTHING_RADIUS = 2  # sampled frames before and after, over which a box is averaged
+MAX_DISTANCE = 10  # frames of the video; boxes further apart are neither averaged nor interpolated
 
 
 class Face(NamedTuple):
@@ -39,10 +39,10 @@ class FrameFaces(NamedTuple):
 
 
 class FaceTracker:
-    """Track the faces of one video frame by frame, with memory that does not grow with the video.
+    """Track the faces of one video frame by frame, in constant memory.
 
     An optimal assignment matches each box to the track whose last box it overlaps most. An unmatched box starts a new
-    track. Frames are returned `REACH` frames late, because smoothing needs the boxes that follow.
+    track. Frames are returned `SMOOTHING_RADIUS` frames late, because smoothing needs the boxes that follow.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class FaceTracker:
         self._next = 0  # index in the deque of the next frame to return
         self._pushed = 0
         self._last: dict[int, tuple[int, np.ndarray]] = {}  # track: frame number and box of its last detection
-        self._tracks = 0
+        self._track_count = 0
 
     def push(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[FrameFaces]:
         """Add a frame with its boxes (N x 4, pixels) and scores (N); return the frames that are ready."""
@@ -58,7 +58,7 @@ class FaceTracker:
         detected = {t: (box, float(score)) for t, box, score in zip(tracks, boxes, scores, strict=True)}
         self._frames.append((position, frame, detected))
         self._pushed += 1
-        return self._ready(REACH)
+        return self._ready(SMOOTHING_RADIUS)
 
     def flush(self) -> list[FrameFaces]:
         """Return the remaining frames at the end of the video."""
@@ -72,11 +72,11 @@ class FaceTracker:
             last_boxes = np.stack([self._last[track][1] for track in candidates])
             overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(last_boxes)).numpy()
             for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
-                if overlap[row, column] >= MIN_OVERLAP:
+                if overlap[row, column] >= MIN_IOU:
                     tracks[row] = candidates[column]
         for row, box in enumerate(boxes):
             if tracks[row] < 0:
-                tracks[row], self._tracks = self._tracks, self._tracks + 1
+                tracks[row], self._track_count = self._track_count, self._track_count + 1
             self._last[tracks[row]] = (self._pushed, box)
         return tracks
 
@@ -84,15 +84,15 @@ class FaceTracker:
         ready = []
         while self._next + delay < len(self._frames):
             position, frame, detected = self._frames[self._next]
-            around = [self._frames[i] for i in range(len(self._frames)) if abs(i - self._next) <= REACH]
-            near = [boxes for other, _, boxes in around if abs(other - position) <= MAX_REACH]
+            around = [self._frames[i] for i in range(len(self._frames)) if abs(i - self._next) <= SMOOTHING_RADIUS]
+            near = [boxes for other, _, boxes in around if abs(other - position) <= MAX_DISTANCE]
             faces = [
                 Face(track, np.mean([boxes[track][0] for boxes in near if track in boxes], axis=0), box, score)
                 for track, (box, score) in detected.items()
             ]
             ready.append(FrameFaces(position, frame, faces))
             self._next += 1
-            if self._next > REACH:
+            if self._next > SMOOTHING_RADIUS:
                 self._frames.popleft()
                 self._next -= 1
         return ready

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-# OpenCV reads this when it opens the first video. This project reports damaged files; FFmpeg's messages repeat it.
+# OpenCV reads this when it opens the first video. FFmpeg's messages would repeat the reports of this project.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
@@ -13,7 +13,7 @@ import numpy as np
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV's own warnings
 
-ENDS_EARLY = 0.9  # share of the declared frames below which a video counts as cut short
+MIN_DECODED_SHARE = 0.9  # share of the declared frames below which a video counts as cut short
 VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 
 
@@ -29,8 +29,8 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
 class FrameReader:
     """Iterate over sampled frames of a video: one in `every` from frame 0, or `count` evenly spaced frames.
 
-    Yields (position, frame) with the frame H x W x 3, uint8, BGR. The frames between are decoded, because codecs
-    predict frames from earlier ones, but not converted.
+    Yields (position, frame) with the frame H x W x 3, uint8, BGR. Frames in between are decoded, because codecs
+    predict later frames from them, but are not converted to BGR.
 
     Args:
         path: the video file.
@@ -81,8 +81,8 @@ class FrameReader:
                 position, self.frames_read = self.frames_read, self.frames_read + 1
                 self.times.append(self._time(position))
                 if position % self._every == 0 if wanted is None else position in wanted:
-                    good, frame = self._capture.retrieve()
-                    if good:
+                    decoded, frame = self._capture.retrieve()
+                    if decoded:
                         yield position, frame
         finally:
             self._capture.release()
@@ -102,8 +102,8 @@ class FrameReader:
 
     def ends_early(self) -> bool:
         """Return, after the iteration, whether the file has fewer than 90 % of its declared frames."""
-        # With a variable frame rate, the header may declare the frames that a constant rate would have.
-        return max(self.frames_read, self.times[-1] * self.fps) < ENDS_EARLY * self.declared_frames
+        # With a variable frame rate, the header may declare the number of frames of a constant rate.
+        return max(self.frames_read, self.times[-1] * self.fps) < MIN_DECODED_SHARE * self.declared_frames
 
     def length(self) -> int:
         """Return the declared number of frames; without one, decode the video once to count them."""

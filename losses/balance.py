@@ -41,8 +41,8 @@ class FixedBalance(nn.Module):
     """``--balance_loss_method hyper``: sum over terms of scale * loss.
 
     Args:
-        scales: positive scales of the classification, local and global loss, in this order. The README of the paper
-            gives this order; the authors' code applies it as classification, global, local.
+        scales: positive scales of the classification, local and global loss, in this order. The authors' README
+            gives this order; their code uses classification, global, local.
     """
 
     def __init__(self, scales: list[float]) -> None:

@@ -21,8 +21,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     The factor 1 / C comes from ``F.kl_div(..., reduction="mean")``, which the authors used when they chose their loss
     weights. The mean is explicit here because PyTorch plans to change that reduction to 1 / B.
 
-    The code takes log(softmax) instead of log_softmax to round like the authors' code. Probabilities
-    below the smallest normal float are raised to it, so the logarithm stays finite (at least -87.4 in float32).
+    The logarithm of probabilities, instead of log_softmax, rounds like the authors' code. Probabilities are clamped to
+    the smallest normal float, so the logarithm stays finite (at least -87.4 in float32).
 
     Args:
         p: probabilities, B x C.
@@ -39,11 +39,11 @@ def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
     """Entropic optimal transport cost between two batches of predictions (Sinkhorn; Cuturi 2013).
 
     W = sum over i, j of P_ij * |p_i - q_j|^2. P is the transport plan between the uniform distributions on the rows of
-    p and on the rows of q, with entropic regularisation epsilon = 0.01. The rows are sets: their order does not matter.
+    p and on the rows of q, with entropic regularisation epsilon = 0.01. The order of the rows does not matter.
 
     Sinkhorn's iterations update the dual potentials f and g in the log domain. Their number is fixed at 100, because a
-    convergence test would copy a value to the host in each iteration. Gradients flow through all iterations. For two
-    sets far apart, 100 iterations do not converge and the cost is too low.
+    convergence test would copy a value to the host in each iteration. Gradients flow through all iterations. If p and
+    q are far apart, 100 iterations do not converge and the cost is too low.
 
     Args:
         p: probabilities, B x C.

@@ -36,8 +36,8 @@ def classification_loss(outputs: Logits, labels: Tensor, lil: bool = True, gil: 
     Args:
         outputs: outputs of the network.
         labels: B, int64, 0 real and 1 fake.
-        lil: the local loss is in use.
-        gil: the global loss is in use.
+        lil: whether the local loss is in use.
+        gil: whether the global loss is in use.
 
     Returns:
         A scalar in nats, at least 0.
@@ -50,13 +50,13 @@ def classification_loss(outputs: Logits, labels: Tensor, lil: bool = True, gil: 
     return loss
 
 
-def soft_targets(logits: Tensor, temperature: float) -> Tensor:
+def softmax_with_temperature(logits: Tensor, temperature: float) -> Tensor:
     """Return p_T = softmax(logits / temperature), B x 2."""
     return F.softmax(logits / temperature, dim=1)
 
 
 def local_information_loss(outputs: Logits, temperature: float, divergence: Divergence) -> Tensor:
-    """Compute the Local Information Loss: it is small if each LIB adds information that the others lack.
+    """Compute the Local Information Loss; it is small if each LIB adds information that the others lack.
 
     exp(-sum over i of D(p_T(y | Z without z_i), p_T(y | Z))), with p_T(y | Z) detached. The paper uses D = KL.
 
@@ -68,13 +68,13 @@ def local_information_loss(outputs: Logits, temperature: float, divergence: Dive
     Returns:
         A scalar from 0 to 1.
     """
-    p_all = soft_targets(outputs.all.detach(), temperature)
-    distances = [divergence(soft_targets(logits, temperature), p_all) for logits in outputs.leave_one_out]
+    p_all = softmax_with_temperature(outputs.all.detach(), temperature)
+    distances = [divergence(softmax_with_temperature(logits, temperature), p_all) for logits in outputs.leave_one_out]
     return torch.exp(-torch.stack(distances).sum())
 
 
 def global_information_loss(outputs: Logits, temperature: float, divergence: Divergence) -> Tensor:
-    """Compute the Global Information Loss: it is small if G keeps the information of Z about the label.
+    """Compute the Global Information Loss; it is small if G keeps the information of Z about the label.
 
     D(p_T(y | G), p_T(y | Z)), with p_T(y | Z) detached. The paper uses D = KL.
 
@@ -86,15 +86,15 @@ def global_information_loss(outputs: Logits, temperature: float, divergence: Div
     Returns:
         A scalar, at least 0.
     """
-    p_fused = soft_targets(outputs.fused, temperature)
-    p_all = soft_targets(outputs.all.detach(), temperature)
+    p_fused = softmax_with_temperature(outputs.fused, temperature)
+    p_all = softmax_with_temperature(outputs.all.detach(), temperature)
     return divergence(p_fused, p_all)
 
 
 def loss_terms(
     outputs: Logits, labels: Tensor, lil: bool, gil: bool, temperature: float, divergence: Divergence
 ) -> dict[str, Tensor]:
-    """Return the unbalanced loss terms in use, by name: classification, local, global."""
+    """Return the unbalanced loss terms in use, scalars by name: classification, local, global."""
     terms = {"classification": classification_loss(outputs, labels, lil, gil)}
     if lil:
         terms["local"] = local_information_loss(outputs, temperature, divergence)

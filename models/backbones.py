@@ -40,7 +40,7 @@ def check_model_name(model: str) -> None:
         )
 
 
-def _create(model: str, size: int, pretrained: bool = False) -> nn.Module:
+def _create_backbone(model: str, size: int, pretrained: bool = False) -> nn.Module:
     """Create a backbone without its classifier: B x 3 x size x size to B x d."""
     options: dict[str, Any] = {"num_classes": 0, "pretrained": pretrained}
     name = BACKBONES.get(model, model)
@@ -53,6 +53,7 @@ def _create(model: str, size: int, pretrained: bool = False) -> nn.Module:
 
 
 def _hub_reachable() -> bool:
+    """Check within seconds; huggingface_hub alone would retry for half a minute."""
     try:
         urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=5).close()
     except urllib.error.HTTPError:
@@ -66,8 +67,7 @@ def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
     """Return timm's ImageNet weights of a backbone, from the local cache or the Hugging Face hub.
 
     Raises:
-        InputError: timm has no weights for the backbone, or they are not in the cache and the download fails. The
-            check takes seconds; huggingface_hub alone would retry for half a minute.
+        InputError: timm has no weights for the backbone, or they are not in the cache and the download fails.
     """
     choices = "give --pretrained False, or --pretrained FILE with weights of this backbone"
     name = BACKBONES.get(model, model)
@@ -77,7 +77,7 @@ def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
     try:
         if not _hub_reachable():
             huggingface_hub.constants.HF_HUB_OFFLINE = True  # use only the cache
-        return _create(model, size, pretrained=True).state_dict()
+        return _create_backbone(model, size, pretrained=True).state_dict()
     except Exception as error:  # the hub, its HTTP client and the file readers have no common exception
         raise InputError(
             f"--pretrained True: the weights of '{name}' are not in the cache, and the download from "
@@ -106,18 +106,18 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
             raise TypeError("some entries are not tensors")
     except Exception as error:  # a damaged file can raise almost anything
         raise InputError(f"--pretrained: {file} is not a weights file ({type(error).__name__}).") from error
-    own = backbone.state_dict()
+    expected = backbone.state_dict()
     # Files written before PyTorch 0.4.1 lack these counters, and BatchNorm with a momentum does not use them.
-    weights = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **weights}
-    missing = [key for key in own if key not in weights]
-    mismatched = [key for key in own if key in weights and weights[key].shape != own[key].shape]
+    weights = {**{key: value for key, value in expected.items() if key.endswith("num_batches_tracked")}, **weights}
+    missing = [key for key in expected if key not in weights]
+    mismatched = [key for key in expected if key in weights and weights[key].shape != expected[key].shape]
     if missing or mismatched:
         raise InputError(
             f"--pretrained: {file} has the weights of another network, not of '{model}': {len(missing)} of "
-            f"{len(own)} tensors are missing and {len(mismatched)} have another shape "
+            f"{len(expected)} tensors are missing and {len(mismatched)} have another shape "
             f"(first: {(missing + mismatched)[0]})."
         )
-    return {key: weights[key] for key in own}
+    return {key: weights[key] for key in expected}
 
 
 def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path = False) -> LIBNetwork:
@@ -139,7 +139,7 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
     """
     check_model_name(model)
     try:
-        backbones = [_create(model, size) for _ in range(num_LIBs)]
+        backbones = [_create_backbone(model, size) for _ in range(num_LIBs)]
         with torch.inference_mode():  # timm's num_features is not always d
             features = backbones[0].eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:

@@ -102,7 +102,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
     checkpoint["state_dict"] = from_official(state)
-    checkpoint["sha256"] = sha256(file)  # now, because a resumed training replaces the file
+    checkpoint["sha256"] = sha256(file)  # before a resumed training replaces the file
     return checkpoint
 
 
@@ -153,13 +153,13 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "-
     Raises:
         InputError: the checkpoint is of another network; `network` is then unchanged.
     """
-    own, state = network.state_dict(), checkpoint["state_dict"]
-    problems = [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unexpected" for key in state if key not in own]
+    expected, state = network.state_dict(), checkpoint["state_dict"]
+    problems = [f"{key} is missing" for key in expected if key not in state]
+    problems += [f"{key} is unexpected" for key in state if key not in expected]
     problems += [
-        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} has shape {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     if problems:
         raise InputError(

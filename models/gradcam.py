@@ -13,7 +13,7 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor],
 
     The heatmap of LIB i is relu(sum over channels c of w_c * A_c) / maximum. A is the LIB's last feature map, and w_c
     is the mean over pixels of the gradient of (logit fake - logit real) with respect to A_c. ReLU removes evidence for
-    real.
+    the class real.
 
     Args:
         network: network with timm backbones, in evaluation mode.
@@ -40,7 +40,7 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor],
     cams = []
     for backbone, x, gradient in zip(network.backbones(), maps, gradients, strict=True):
         channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"  # as in Swin
-        channel, space = (3, (1, 2)) if channels_last else (1, (2, 3))
-        cam = (gradient.mean(dim=space, keepdim=True) * x).sum(dim=channel).relu()
+        channel_dim, spatial_dims = (3, (1, 2)) if channels_last else (1, (2, 3))
+        cam = (gradient.mean(dim=spatial_dims, keepdim=True) * x).sum(dim=channel_dim).relu()
         cams.append(cam / cam.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12))
     return torch.stack(cams, dim=1).detach(), features, outputs

@@ -28,14 +28,14 @@ class Bottleneck(nn.Module):
     """The fusion of Z = [z_1; ...; z_n], n*d wide, into G, d wide.
 
     Args:
-        width_in: n*d.
-        width_out: d.
+        in_features: n*d.
+        out_features: d.
     """
 
-    def __init__(self, width_in: int, width_out: int) -> None:
+    def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.model = nn.Sequential(
-            nn.Linear(width_in, 1000),
+            nn.Linear(in_features, 1000),
             nn.BatchNorm1d(1000),
             nn.ReLU(),
             nn.Dropout(0.5),
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
             nn.BatchNorm1d(500),
             nn.ReLU(),
             nn.Dropout(0.5),
-            nn.Linear(500, width_out),
+            nn.Linear(500, out_features),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -58,20 +58,20 @@ class LIBNetwork(nn.Module):
 
     Args:
         backbones: the LIBs, each with its own weights; B x 3 x H x W images to B x d features z_i.
-        width: d.
+        num_features: d.
     """
 
-    def __init__(self, backbones: list[nn.Module], width: int) -> None:
+    def __init__(self, backbones: list[nn.Module], num_features: int) -> None:
         super().__init__()
         self.num_LIBs = n = len(backbones)
         for i, backbone in enumerate(backbones, start=1):
             setattr(self, f"region_model{i}", backbone)
         if n > 1:
             for i in range(1, n + 1):
-                setattr(self, f"local_linear{i}", nn.Linear((n - 1) * width, 2))
-        self.bottleneck = Bottleneck(n * width, width)
-        self.baseline_linear = nn.Linear(n * width, 2)
-        self.linear = nn.Sequential(nn.Dropout(0.5), nn.Linear(width, 2))
+                setattr(self, f"local_linear{i}", nn.Linear((n - 1) * num_features, 2))
+        self.bottleneck = Bottleneck(n * num_features, num_features)
+        self.baseline_linear = nn.Linear(n * num_features, 2)
+        self.linear = nn.Sequential(nn.Dropout(0.5), nn.Linear(num_features, 2))
 
     def forward(self, images: Tensor) -> Logits:
         """Return the logits of all heads for B x 3 x H x W normalised images."""
@@ -84,7 +84,7 @@ class LIBNetwork(nn.Module):
     def forward_heads(self, features: list[Tensor]) -> Logits:
         """Return the logits of all heads for the features z_1 to z_n, each B x d."""
         z = torch.cat(features, dim=1)
-        # The authors' order of the heads: it sets the order in which gradients are summed, hence their rounding.
+        # The authors' order of the heads; it determines the order of gradient sums, hence their rounding.
         logits_of_all = self.baseline_linear(z)
         fused = self.linear(self.bottleneck(z))
         leave_one_out = []

@@ -23,13 +23,13 @@ for _number, (_stage, _block) in enumerate(
         _TIMM_TO_OFFICIAL[f"blocks.{_stage}.{_block}.{_timm}."] = f"model.{_number}.{_official}."
 _OFFICIAL_TO_TIMM = {official: timm for timm, official in _TIMM_TO_OFFICIAL.items()}
 
-_LIB = re.compile(r"(region_model\d+\.)(.*\.)?([^.]+)")
+_LIB_KEY = re.compile(r"(region_model\d+\.)(.*\.)?([^.]+)")
 
 
 def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in state.items():
-        match = _LIB.fullmatch(key)
+        match = _LIB_KEY.fullmatch(key)
         if match and match[2] in names:
             key = match[1] + names[match[2]] + match[3]
         renamed[key] = value

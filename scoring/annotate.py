@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from faces.tracks import MAX_REACH
+from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
 from scoring.detector import ScoredFace
 
@@ -72,7 +72,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
 
     Args:
         source: the video.
-        target: file to write, an MP4 whatever its name.
+        target: MP4 file to write; the name may have another extension.
         scored: position and faces of each scored frame, in order; consumed while the source is read.
         threshold: a score above it means fake.
 
@@ -86,7 +86,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
     before, after = None, next(scored, None)
     stream, last_tick = None, -1
     try:
-        # An absolute path: FFmpeg takes the text before a colon for a protocol.
+        # An absolute path, because FFmpeg reads the text before a colon in a relative path as a protocol.
         with av.open(str(target.absolute()), "w", format="mp4", options={"movflags": "faststart"}) as container:
             container.metadata["comment"] = ANNOTATION_MARK
             for position, frame in reader:
@@ -95,11 +95,11 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
                     strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, threshold)
                     rate = Fraction(reader.fps).limit_denominator(1001)
                     stream = container.add_stream("libx264", rate=rate)
-                    # At most a millisecond, for variable rates, and a divisor of the frame interval, for constant ones.
+                    # At most 1 ms, for variable rates, and a divisor of the frame interval, for constant rates.
                     tick = Fraction(1, rate.numerator * -(-1000 // rate.numerator))
                     stream.codec_context.time_base = tick
                     stream.height, stream.width = _round_up_to_even(height + STRIP_HEIGHT), _round_up_to_even(width)
-                    stream.pix_fmt = "yuv420p"  # browsers play it; it needs even sides
+                    stream.pix_fmt = "yuv420p"  # the format that browsers play; needs even sides
                     stream.options = {"crf": "20", "bf": "0"}  # B-frames make MP4 lengths wrong at variable rates
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
@@ -108,8 +108,8 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
                 if image.shape[:2] != (height, width):  # the size may change within a video
                     image = cv2.resize(image, (width, height))
                 image = np.concatenate([image, strip.draw(reader.times[position])])
-                below, beside = stream.height - height - STRIP_HEIGHT, stream.width - width
-                padded = cv2.copyMakeBorder(image, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+                pad_bottom, pad_right = stream.height - height - STRIP_HEIGHT, stream.width - width
+                padded = cv2.copyMakeBorder(image, 0, pad_bottom, 0, pad_right, cv2.BORDER_REPLICATE)
                 drawn = av.VideoFrame.from_ndarray(np.asarray(padded, np.uint8), format="bgr24")
                 last_tick = max(last_tick + 1, round(reader.times[position] / tick))  # one frame per tick
                 drawn.pts, drawn.time_base = last_tick, tick
@@ -129,18 +129,18 @@ def _round_up_to_even(side: int) -> int:
 def _interpolate_faces(before: ScoredFrame | None, after: ScoredFrame | None, position: int) -> list[ScoredFace]:
     """Return the faces of the last scored frame, moved linearly towards their boxes in the next one.
 
-    If the next scored frame is more than `MAX_REACH` frames away, the faces stay in place for `MAX_REACH` frames.
+    If the next scored frame is more than `MAX_DISTANCE` frames away, the faces stay in place for `MAX_DISTANCE` frames.
     """
-    if before is None or position - before[0] > MAX_REACH:
+    if before is None or position - before[0] > MAX_DISTANCE:
         return []
-    if after is None or after[0] - before[0] > MAX_REACH:
+    if after is None or after[0] - before[0] > MAX_DISTANCE:
         return before[1]
     next_faces = {face.track: face for face in after[1]}
-    share = (position - before[0]) / (after[0] - before[0])
+    weight = (position - before[0]) / (after[0] - before[0])
     return [
         face._replace(
-            box=(1 - share) * face.box + share * next_faces[face.track].box,
-            crop_box=(1 - share) * face.crop_box + share * next_faces[face.track].crop_box,
+            box=(1 - weight) * face.box + weight * next_faces[face.track].box,
+            crop_box=(1 - weight) * face.crop_box + weight * next_faces[face.track].crop_box,
         )
         if face.track in next_faces
         else face

@@ -35,7 +35,7 @@ class ScoredFace(NamedTuple):
         score: 0 (real) to 1 (fake).
         track: number of the person in a video, from 0; in an image, rank of the face by size, 0 for the largest.
         crop_box: left, top, right, bottom in pixels of the crop that was scored; it may extend beyond the frame.
-        heatmap: h x w, 0 to 1, over `crop_box`: mean of the blocks' Grad-CAM evidence for fake; None if not requested.
+        heatmap: h x w, 0 to 1, over `crop_box`: mean Grad-CAM heatmap of the LIBs for fake; None if not requested.
     """
 
     box: np.ndarray
@@ -122,8 +122,8 @@ class ForgeryDetector:
             batch = np.stack([resize(crop, self.size) for crop in crops[start : start + SCORING_BATCH]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
             if self.evidence:
-                block_maps, _, outputs = heatmaps(self.network, images)
-                maps += list(block_maps.mean(dim=1).cpu().numpy())
+                lib_maps, _, outputs = heatmaps(self.network, images)
+                maps += list(lib_maps.mean(dim=1).cpu().numpy())
             else:
                 with torch.inference_mode():
                     outputs = self.network(images)
@@ -150,8 +150,8 @@ class ForgeryDetector:
         for number, image in enumerate(images):
             pixels = np.asarray(image)
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
-                what = f"a {type(image).__name__} of {pixels.dtype} and shape {pixels.shape}"
-                raise ValueError(f"image {number} is {what}; give a list of H x W x 3 arrays of uint8, RGB.")
+                found = f"a {type(image).__name__} of {pixels.dtype} and shape {pixels.shape}"
+                raise ValueError(f"image {number} is {found}; give a list of H x W x 3 arrays of uint8, RGB.")
             frame = np.ascontiguousarray(pixels[..., ::-1])
             ((boxes, scores),) = self.find_faces(frame[None])
             by_size = np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")
@@ -160,7 +160,7 @@ class ForgeryDetector:
         return results
 
     def video(self, video: Path | str | FrameReader) -> Iterator[tuple[int, list[ScoredFace]]]:
-        """Score a video frame by frame, in memory that does not grow with its length.
+        """Score a video frame by frame, in constant memory.
 
         Args:
             video: a file, or a reader of the frames to score.
@@ -225,7 +225,7 @@ def load_detector(
     Args:
         checkpoint: checkpoint of training.py or of the authors' release.
         gpu_num: GPU number, or cpu; None selects the first GPU, or the CPU if there is none.
-        faces_given: treat every image and frame as a crop of one face; detect no faces.
+        faces_given: treat every image and frame as one face crop, without face detection.
         detector: face detector, one of `faces.detectors.DETECTORS`; None selects the detector of the training data,
             or retinaface if the checkpoint does not name it.
         detector_weights: RetinaFace checkpoint; None downloads the published one once, when the first image is scored.

@@ -16,7 +16,7 @@ from utils.errors import InputError, require_package
 from utils.files import atomic_write
 
 SCORE_TOLERANCE = 1e-4  # largest absolute difference between PyTorch and ONNX Runtime
-LOGIT_TOLERANCE = 1e-3  # likewise, relative to the largest logit
+LOGIT_TOLERANCE = 1e-3  # the same, relative to the largest logit
 
 
 class Score(nn.Module):
@@ -57,7 +57,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"--export: ONNX does not support this network: {reason}") from error
-    assert program is not None  # always given with dynamo=True
+    assert program is not None  # never None with dynamo=True
     model = program.model_proto
     metadata = {
         "size": detector.size, "channels": detector.channels, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from datasets.images import read_image
 from datasets.labels import IMAGE_ENDINGS
-from faces.extraction import MIN_TRACK
+from faces.extraction import MIN_TRACK_LENGTH
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
@@ -26,7 +26,7 @@ from utils.errors import InputError, one_line
 from utils.files import atomic_write
 from utils.progress import progress
 
-MAX_STEM = 150  # bytes of a file name's stem, before more is appended; most file systems allow 255 in all
+MAX_STEM_BYTES = 150  # leaves room for endings, because most file systems allow 255 bytes per name
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, faces
 OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position in the video, time in seconds, faces
 
@@ -36,7 +36,7 @@ class NotScored(Exception):
 
 
 def is_video(file: Path) -> bool:
-    """Tell a video from an image: by the ending of the name, or by the content if the ending is unknown."""
+    """Return whether a file is a video, by the ending of its name; if the ending is unknown, by its content."""
     name = file.name.lower()
     if name.endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)) or not file.is_file():
         return name.endswith(VIDEO_ENDINGS)
@@ -57,7 +57,7 @@ def is_video(file: Path) -> bool:
     return True
 
 
-def count_frames(number: int) -> str:
+def format_frame_count(number: int) -> str:
     """Return ``1 frame``, ``2 frames`` and so on."""
     return f"{number} frame{'s' * (number != 1)}"
 
@@ -83,10 +83,10 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     if not files:
         kinds = f"image ({', '.join(IMAGE_ENDINGS)}) or video ({', '.join(VIDEO_ENDINGS)})"
         raise InputError(f"no {kinds} in {', '.join(map(str, paths))}; give other paths.")
-    once: dict[Path, Path] = {}
+    unique: dict[Path, Path] = {}
     for file in files:
-        once.setdefault(file.resolve(), file)  # two paths may lead to one file
-    return list(once.values())
+        unique.setdefault(file.resolve(), file)  # two paths may lead to one file
+    return list(unique.values())
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
@@ -100,9 +100,9 @@ class FileScore:
         score: highest face score; in a video, each face scores the mean of its frames. None without a face.
         verdict: fake or real; empty without a score.
         face: track of the face with the highest score; None without a face.
-        faces: number of people.
+        faces: number of faces, without ignored tracks.
         frames: number of scored frames.
-        cause: why there is no score.
+        cause: why there is no score; empty with a score.
         note: a warning about the video, or empty.
         tracks: for each track, the number of its frames and the sum of its scores.
     """
@@ -127,10 +127,10 @@ class FileScore:
     def decide(self, threshold: float) -> None:
         """Compute score and verdict from the frames added so far.
 
-        A track is ignored as a false detection if it is shorter than `MIN_TRACK` frames or than a tenth of the scored
-        frames, unless every track is.
+        A track is ignored as a false detection if it is shorter than `MIN_TRACK_LENGTH` frames or a tenth of the scored
+        frames, unless all tracks are that short.
         """
-        shortest = max(min(MIN_TRACK, self.frames), self.frames / 10)
+        shortest = max(min(MIN_TRACK_LENGTH, self.frames), self.frames / 10)
         means = {track: total / count for track, (count, total) in self.tracks.items()}
         kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
         self.faces = len(kept)
@@ -144,7 +144,7 @@ class FileScore:
         if self.score is None:
             return f"{name}: not scored: {self.cause}{note}"
         faces = "1 face" if self.faces == 1 else f"{self.faces} faces, face {self.face} scores highest"
-        frames = f", {count_frames(self.frames)}" if is_video(self.file) else ""
+        frames = f", {format_frame_count(self.frames)}" if is_video(self.file) else ""
         return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
 
 
@@ -175,7 +175,7 @@ def score_file(
                 yield position, faces
                 bar.update()
         if not result.tracks:
-            raise NotScored(f"no face in {count_frames(result.frames)}" if video else "no face")
+            raise NotScored(f"no face in {format_frame_count(result.frames)}" if video else "no face")
 
     try:
         if target is None:
@@ -232,7 +232,7 @@ def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     The copies keep the folder tree below the files' common folder. A copy replaces only an earlier annotated copy.
     Long names are cut.
     """
-    # With ".." in its path a copy would leave the folder.
+    # Without abspath, a path with ".." would lead out of the folder.
     absolute = {file: Path(os.path.abspath(file)) for file in files}
     common = os.path.commonpath([file.parent for file in absolute.values()])
     targets: dict[Path, Path] = {}
@@ -240,7 +240,7 @@ def annotation_targets(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     for file, source in absolute.items():
         parent, ending, number = folder / source.parent.relative_to(common), ".mp4" if is_video(file) else ".png", 1
         encoded = os.fsencode(file.stem)
-        stem = file.stem if len(encoded) <= MAX_STEM else encoded[:MAX_STEM].decode(errors="ignore")
+        stem = file.stem if len(encoded) <= MAX_STEM_BYTES else encoded[:MAX_STEM_BYTES].decode(errors="ignore")
         target = parent / f"{stem}_annotated{ending}"
         while target.resolve() in taken or (target.exists() and not is_annotated(target)):  # a.png beside a.jpg
             number += 1

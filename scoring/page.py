@@ -23,7 +23,7 @@ from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
 from scoring.annotate import overlay_heatmap
 from scoring.detector import ForgeryDetector, ScoredFace
-from scoring.files import count_frames, is_video, load_image, score_file
+from scoring.files import format_frame_count, is_video, load_image, score_file
 from utils.errors import InputError, require_package
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class PageResult(NamedTuple):
         summary: the verdict and its uncertainty, in Markdown.
         annotated: copy of the image or video with boxes; None without a score.
         curve: plot of a video's scores over time; None for an image.
-        faces: pictures with captions: the face crop with the highest score, and each block's heatmap over it.
+        faces: pictures (H x W x 3, uint8, RGB) with captions: the face crop with the highest score, and each LIB's
+            heatmap over it.
     """
 
     summary: str
@@ -54,7 +55,7 @@ class PageResult(NamedTuple):
 
 
 class _FaceRecord:
-    """For each track: the times and scores of its frames, and its face with the highest score."""
+    """The times (seconds) and scores of each track, and its face with the highest score."""
 
     def __init__(self) -> None:
         self.scores: dict[int, list[tuple[float, float]]] = {}
@@ -93,17 +94,17 @@ def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageRes
     crop, curve = _read_crop(detector, file, position, face), None
     sentences = [f"Scores range from 0 (real) to 1 (fake); a score above {detector.threshold:.2f} means fake."]
     found = "One face" if result.faces == 1 else f"{result.faces} faces"
-    sentences.append(f"{found} in {count_frames(result.frames)}." if video else f"{found}.")
+    sentences.append(f"{found} in {format_frame_count(result.frames)}." if video else f"{found}.")
     if result.faces > 1:
         sentences.append(f"Face {result.face} has the highest score.")
     if video:
         times, scores = np.array(record.scores[result.face]).T
         if len(scores) < result.frames:
-            sentences.append(f"That face appears in {count_frames(len(scores))}.")
+            sentences.append(f"That face appears in {format_frame_count(len(scores))}.")
         if len(scores) > 1:
-            ends, share = ([0, 100], "Its") if len(scores) < 10 else ([10, 90], "The middle 80 % of its")
-            low, high = np.percentile(scores, ends)
-            sentences.append(f"{share} frame scores range from {low:.2f} to {high:.2f}.")
+            percentiles, subject = ([0, 100], "Its") if len(scores) < 10 else ([10, 90], "The middle 80 % of its")
+            low, high = np.percentile(scores, percentiles)
+            sentences.append(f"{subject} frame scores range from {low:.2f} to {high:.2f}.")
         if result.note:
             sentences.append(f"{result.note[0].upper()}{result.note[1:]}.")
         curve = _plot_scores(times, scores, detector.threshold)
@@ -117,11 +118,11 @@ def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageRes
         "The score is not proof: the network makes mistakes, most often on material unlike its training data."
     )
     summary = f"## {result.verdict}, {result.score:.2f}\n\n{' '.join(sentences)}"
-    return PageResult(summary, annotated, curve, [] if crop is None else _block_heatmaps(detector, crop, face.score))
+    return PageResult(summary, annotated, curve, [] if crop is None else _heatmap_pictures(detector, crop, face.score))
 
 
 def ten_crops(face: np.ndarray) -> list[np.ndarray]:
-    """Cut five windows (four corners, centre), tighter by `CROP_SHARE`, from a face crop (H x W x 3); mirror each."""
+    """Crop a face crop (H x W x 3) at four corners and centre, smaller by `CROP_SHARE`; also mirror each crop."""
     height, width = face.shape[:2]
     below, beside = round(CROP_SHARE * height), round(CROP_SHARE * width)
     corners = [(y, x) for y in (0, below) for x in (0, beside)]
@@ -130,12 +131,12 @@ def ten_crops(face: np.ndarray) -> list[np.ndarray]:
 
 
 def _read_crop(detector: ForgeryDetector, file: Path, position: int, face: ScoredFace) -> np.ndarray | None:
-    """Return the crop of a face that was scored, H x W x 3, uint8, RGB; None if the video ends before its frame.
+    """Return the scored crop of a face, H x W x 3, uint8, RGB; None if the video ends before its frame.
 
     The video is read a second time up to that frame: keeping the crops of all faces would fill the memory.
     """
     if is_video(file):
-        # With this step, the reader converts no frame between the first one and that one.
+        # With this step, the reader converts only the first frame and that frame.
         reader = FrameReader(file, every=max(position, 1))
         found = next((frame for number, frame in reader if number == position), None)
         if found is None:
@@ -147,8 +148,8 @@ def _read_crop(detector: ForgeryDetector, file: Path, position: int, face: Score
     return frame if detector.faces_given else crop_face(frame, face.crop_box, 1, detector.recipe.crop_size)[0]
 
 
-def _block_heatmaps(detector: ForgeryDetector, crop: np.ndarray, score: float) -> list[tuple[np.ndarray, str]]:
-    """Return the face crop and each block's heatmap over it, with captions."""
+def _heatmap_pictures(detector: ForgeryDetector, crop: np.ndarray, score: float) -> list[tuple[np.ndarray, str]]:
+    """Return the face crop and each LIB's heatmap over it, with captions."""
     crop = resize(crop, detector.size)
     images = normalise(torch.from_numpy(crop).permute(2, 0, 1)[None].to(detector.device), detector.channels)
     pictures = [(crop, f"score {score:.2f}")]
@@ -231,8 +232,8 @@ def serve(detector: ForgeryDetector, host: str, port: int) -> None:
 
     Args:
         detector: the detector.
-        host: address to listen on; 127.0.0.1 admits this machine only.
-        port: port to listen on; 0 takes the first free port from 7860.
+        host: address to listen on; 127.0.0.1 allows access from this machine only.
+        port: port to listen on; 0 means the first free port from 7860.
 
     Raises:
         InputError: Gradio is not installed, the host is not an address of this machine, or the port is taken.

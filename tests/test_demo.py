@@ -12,7 +12,7 @@ import pytest
 from benchmarks.demo_baseline import histogram_auc
 from demo import dataset as demo
 from demo.__main__ import main
-from demo.draw_face import landmarks, random_person, random_poses, random_take, render
+from demo.draw_face import landmarks, random_person, random_poses, random_scene, render
 from utils.errors import InputError
 
 SMALL = {"size": 32, "people": (3, 2, 2), "videos_per_person": 2, "frames": 2}
@@ -44,8 +44,8 @@ def test_seed_determines_all_bytes_for_any_number_of_processes(small: Path, tmp_
     assert first.keys() == other.keys()
     assert not set(first.values()) & set(other.values())
     videos = demo.plan(0, (2, 2, 2), 2)
-    takes = [[demo.draw_video(v, seed, 32, 1)[1] for v in videos] for seed in (3, 4)]
-    assert takes[0] != takes[1]  # the scenes change with the seed, not only the people
+    qualities = [[demo.draw_video(v, seed, 32, 1)[1] for v in videos] for seed in (3, 4)]
+    assert qualities[0] != qualities[1]  # the scenes change with the seed, not only the people
 
 
 def test_label_files_name_every_video_once(small: Path) -> None:
@@ -120,10 +120,10 @@ def test_scene_and_compression_are_independent_of_the_class(small: Path) -> None
 def test_forgery_stays_inside_the_face(kind: str) -> None:
     for seed in range(4):
         rng = np.random.default_rng(seed)
-        person, other, take = random_person(rng), random_person(rng), random_take(rng, 64)
+        person, other, scene = random_person(rng), random_person(rng), random_scene(rng, 64)
         pose = random_poses(rng, 1)[0]
-        before = demo.photograph(render(person, take, pose, 64), take, rng)
-        frame = demo.forge(kind, before, person, other if kind == "swap" else person, take, pose, rng)
+        before = demo.photograph(render(person, scene, pose, 64), scene, rng)
+        frame = demo.forge(kind, before, person, other if kind == "swap" else person, scene, pose, rng)
         hull = cv2.convexHull(np.round(landmarks(person, pose, 64)).astype(np.int32))
         face = cv2.fillConvexPoly(np.zeros((64, 64), np.uint8), hull, 1)
         face = cv2.dilate(face, np.ones((7, 7), np.uint8)) > 0

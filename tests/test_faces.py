@@ -16,7 +16,7 @@ from faces import detectors
 from faces.crops import crop_face
 from faces.detectors import LONGER_SIDE, load_face_detector, shrink
 from faces.retinaface import ANCHOR_SIDES, MobileNet025, ResNet50, RetinaFace
-from faces.tracks import MAX_GAP, REACH, FaceTracker, FrameFaces
+from faces.tracks import MAX_GAP, SMOOTHING_RADIUS, FaceTracker, FrameFaces
 from faces.videos import FrameReader
 from tests.conftest import ROOT
 from utils.errors import InputError
@@ -102,7 +102,7 @@ def garbage(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["text", "list", "other", "cut"])
-def test_other_files_than_a_retinaface_checkpoint_are_refused(tmp_path: Path, name: str) -> None:
+def test_files_that_are_not_a_retinaface_checkpoint_are_refused(tmp_path: Path, name: str) -> None:
     file = garbage(tmp_path)[name]
     with pytest.raises(InputError, match=r"^--detector_weights: .*checkpoint") as caught:
         load_face_detector("retinaface", file, CPU)
@@ -243,7 +243,7 @@ def test_boxes_are_averaged_over_time() -> None:
     lefts = [0, 2, 1, 3, 2, 4, 3]
     out = follow([[[x, 0, x + 10, 10]] for x in lefts])
     for i, ready in enumerate(out):
-        near = lefts[max(0, i - REACH) : i + REACH + 1]
+        near = lefts[max(0, i - SMOOTHING_RADIUS) : i + SMOOTHING_RADIUS + 1]
         assert ready.faces[0].box[0] == pytest.approx(np.mean(near))
         assert ready.faces[0].raw_box[0] == lefts[i]
 
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_video() -> None:
     tracker = FaceTracker()
     for position in range(200):
         tracker.push(position, np.zeros((1, 1, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        assert len(tracker._frames) <= 2 * REACH + 1
+        assert len(tracker._frames) <= 2 * SMOOTHING_RADIUS + 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- crops

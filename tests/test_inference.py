@@ -25,7 +25,7 @@ import inference
 import preprocessing
 import training
 from datasets.augmentation import normalise, resize
-from faces.tracks import MAX_REACH
+from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
 from inference import load_detector
 from models.backbones import build_network
@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def fixed_face_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the face detector by one that knows where the synthetic face is."""
     monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (fixed_detector, {"weights": None}))
 
@@ -292,7 +292,7 @@ def test_image_formats_and_modes(model: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_large_image_gives_no_warning(
-    model: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, fixed_face_detector: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_image(tmp_path / "a.png", photo(0))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", WIDTH * HEIGHT - 1)
@@ -323,8 +323,8 @@ def test_files_without_a_score_are_reported_and_the_others_scored(
     assert re.search(r"wall\.mp4: not scored: .*3 frames\n", printed)
 
 
-def test_unknown_endings_are_told_apart_by_content(
-    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture
+def test_content_identifies_files_with_unknown_endings(
+    model: Path, tmp_path: Path, fixed_face_detector: None, capsys: pytest.CaptureFixture
 ) -> None:
     write_video(tmp_path / "a.mp4").rename(tmp_path / "clip")
     write_video(tmp_path / "a.mp4").rename(tmp_path / "clip.ts")
@@ -344,7 +344,7 @@ def test_unknown_endings_are_told_apart_by_content(
     assert tree(tmp_path / "out") == ["clip_annotated.mp4", "photo_annotated.png"]
 
 
-def test_file_that_cannot_be_opened_is_no_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_cannot_be_opened_is_not_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -354,7 +354,9 @@ def test_file_that_cannot_be_opened_is_no_video(tmp_path: Path, monkeypatch: pyt
     assert not is_video(file)
 
 
-def test_repeated_file_is_scored_once(model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
+def test_repeated_file_is_scored_once(
+    model: Path, tmp_path: Path, fixed_face_detector: None, capsys: pytest.CaptureFixture
+) -> None:
     file = write_image(tmp_path / "in/a.png", photo(0))
     write_image(tmp_path / "in/.hidden.png", photo(0))
     assert score("--model", model, file, tmp_path / "in", tmp_path / "in/../in/a.png") == 0
@@ -365,7 +367,7 @@ def test_repeated_file_is_scored_once(model: Path, tmp_path: Path, quick: None, 
 def test_annotated_copies_are_not_scored_and_replace_no_other_file(
     model: Path,
     tmp_path: Path,
-    quick: None,
+    fixed_face_detector: None,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
     folder: str,
@@ -410,7 +412,9 @@ VARYING = [0.04 * i for i in range(30)] + [1.2 + 0.387 * i for i in range(30)]
 
 
 @pytest.mark.slow
-def test_truncated_video_gets_a_note(model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
+def test_truncated_video_gets_a_note(
+    model: Path, tmp_path: Path, fixed_face_detector: None, capsys: pytest.CaptureFixture
+) -> None:
     whole = timed_video(tmp_path / "whole.mkv", [0.04 * i for i in range(200)])
     timed_video(tmp_path / "varying.mkv", VARYING)  # the header declares 312 frames, but the duration is right
     content = whole.read_bytes()
@@ -430,7 +434,9 @@ def test_times_follow_the_timestamps(tmp_path: Path, ending: str) -> None:
     assert list(reader.times) == pytest.approx(VARYING, abs=1e-3)
 
 
-def test_frames_with_almost_equal_times_are_all_annotated(model: Path, tmp_path: Path, quick: None) -> None:
+def test_frames_with_almost_equal_times_are_all_annotated(
+    model: Path, tmp_path: Path, fixed_face_detector: None
+) -> None:
     source = timed_video(tmp_path / "a.mp4", [0.0, 0.04, 0.08, 0.0803, 0.0806, 0.12, 0.16])
     assert score("--model", model, source, "--annotate", tmp_path / "drawn") == 0
     assert len(list(FrameReader(tmp_path / "drawn/a_annotated.mp4", every=1))) == 7
@@ -487,7 +493,7 @@ def test_json_and_csv_agree(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
-def test_outputs_to_a_pipe_and_a_symbolic_link(model: Path, tmp_path: Path, quick: None) -> None:
+def test_outputs_to_a_pipe_and_a_symbolic_link(model: Path, tmp_path: Path, fixed_face_detector: None) -> None:
     image, pipe, read = write_image(tmp_path / "a.png", photo(0)), tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
@@ -527,7 +533,7 @@ def lossless_video(file: Path, frames: int, width: int, height: int, rate: Fract
 
 @pytest.mark.parametrize("width, height, rate", [(200, 140, Fraction(25)), (201, 139, Fraction(30000, 1001))])
 def test_annotated_video_plays_in_browsers(
-    model: Path, tmp_path: Path, quick: None, width: int, height: int, rate: Fraction
+    model: Path, tmp_path: Path, fixed_face_detector: None, width: int, height: int, rate: Fraction
 ) -> None:
     source = lossless_video(tmp_path / "a: b.avi", 12, width, height, rate)
     before = source.read_bytes()
@@ -550,7 +556,9 @@ def test_annotated_video_plays_in_browsers(
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
-def test_annotated_video_keeps_a_variable_frame_rate(model: Path, tmp_path: Path, quick: None, ending: str) -> None:
+def test_annotated_video_keeps_a_variable_frame_rate(
+    model: Path, tmp_path: Path, fixed_face_detector: None, ending: str
+) -> None:
     source = timed_video(tmp_path / f"a.{ending}", VARYING)
     assert score("--model", model, source, "--annotate", tmp_path, "--json", tmp_path / "a.json") == 0
     _, about = read_video(tmp_path / "a_annotated.mp4")
@@ -561,7 +569,9 @@ def test_annotated_video_keeps_a_variable_frame_rate(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.mp4"])
-def test_evidence_is_drawn_into_the_face_only(model: Path, tmp_path: Path, quick: None, name: str) -> None:
+def test_evidence_is_drawn_into_the_face_only(
+    model: Path, tmp_path: Path, fixed_face_detector: None, name: str
+) -> None:
     file = tmp_path / name
     write_image(file, photo(0)) if name == "a.png" else write_video(file)
     drawn = []
@@ -574,7 +584,7 @@ def test_evidence_is_drawn_into_the_face_only(model: Path, tmp_path: Path, quick
     assert change[inside].mean() > 5 and change[outside].mean() < 1
 
 
-def test_box_is_drawn_at_the_face_of_a_rotated_image(model: Path, tmp_path: Path, quick: None) -> None:
+def test_box_is_drawn_at_the_face_of_a_rotated_image(model: Path, tmp_path: Path, fixed_face_detector: None) -> None:
     image = photo(0)
     file = write_image(tmp_path / "a.jpg", np.rot90(image).copy(), exif=orientation(6), quality=95)
     assert score("--model", model, file, "--annotate", tmp_path) == 0
@@ -632,7 +642,7 @@ def boxes_drawn(tmp_path: Path, scored: list[tuple[int, list[ScoredFace]]], fram
 def test_boxes_disappear_between_distant_scored_frames(tmp_path: Path) -> None:
     """With --frames of preprocessing.py, the scored frames may be seconds apart."""
     drawn = boxes_drawn(tmp_path, [(2, faces(0.9)), (29, faces(0.9))], 30)
-    assert [position for position, there in enumerate(drawn) if there] == [*range(2, 3 + MAX_REACH), 29]
+    assert [position for position, there in enumerate(drawn) if there] == [*range(2, 3 + MAX_DISTANCE), 29]
 
 
 def test_box_moves_between_scored_frames(tmp_path: Path) -> None:
@@ -807,7 +817,7 @@ def refused(capsys: pytest.CaptureFixture, *arguments: Any, says: str) -> None:
     assert len(lines) == 1 and lines[0].startswith("inference.py: error: ") and says in lines[0], caught.err
 
 
-def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, quick: None) -> None:
+def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, fixed_face_detector: None) -> None:
     image = write_image(tmp_path / "a.png", photo(0))
     (tmp_path / "empty").mkdir()
     here = tree(tmp_path)
@@ -893,7 +903,11 @@ def test_export_without_onnx(
 
 
 def test_interruption_leaves_no_partial_files(
-    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    fixed_face_detector: None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_image(tmp_path / "in/a.png", photo(0))
     clip = write_video(tmp_path / "in/b.mp4", frames=60)
@@ -914,7 +928,11 @@ def test_interruption_leaves_no_partial_files(
 
 
 def test_full_disk(
-    model: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    fixed_face_detector: None,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = write_image(tmp_path / "a.png", photo(0))
 
@@ -927,7 +945,7 @@ def test_full_disk(
 
 
 def test_bug_is_not_reported_as_wrong_input(
-    model: Path, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, fixed_face_detector: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = write_image(tmp_path / "a.png", photo(0))
 
@@ -939,7 +957,9 @@ def test_bug_is_not_reported_as_wrong_input(
         score("--model", model, image, "--json", tmp_path / "a.json")
 
 
-def test_note_about_other_face_detector_weights(tmp_path: Path, quick: None, capsys: pytest.CaptureFixture) -> None:
+def test_note_about_other_face_detector_weights(
+    tmp_path: Path, fixed_face_detector: None, capsys: pytest.CaptureFixture
+) -> None:
     image = write_image(tmp_path / "a.png", photo(0))
     file = checkpoint(tmp_path / "m.pth", faces={**FACES, "detector": "retinaface", "weights": "0" * 64})
     assert score("--model", file, image) == 0

@@ -227,7 +227,7 @@ def test_missing_upload(model: Path, tmp_path: Path) -> None:
 def test_summary_of_a_truncated_video(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("av")
     detector = load_detector(model, faces_given=True, gpu_num="cpu")
-    monkeypatch.setattr("faces.videos.ENDS_EARLY", 2)
+    monkeypatch.setattr("faces.videos.MIN_DECODED_SHARE", 2)
     summary = score_upload(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path).summary
     assert re.search(r"in 2 frames\. .*\d\. The video .* 10 of 10 frames\. ", summary)
 
