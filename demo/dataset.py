@@ -252,7 +252,7 @@ def _check_settings(
     rules = (
         (seed >= 0, f"--seed {seed}: give 0 or more."),
         (size >= 32, f"--size {size}: give 32 or more."),
-        (len(people) == 3 and min(people) >= 2, "--people: give three numbers, each 2 or more."),
+        (len(people) == 3 and min(people) >= 2, "--people: give three integers, each 2 or more."),
         (
             videos_per_person > 0 and videos_per_person % 2 == 0,
             f"--videos_per_person {videos_per_person}: give an even number, 2 or more.",

@@ -100,8 +100,8 @@ class ForgeryDetector:
             self._detect, description = load_face_detector(self.face_detector, self._detector_weights, self.device)
             if self._training_weights not in (None, description["weights"]):
                 print(
-                    "note: the training faces were found with other weights of the face detector; "
-                    "give those weights with --detector_weights",
+                    "note: preprocessing of the training data used other weights of the face detector; "
+                    "give these weights with --detector_weights",
                     file=sys.stderr,
                 )
         small = np.stack([shrink(frame) for frame in frames])
@@ -130,7 +130,7 @@ class ForgeryDetector:
             scores.append(fake_probability(outputs).cpu().numpy())
         all_scores = np.concatenate(scores)
         if not np.isfinite(all_scores).all():
-            raise InputError("--model: the network's scores are not finite; its weights are broken.")
+            raise InputError("--model: the scores of the network are NaN or infinite; give another checkpoint.")
         return all_scores, maps if self.evidence else [None] * len(crops)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[ScoredFace]]:

@@ -83,7 +83,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         ):
             difference = float(np.abs(found - wanted.numpy()).max())
             if not difference <= tolerance:
-                raise InputError(f"--export: the exported network's {name} differ by {difference:.1e} from PyTorch's.")
+                raise InputError(f"--export: the {name} of ONNX Runtime and PyTorch differ by {difference:.1e}.")
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         part.write_bytes(content)

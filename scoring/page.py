@@ -100,7 +100,7 @@ def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageRes
     if video:
         times, scores = np.array(record.scores[result.face]).T
         if len(scores) < result.frames:
-            sentences.append(f"That face appears in {format_frame_count(len(scores))}.")
+            sentences.append(f"This face appears in {format_frame_count(len(scores))}.")
         if len(scores) > 1:
             percentiles, subject = ([0, 100], "Its") if len(scores) < 10 else ([10, 90], "The middle 80 % of its")
             low, high = np.percentile(scores, percentiles)
@@ -111,11 +111,11 @@ def score_upload(detector: ForgeryDetector, file: Path, folder: Path) -> PageRes
     elif crop is not None:
         scores, _ = detector.score(ten_crops(crop))
         sentences.append(
-            f"Ten crops of that face, {100 * CROP_SHARE:.0f} % tighter and half of them mirrored, "
-            f"score from {min(scores):.2f} to {max(scores):.2f}."
+            f"The scores of ten crops of this face range from {min(scores):.2f} to {max(scores):.2f} "
+            f"({100 * CROP_SHARE:.0f} % tighter crops, half of them mirrored)."
         )
     sentences.append(
-        "The score is not proof: the network makes mistakes, most often on material unlike its training data."
+        "The score is not proof: the network makes mistakes, most often on data that differ from its training data."
     )
     summary = f"## {result.verdict}, {result.score:.2f}\n\n{' '.join(sentences)}"
     return PageResult(summary, annotated, curve, [] if crop is None else _heatmap_pictures(detector, crop, face.score))
@@ -196,8 +196,8 @@ def build_page(detector: ForgeryDetector, folder: Path) -> "gradio.Blocks":
 
     with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
         gr.Markdown(
-            "# Real or fake?\nUpload an image or a video to score its faces. The file goes only to the machine that "
-            "serves this page. The upload is deleted after scoring, the annotated copy "
+            "# Real or fake?\nUpload an image or a video to score its faces. The browser sends the file only to the "
+            "machine that serves this page. The page deletes the upload after scoring and the annotated copy "
             f"after about {KEEP_SECONDS // 60} minutes."
         )
         with gr.Row():
@@ -214,7 +214,7 @@ def build_page(detector: ForgeryDetector, folder: Path) -> "gradio.Blocks":
                 video = gr.Video(label="detected faces", visible=False, buttons=["download"], elem_id="video")
                 curve = gr.Plot(label="score over time", show_label=False, visible=False, elem_id="curve")
                 faces = gr.Gallery(
-                    label="evidence for fake in each block",
+                    label="Grad-CAM heatmap of each block for fake",
                     visible=False,
                     columns=5,
                     buttons=["download", "fullscreen"],

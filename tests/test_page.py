@@ -209,7 +209,7 @@ def test_summary_describes_the_face_with_the_highest_score(
 
     monkeypatch.setattr("scoring.page.score_file", score)
     result = score_upload(detector, write_video(tmp_path / "a.mp4", frames=40), tmp_path)
-    assert "2 faces in 40 frames. Face 1 has the highest score. That face appears in 20 frames. " in result.summary
+    assert "2 faces in 40 frames. Face 1 has the highest score. This face appears in 20 frames. " in result.summary
     assert "80 % of its frame scores range from 0.95 to 0.97. " in result.summary
     assert len(result.curve.axes[0].lines[1].get_xdata()) == 20
 
