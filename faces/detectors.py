@@ -80,7 +80,7 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
     """
     if name == "mtcnn":
         if weights is not None:
-            raise InputError("--detector_weights is for retinaface; the weights of mtcnn come with facenet-pytorch.")
+            raise InputError("--detector_weights has no effect with --detector mtcnn; leave it out.")
         return _load_mtcnn(device), {"detector": "mtcnn", "weights": None}
     file = fetch_weights(name) if weights is None else weights
     network = load_retinaface(file).to(device)
@@ -143,7 +143,9 @@ def fetch_weights(name: str) -> Path:
                 "give it with --detector_weights FILE, or give --detector mtcnn, which needs no download."
             ) from error
     if sha256(file) != digest:
-        raise InputError(f"--detector {name}: {file} is not the published file (its SHA-256 differs); delete it.")
+        raise InputError(
+            f"--detector {name}: {file} is not the published file (its SHA-256 differs); delete it and run again."
+        )
     return file
 
 

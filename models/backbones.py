@@ -147,7 +147,7 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
         raise InputError(f"--model {model} does not work with --size {size}: {reason}.") from error
     if features.ndim != 2:
         raise InputError(
-            f"--model {model} returns features of shape {tuple(features.shape)}, not B x d; choose another."
+            f"--model {model} returns features of shape {tuple(features.shape)}, not B x d; choose another model."
         )
     weights = imagenet_weights(model, size) if pretrained is True else None
     if isinstance(pretrained, Path):

@@ -163,8 +163,8 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "-
     ]
     if problems:
         raise InputError(
-            f"{flag}: the checkpoint is of another network: {'; '.join(problems[:3])} ({len(problems)} differences in "
-            "all); give the --model and --num_LIBs that it was trained with."
+            f"{flag}: the checkpoint belongs to another network: {'; '.join(problems[:3])} ({len(problems)} "
+            "differences in all); give the --model and --num_LIBs that it was trained with."
         )
     network.load_state_dict(state)
 
@@ -174,7 +174,9 @@ def load_state(target: torch.nn.Module | torch.optim.Optimizer, state: dict[str,
     try:
         target.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--resume_model: {file}: the state of {type(target).__name__} does not fit.") from error
+        raise InputError(
+            f"--resume_model: {file}: the saved state of {type(target).__name__} does not fit this run."
+        ) from error
 
 
 def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
