@@ -280,7 +280,7 @@ def test_evidence_with_one_and_six_blocks(data: Path, tmp_path: Path, blocks: in
     numbers = content["numbers"]
     assert len(numbers["blocks"]) == blocks and len(numbers["pairs"]) == blocks * (blocks - 1) // 2
     assert all(block["head_drop"] is None for block in numbers["blocks"])
-    assert "not trained" in content["text"]
+    assert "head drop is not defined" in content["text"]
     if blocks == 1:
         assert numbers["overlap"] is None and "overlap is not defined" in content["text"]
 

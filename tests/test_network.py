@@ -52,7 +52,7 @@ class Pixel(nn.Module):
 
 
 def test_input_of_each_head() -> None:
-    network = LIBNetwork([Pixel(1.0), Pixel(10.0), Pixel(100.0)], width=1).eval()
+    network = LIBNetwork([Pixel(1.0), Pixel(10.0), Pixel(100.0)], num_features=1).eval()
     for i in (1, 2, 3):
         nn.init.ones_(getattr(network, f"local_linear{i}").weight)
         nn.init.zeros_(getattr(network, f"local_linear{i}").bias)

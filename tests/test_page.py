@@ -296,7 +296,7 @@ def test_image_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> N
     cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
     summary, shown, foreign = upload(browser, page, tmp_path / "face.png", 4)
     assert re.match(r"(real|fake), 0\.\d\d", summary) and "above 0.25 means fake" in summary and "One face" in summary
-    assert re.search(r"6 %.* from 0\.\d\d to 0\.\d\d", summary)
+    assert re.search(r"from 0\.\d\d to 0\.\d\d \(6 % ", summary)
     assert shown == ["image", *["faces"] * 3] and not foreign  # the face crop and the heatmaps of two blocks
     assert not list(page[1].rglob("face.png"))
 
