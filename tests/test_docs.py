@@ -54,7 +54,7 @@ def test_commands_in_the_pages_are_accepted(page: Path) -> None:
                 assert not unknown, f"{page.name}: {program} has no {unknown}"
 
 
-def test_engine_imports_only_from_the_floors_below_it() -> None:
+def test_engine_imports_only_from_the_layers_below_it() -> None:
     """import-linter checks packages; engine.py is a file."""
     tree = ast.parse((ROOT / "engine.py").read_text())
     names = {

@@ -731,8 +731,8 @@ def peak_memory(tmp_path: Path, model: Path, *lengths: int) -> list[float]:
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs the peak memory in Linux's /proc")
 def test_memory_does_not_grow_with_the_video(tmp_path: Path, model: Path) -> None:
     pytest.importorskip("av")
-    short, long = peak_memory(tmp_path, model, 80, 600)
-    # The additional frames take 120 MB. The encoder keeps about fifty frames.
+    short, long = peak_memory(tmp_path, model, 80, 400)
+    # The additional frames take 74 MB. The encoder keeps about fifty frames.
     assert long < short + 25, (short, long)
 
 

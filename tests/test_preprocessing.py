@@ -697,13 +697,16 @@ def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys
 @needs_submitit
 def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
-    assert preprocessing.main(arguments(one)) == 0
-    assert preprocessing.main(arguments(dataset, "--jobs", "2", "--contact_sheet", "True")) == 0
-    assert tree(dataset / "faces") == tree(one / "faces")
-    assert (dataset / "labels/folder/contact_sheet.png").is_file()
-    logs = [log.read_text() for log in (dataset / "labels/folder/jobs").glob("*.out")]
+    more = ["--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces"]  # every job inherits these
+    assert preprocessing.main(arguments(one, *more)) == 0
+    assert preprocessing.main(arguments(dataset, *more, "--jobs", "2", "--contact_sheet")) == 0
+    assert tree(dataset / "faces") == tree(one / "faces") and len(images(dataset)) == 36
+    recipe = json.loads((dataset / "faces/mine/preprocessing.json").read_text())
+    assert recipe["frames"] == 3 and recipe["crop_size"] == 64 and recipe["all_faces"] is True
+    assert (dataset / "labels/mine/contact_sheet.png").is_file()
+    logs = [log.read_text() for log in (dataset / "labels/mine/jobs").glob("*.out")]
     shards = [re.findall(r"^(\d+) frames;.*\nshard (\d) of 2 is finished;", log, re.MULTILINE) for log in logs]
-    assert sorted(shards) == [[("12", "0")], [("12", "1")]]
+    assert sorted(shards) == [[("18", "0")], [("18", "1")]]
 
 
 SBATCH = """#!{python}
@@ -812,17 +815,6 @@ def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, c
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "2 jobs failed" in error and "faces/folder/test/real" in error
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-@needs_submitit
-def test_jobs_inherit_the_arguments(dataset: Path) -> None:
-    more = ["--jobs", "2", "--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces", "True"]
-    assert preprocessing.main(arguments(dataset, *more)) == 0
-    assert len(images(dataset)) == 36
-    recipe = json.loads((dataset / "faces/mine/preprocessing.json").read_text())
-    assert recipe["frames"] == 3 and recipe["crop_size"] == 64 and recipe["all_faces"] is True
 
 
 @pytest.mark.slow
