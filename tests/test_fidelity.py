@@ -147,22 +147,24 @@ def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Loss
 # --------------------------------------------------------------------------------------------------------- float64
 
 
-@pytest.mark.parametrize("name", REFERENCE64["networks"])
+@pytest.mark.parametrize("name", REFERENCE64.get("networks", {}))
 def test_logits(name: str, tmp_path: Path) -> None:
     assert compare_logits(REFERENCE64["networks"][name], torch.float64, tmp_path) < 1e-12
 
 
-@pytest.mark.parametrize("case", range(len(REFERENCE64["training"])))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(len(REFERENCE64.get("training", []))))
 def test_training(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["training"][case]
     steps = list(training_steps(reference, torch.float64, tmp_path))
     assert len(steps) == len(reference["steps"])
     for step, (ours, _) in enumerate(steps):
         assert ours == pytest.approx(reference["steps"][step], rel=1e-8, abs=0), f"step {step}"
-    assert steps[-1][1] == pytest.approx(reference["learnt_weights_after"], rel=1e-8, abs=0)
+    assert steps[-1][1] == pytest.approx(reference.get("learnt_weights_after", {}), rel=1e-8, abs=0)
 
 
-@pytest.mark.parametrize("case", range(len(REFERENCE64["recipe"])))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(len(REFERENCE64.get("recipe", []))))
 def test_recipe(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["recipe"][case]
     steps = list(recipe_steps(reference, tmp_path))
