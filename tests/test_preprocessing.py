@@ -697,9 +697,9 @@ def test_shards_share_the_work(dataset: Path, tmp_path: Path, clip: Path, capsys
 @needs_submitit
 def test_jobs_on_this_machine(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
-    more = ["--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces"]  # every job inherits these
+    more = ["--frames", "3", "--name", "mine", "--crop_size", "64", "--all_faces", "True"]  # every job inherits these
     assert preprocessing.main(arguments(one, *more)) == 0
-    assert preprocessing.main(arguments(dataset, *more, "--jobs", "2", "--contact_sheet")) == 0
+    assert preprocessing.main(arguments(dataset, *more, "--jobs", "2", "--contact_sheet", "True")) == 0
     assert tree(dataset / "faces") == tree(one / "faces") and len(images(dataset)) == 36
     recipe = json.loads((dataset / "faces/mine/preprocessing.json").read_text())
     assert recipe["frames"] == 3 and recipe["crop_size"] == 64 and recipe["all_faces"] is True
