@@ -113,9 +113,7 @@ class PreprocessingArguments:
         "number of decoding processes, at most one per core; 0 decodes in the main process",
         "machines",
     )
-    gpu_num: str | None = parse.argument(
-        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "machines"
-    )
+    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "machines")
     num_shards: int = parse.argument(
         1, parse.count, "number of shards; if above 1 and without --shard, write only the label files", "machines"
     )

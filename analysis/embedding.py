@@ -191,7 +191,7 @@ class EmbeddingArguments(StudyArguments):
     group_by: str | None = parse.argument(
         None,
         parse.pattern,
-        "regular expression on a fake video's path; its first capture group, or else the match, names the manipulation",
+        parse.GROUP_BY_TEXT,
     )
 
 

@@ -226,7 +226,7 @@ class RobustnessArguments(StudyArguments):
     video_score: str = parse.argument(
         "mean",
         parse.video_score,
-        "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)",
+        parse.VIDEO_SCORE_TEXT,
     )
 
 

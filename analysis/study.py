@@ -99,9 +99,7 @@ class StudyArguments:
     save_path: Path | None = parse.argument(
         None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
     )
-    gpu_num: str | None = parse.argument(
-        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
-    )
+    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT)
     test_bs: int = parse.argument(32, parse.count, "batch size, in images")
     num_workers: int = parse.argument(
         12, parse.count_or_zero, "number of processes that load images, at most one per core"

@@ -14,6 +14,15 @@ from utils.errors import InputError, did_you_mean
 
 Arguments = TypeVar("Arguments")  # a dataclass whose fields are made by `argument` and `positional`
 
+# Help texts of flags that several commands have.
+GPU_NUM_TEXT = "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
+VIDEO_SCORE_TEXT = (
+    "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)"
+)
+GROUP_BY_TEXT = (
+    "regular expression on a fake video's path; its first capture group, or else the match, names the manipulation"
+)
+
 
 def argument(default: Any, parse: Callable[[str], Any], text: str, group: str = "") -> Any:
     """Declare a field of a dataclass as the command-line flag of the same name.

@@ -17,9 +17,7 @@ class TrainingArguments:
     name: str = parse.argument(
         "train_model", parse.folder_name, "run name: the folder under --save_path; a resumed run keeps its name", "run"
     )
-    gpu_num: str | None = parse.argument(
-        None, str, "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)", "run"
-    )
+    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "run")
     seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers", "run")
 
     model: str = parse.argument(
@@ -115,13 +113,13 @@ class TrainingArguments:
     video_score: str = parse.argument(
         "mean",
         parse.video_score,
-        "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)",
+        parse.VIDEO_SCORE_TEXT,
         "evaluation",
     )
     group_by: str | None = parse.argument(
         None,
         parse.pattern,
-        "regular expression on a fake video's path; its first capture group, or else the match, names the manipulation",
+        parse.GROUP_BY_TEXT,
         "evaluation",
     )
 
