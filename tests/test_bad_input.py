@@ -110,6 +110,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--name ../x", ("--name", "'../x'", "plain folder name")),
         ("--gpu_num gpu", ("--gpu_num", "'gpu'", "cpu")),
         ("--test True", ("--test", "--resume_model")),
+        ("--batch_size 8", ("--batch_size", "'--bs'")),
+        ("--batch-size 8", ("--batch-size", "'--bs'")),
         ("--resume_model no.pth", ("no.pth", "--resume_model")),
         ("--pretrained no.pth", ("no.pth", "--pretrained", "True, False")),
         ("--model test_vit --size 100", ("test_vit", "--size 100")),

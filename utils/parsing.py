@@ -14,6 +14,16 @@ from utils.errors import InputError, did_you_mean
 
 Arguments = TypeVar("Arguments")  # a dataclass whose fields are made by `argument` and `positional`
 
+# What other projects call these flags, where the spelling alone would suggest another flag.
+USUAL_NAMES = {
+    "batch_size": "--bs",
+    "test_batch_size": "--test_bs",
+    "learning_rate": "--lr",
+    "device": "--gpu_num",
+    "resume": "--resume_model",
+    "checkpoint": "--resume_model",
+}
+
 # Help texts of flags that several commands have.
 GPU_NUM_TEXT = "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
 VIDEO_SCORE_TEXT = (
@@ -132,7 +142,8 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
             namespace, unknown = self.parse_known_args(parts)
         if unknown:
             flag = unknown[0].split("=")[0]
-            self.error(f"unknown argument {flag}{did_you_mean(flag, self._option_string_actions)}")
+            meant = USUAL_NAMES.get(flag.replace("-", "_").lstrip("_"), flag)
+            self.error(f"unknown argument {flag}{did_you_mean(meant, self._option_string_actions)}")
         values = vars(namespace)
         del values["traceback"]  # read by `utils.command.run_command`
         return self.arguments(**values)
