@@ -135,3 +135,17 @@ def test_a_broken_connection_waits_for_pytorchs_error() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_broken_connection_without_pytorchs_error_names_the_worker(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loader:
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+            raise error
+
+    monkeypatch.setattr("utils.workers.time.sleep", lambda seconds: None)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(iterate(Loader()))

@@ -37,8 +37,8 @@ def iterate(loader: DataLoader) -> Iterator[Any]:
 def _batches(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         yield from batches
-    except (ConnectionError, EOFError):
+    except (ConnectionError, EOFError) as error:
         # The connection to a killed worker breaks a moment before PyTorch notices and raises its own, clearer error
         # from a signal handler. Waiting here keeps that error out of the caller's cleanup.
         time.sleep(5)
-        raise
+        raise RuntimeError("DataLoader worker is killed: its connection broke") from error  # PyTorch noticed earlier
