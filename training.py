@@ -163,7 +163,7 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
     groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
     if weights := list(balance.parameters()):
         groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
-    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay)
+    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
 
 def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None) -> None:

@@ -224,7 +224,8 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
         if needs_both and not both_classes:
             continue
         with style.context(STYLE | {"svg.hashsalt": f"{salt} {title}"}):
-            figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+            figure = Figure(figsize=(4.4, 3.9))
+            figure.subplots_adjust(left=0.15, right=0.97, bottom=0.12, top=0.95, hspace=0.25)
             draw(figure, units, threshold)
             svg = inline_svg(figure, f"{title} of frames and videos")
         plots.append({"title": title, "svg": svg, "caption": caption})
@@ -271,6 +272,7 @@ def draw_det(figure: Figure, units: Units, threshold: float | None) -> None:
 def draw_histograms(figure: Figure, units: Units, threshold: float | None) -> None:
     """Draw histograms of the frame scores and, below, of the video scores."""
     subplots = figure.subplots(2, 1, sharex=True)
+    figure.subplots_adjust(top=0.88)  # room for the legend
     edges = np.linspace(0, 1, 41)
     for axes, (unit, (labels, scores)) in zip(subplots, units.items(), strict=True):
         for label, name, colour in ((0, "real", REAL), (1, "fake", FAKE)):
