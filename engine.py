@@ -3,6 +3,8 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,14 +14,18 @@ from torch.utils.data import DataLoader
 from datasets.augmentation import normalise
 from datasets.images import BadImage, Batch
 from datasets.mixup import Mix, draw_mix, mix_images, mix_terms
-from losses.terms import Logits
-from utils.devices import is_out_of_memory, smallest_share
+from losses.balance import FixedBalance, LearntBalance
+from losses.divergences import DIVERGENCES
+from losses.terms import Logits, loss_terms
+from utils.devices import is_out_of_memory, seed_everything, smallest_share
 from utils.errors import InputError
 from utils.progress import progress
-from utils.schedule import set_learning_rates
+from utils.training_arguments import TrainingArguments
 from utils.workers import iterate
+from utils.world import World
 
-Criterion = Callable[[Logits, Tensor], dict[str, Tensor]]
+if TYPE_CHECKING:
+    from train_state import TrainState
 
 
 class BadImages:
@@ -52,30 +58,67 @@ class BadImages:
             self.reported = len(self.found)
 
 
-def compute_loss(
-    network: nn.Module, criterion: Criterion, balance: nn.Module, images: Tensor, labels: Tensor, mix: Mix | None
-) -> tuple[Tensor, dict[str, Tensor], Logits]:
-    """Compute the training loss of one batch.
+# ------------------------------------------------------------------------------------------------------ training
+
+
+class Objective(nn.Module):
+    """The network, its loss terms and their balance: what a training minimises.
+
+    The local and the global loss are not sums over images. With several processes the logits of the whole batch are
+    gathered first, so the loss does not depend on how many processes share a batch.
 
     Args:
-        network: maps images to `Logits`.
-        criterion: maps (outputs, labels) to the loss terms by name, scalars.
-        balance: maps the loss terms to the total, a scalar.
-        images: B x 3 x H x W, normalised.
-        labels: B, int64, 0 real and 1 fake.
-        mix: the mixup draw; None for no mixup.
+        network: maps images to `Logits`; it may be wrapped in `torch.nn.DataParallel`.
+        args: the loss settings.
+        world: the processes.
 
-    Returns:
-        The total, the terms by name, and the network's outputs.
+    Attributes:
+        criterion: maps (outputs, labels) to the loss terms by name, scalars.
+        balance: maps the loss terms to the total loss, a scalar.
     """
-    if mix is None:
-        outputs = network(images)
-        terms = criterion(outputs, labels)
-    else:
-        outputs = network(mix_images(images, mix))
-        partner_labels = labels[mix.partner.to(labels.device)]
-        terms = mix_terms(criterion(outputs, labels), criterion(outputs, partner_labels), mix.lam)
-    return balance(terms), terms, outputs
+
+    def __init__(self, network: nn.Module, args: TrainingArguments, world: World) -> None:
+        super().__init__()
+        self.network, self.world = network, world
+        self.criterion = partial(
+            loss_terms,
+            lil=args.lil_loss,
+            gil=args.gil_loss,
+            temperature=args.temperature,
+            divergence=DIVERGENCES[args.mi_calculator],
+        )
+        terms = ["classification"] + ["local"] * args.lil_loss + ["global"] * args.gil_loss
+        self.balance = LearntBalance(terms) if args.balance_loss_method == "auto" else FixedBalance(args.scales)
+
+    def forward(
+        self, images: Tensor, labels: Tensor, mix: Mix | None, counts: list[int]
+    ) -> tuple[Tensor, dict[str, Tensor], Logits]:
+        """Compute the training loss of one batch.
+
+        Args:
+            images: this process's part of the batch, counts[rank] x 3 x H x W, normalised; with mixup, the blends.
+            labels: the labels of the whole batch, B, int64, 0 real and 1 fake.
+            mix: the mixup draw; None for no mixup.
+            counts: number of images of each process.
+
+        Returns:
+            The total loss, its terms by name, and the logits of the whole batch, in at least float32.
+        """
+        outputs = self.gather(self.network(images), counts)
+        terms = self.criterion(outputs, labels)
+        if mix is not None:
+            partner_labels = labels[mix.partner.to(labels.device)]
+            terms = mix_terms(terms, self.criterion(outputs, partner_labels), mix.lam)
+        return self.balance(terms), terms, outputs
+
+    def gather(self, outputs: Logits, counts: list[int]) -> Logits:
+        """Return the logits of all processes, in at least float32."""
+        logits = [outputs.fused, outputs.all, *outputs.leave_one_out]
+        if logits[0].dtype in (torch.float16, torch.bfloat16):
+            logits = [part.float() for part in logits]
+        if len(counts) > 1:
+            logits = list(self.world.gather(torch.stack(logits, dim=1), counts).unbind(dim=1))
+        return Logits(logits[0], logits[1], logits[2:])
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
@@ -85,100 +128,118 @@ def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
     optimizer.step()
 
 
-def train_one_epoch(
-    network: nn.Module,
-    criterion: Criterion,
-    balance: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    lr_factor: Callable[[int], float],
-    loader: DataLoader,
-    device: torch.device,
-    *,
-    alpha: float | None,
-    channels: str,
-    gpus: int,
-    bad_images: BadImages,
-    epoch: int,
-    on_step: Callable[[int, dict[str, float], float], None],
-) -> tuple[dict[str, float], np.ndarray, np.ndarray, float]:
-    """Train on every batch once.
+def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> dict[str, float]:
+    """Take one optimizer step, and add its losses and scores to ``state.record``.
+
+    All random numbers depend on (seed, epoch, step): mixup draws the same on all processes, dropout differs.
 
     Args:
-        network: on `device`, bare or in `torch.nn.DataParallel`.
-        criterion: maps (outputs, labels) to the loss terms by name, scalars.
-        balance: maps the loss terms to the total, a scalar.
-        optimizer: each parameter group holds its initial learning rate as ``initial_lr``.
-        lr_factor: maps the step, from 0, to the factor on the initial learning rates.
-        loader: yields `datasets.images.Batch`.
-        device: device of the images.
-        alpha: mixup draws lambda ~ Beta(alpha, alpha); None for no mixup.
-        channels: RGB or BGR.
-        gpus: the number of GPUs that share a batch.
-        bad_images: collects unreadable images.
-        epoch: the number of the epoch, from 1, for messages.
-        on_step: called after each step with its number from 0, its losses (total and terms), and images per second.
+        state: the training; ``state.step`` counts the steps before this one.
+        batch: this process's part of the batch.
+        counts: number of images of each process.
+        world: the processes.
 
     Returns:
-        Mean losses over the images, by name (total and terms); N labels and N scores of the images in training mode (a
-        mixup blend has the label with the larger share); images per second.
+        The losses by name: total and terms.
 
     Raises:
-        InputError: an image cannot be read, a loss is not finite, or GPU memory runs out.
+        InputError: a loss is not finite.
     """
-    network.train()
-    sums: dict[str, float] = {}
-    seen, speed, labels_seen, scores_seen = 0, 0.0, [], []
-    start = time.perf_counter()
-    batch_size, image_count = loader_sizes(loader)
-    bar = progress(None, f"epoch {epoch}", unit="images", total=image_count)
+    args, epoch = state.args, state.epoch + 1
+    state.schedule.set_rates(state.optimizer, epoch, state.step)
+    seed_everything(args.seed, epoch, state.step)
+    pixels = batch.images.to(world.device, non_blocking=True)
+    images = normalise(pixels, state.channels)
+    labels = world.gather(batch.labels.to(world.device, non_blocking=True), counts)
+    mix, main_labels = None, labels
+    if args.mixup:
+        mix = draw_mix(len(labels), args.alpha)
+        images = mix_images(images, normalise(world.pick(pixels, counts, mix.partner), state.channels), mix.lam)
+        main_labels = labels if mix.lam >= 0.5 else labels[mix.partner.to(world.device)]
+    if world.rank:
+        seed_everything(args.seed, epoch, state.step, world.rank)
+
+    total, terms, outputs = state.model(images, labels, mix, counts)
+    values = torch.stack([total, *terms.values()]).tolist()  # one device synchronisation
+    losses = dict(zip(["total", *terms], values, strict=True))
+    if not all(map(math.isfinite, values)):
+        raise InputError(
+            f"the loss is not finite in epoch {epoch}, step {state.step + 1}: "
+            f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
+            "unchanged; try a lower --lr."
+        )
+    optimizer_step(state.optimizer, total)
+    state.record.add(losses, main_labels, fake_probability(outputs))
+    return losses
+
+
+def train_one_epoch(
+    state: "TrainState",
+    loader: DataLoader,
+    world: World,
+    bad_images: BadImages,
+    after_step: Callable[[dict[str, float]], None],
+) -> None:
+    """Train on the rest of the current epoch.
+
+    Args:
+        state: the training, after ``state.step`` steps of the epoch.
+        loader: yields `datasets.images.Batch` in the order of `datasets.samplers.TrainingBatches`.
+        world: the processes.
+        bad_images: collects unreadable images.
+        after_step: called after each step with its losses, total and terms.
+
+    Raises:
+        InputError: an image cannot be read, a loss is not finite, or memory runs out.
+        Stopped: a signal asks the run to stop; `state` is that after a complete step.
+    """
+    if state.step == 0:
+        state.schedule.start_epoch(state.optimizer)
+    order = loader.batch_sampler
+    order.epoch, order.first_step = state.epoch + 1, state.step  # type: ignore[union-attr]  # TrainingBatches
+    state.model.train()
+    start, trained = time.perf_counter(), 0
+    bar = progress(
+        None,
+        f"epoch {state.epoch + 1}",
+        unit="images",
+        total=order.images,  # type: ignore[union-attr]
+        initial=min(state.step * state.args.bs, order.images),  # type: ignore[union-attr]
+        disable=not world.leads,
+    )
     batch: Batch
     try:
-        for step, batch in enumerate(iterate(loader)):
+        for batch in iterate(loader):
             bad_images.add(batch.bad)
-            count = len(batch.labels)
-            if count == 0 or smallest_share(count, gpus) < 2:  # BatchNorm cannot be trained on one image
-                bar.update(count)
-                continue
-            set_learning_rates(optimizer, lr_factor(step))
-            images = normalise(batch.images.to(device, non_blocking=True), channels)
-            labels = batch.labels.to(device, non_blocking=True)
-            mix = None if alpha is None else draw_mix(count, alpha)
-            total, terms, outputs = compute_loss(network, criterion, balance, images, labels, mix)
-            main_labels = labels if mix is None or mix.lam >= 0.5 else labels[mix.partner.to(device)]
-
-            values = torch.stack([total, *terms.values()]).tolist()  # one device synchronisation
-            losses = dict(zip(["total", *terms], values, strict=True))
-            if not all(map(math.isfinite, values)):
-                raise InputError(
-                    f"the loss is not finite in epoch {epoch}, step {step + 1}: "
-                    f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
-                    "unchanged; try a lower --lr."
-                )
-            optimizer_step(optimizer, total)
-
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value * count
-            seen += count
-            labels_seen.append(main_labels.clone())  # a worker's tensor keeps a file open
-            scores_seen.append(fake_probability(outputs))
-            speed = seen / (time.perf_counter() - start)
-            bar.set_postfix(loss=f"{values[0]:.3f}", lr=f"{optimizer.param_groups[0]['lr']:.1e}", refresh=False)
-            bar.update(count)
-            on_step(step, losses, speed)
+            counts = world.handshake(len(batch.labels))
+            # BatchNorm cannot be trained on one image
+            if min(counts) >= 1 and min(smallest_share(n, len(world.devices)) for n in counts) >= 2:
+                losses = train_step(state, batch, counts, world)
+                state.step += 1
+                trained += sum(counts)
+                state.record.speed = trained / (time.perf_counter() - start)
+                lr = state.optimizer.param_groups[0]["lr"]
+                bar.set_postfix(loss=f"{losses['total']:.3f}", lr=f"{lr:.1e}", refresh=False)
+                after_step(losses)
+            else:
+                state.step += 1
+            bar.update(sum(counts))
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory("--bs", batch_size) from error
+            raise out_of_memory("--bs", state.args.bs) from error
         raise
     finally:
         bar.close()
-    if not seen:
+    world.handshake(0)
+    if not state.record.losses:
         bad_images.report()
         raise InputError(
-            f"epoch {epoch}: no batch of --bs {batch_size} has two readable images per device; "
+            f"epoch {state.epoch + 1}: no batch of --bs {state.args.bs} has two readable images per device; "
             "replace the unreadable images."
         )
-    means = {name: value / seen for name, value in sums.items()}
-    return means, torch.cat(labels_seen).cpu().numpy(), torch.cat(scores_seen).cpu().numpy(), speed
+
+
+# ---------------------------------------------------------------------------------------------------- evaluation
 
 
 def fake_probability(outputs: Logits) -> Tensor:
@@ -190,7 +251,7 @@ def fake_probability(outputs: Logits) -> Tensor:
 def evaluate(
     network: nn.Module,
     loader: DataLoader,
-    device: torch.device,
+    world: World,
     *,
     channels: str,
     bad_images: BadImages,
@@ -200,31 +261,34 @@ def evaluate(
     """Score every image once, without augmentation.
 
     Args:
-        network: on `device`.
-        loader: yields `datasets.images.Batch`.
-        device: device of the images.
+        network: on the device of `world`.
+        loader: yields `datasets.images.Batch` of this process's share of the images.
+        world: the processes.
         channels: RGB or BGR.
         bad_images: collects unreadable images.
         title: the text of the progress bar and of messages.
         output_fn: maps the network's outputs to the values to collect, B x ...
 
     Returns:
-        N positions of the readable images, and their N scores (float64, from 0 real to 1 fake) or N x ... values of
-        `output_fn`.
+        The positions of the N readable images of all processes, ascending as in the loader, and their N scores
+        (float64, from 0 real to 1 fake) or N x ... values of `output_fn`.
 
     Raises:
-        InputError: an image cannot be read, a score is not finite, or GPU memory runs out.
+        InputError: an image cannot be read, a score is not finite, or memory runs out.
+        Stopped: a signal asks the run to stop.
     """
     network.eval()
     positions, scores = [], []
-    batch_size, image_count = loader_sizes(loader)
+    batch_size, image_count = loader.batch_size or 1, len(loader.dataset)  # type: ignore[arg-type]  # no __len__
     batch: Batch
     try:
-        with progress(None, title, unit="images", total=image_count) as bar:
+        with progress(None, title, unit="images", total=image_count, disable=not world.leads) as bar:
             for batch in iterate(loader):
+                if world.stop:
+                    break
                 bad_images.add(batch.bad)
                 if len(batch.labels):
-                    images = normalise(batch.images.to(device, non_blocking=True), channels)
+                    images = normalise(batch.images.to(world.device, non_blocking=True), channels)
                     scores.append(output_fn(network(images)))
                     positions.append(batch.positions.clone())  # a worker's tensor keeps a file open
                 bar.update(len(batch.labels) + len(batch.bad))
@@ -232,17 +296,15 @@ def evaluate(
         if is_out_of_memory(error):
             raise out_of_memory("--test_bs", batch_size) from error
         raise
-    if not positions:
+    world.handshake(0)
+    found = [(torch.cat(positions).numpy(), torch.cat(scores).cpu().numpy())] if positions else []
+    parts = [part for parts in world.gather_objects(found) for part in parts]
+    if not parts:
         raise InputError(f"{title}: none of the {image_count} images can be read; replace them.")
-    score = torch.cat(scores).cpu().numpy()
+    position, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if not np.isfinite(score).all():
         raise InputError(f"{title}: the network's scores are not finite (NaN or infinite); use another checkpoint.")
-    return torch.cat(positions).numpy(), score
-
-
-def loader_sizes(loader: DataLoader) -> tuple[int, int]:
-    """Return the batch size and the number of images of a loader."""
-    return loader.batch_size or 1, len(loader.dataset)  # type: ignore[arg-type]  # torch's Dataset declares no __len__
+    return position, score
 
 
 def out_of_memory(flag: str, batch_size: int) -> InputError:

@@ -6,7 +6,6 @@
 After an interruption, run the same command again: it skips finished videos.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -29,6 +28,7 @@ from utils import parsing as parse
 from utils.command import run_command
 from utils.devices import core_count, select_devices, worker_count
 from utils.errors import InputError, first_ten, one_line, require_package
+from utils.jobs import SLURM_TEXT, check_job_arguments, key_values, submit_jobs
 from utils.progress import progress
 from utils.tables import format_rows
 
@@ -39,14 +39,6 @@ NOT_FOR_JOBS = ("jobs", "submit", "nodes", "slurm", "shard", "contact_sheet")  #
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
-
-
-def key_values(text: str) -> dict[str, str]:
-    """Parse a comma-separated list of key=value."""
-    pairs = [part.strip().partition("=") for part in text.split(",")]
-    if not all(key and value for key, _, value in pairs):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a list of options such as partition=gpu,time=720")
-    return {key: value for key, _, value in pairs}
 
 
 @dataclass(kw_only=True)
@@ -127,9 +119,7 @@ class PreprocessingArguments:
         "local", parse.one_of("local", "slurm"), "where the jobs run: local, or slurm for a SLURM cluster", "machines"
     )
     nodes: int = parse.argument(1, parse.count, "number of nodes with --submit slurm, one shard each", "machines")
-    slurm: dict[str, str] = parse.argument(
-        {}, key_values, "sbatch options with --submit slurm, such as partition=gpu,time=720,gpus_per_node=1", "machines"
-    )
+    slurm: dict[str, str] = parse.argument({}, key_values, SLURM_TEXT, "machines")
 
 
 def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
@@ -150,8 +140,7 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
         raise InputError("--jobs and --submit slurm create their own shards; leave out --num_shards and --shard.")
     if args.submit == "slurm" and args.jobs > 1:
         raise InputError("--jobs runs on this machine only; with --submit slurm, give --nodes instead.")
-    if args.submit == "local" and (args.nodes > 1 or args.slurm):
-        raise InputError("--nodes and --slurm need --submit slurm.")
+    check_job_arguments(args.submit, args.nodes, args.slurm)
     return args
 
 
@@ -207,19 +196,13 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     Raises:
         InputError: submitit or SLURM is not installed, or a job failed.
     """
-    with require_package("submitit", by="--submit slurm" if args.submit == "slurm" else "--jobs"):
-        import submitit
-    logs = label_folder / "jobs"
-    try:
-        executor = submitit.AutoExecutor(folder=logs, cluster=args.submit)
-    except RuntimeError as error:
-        raise InputError(f"--submit {args.submit}: {error}; give --jobs to use this machine.") from error
-    workers = args.num_workers
-    if args.submit == "slurm":
-        executor.update_parameters(name="preprocessing", nodes=1, slurm_additional_parameters=args.slurm)
-    else:
+    logs, workers = label_folder / "jobs", args.num_workers
+    parameters: dict[str, Any] = {
+        "name": "preprocessing", "nodes": 1, "slurm_additional_parameters": args.slurm,
+    }  # fmt: skip
+    if args.submit == "local":
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        executor.update_parameters(timeout_min=60 * 24 * 365, gpus_per_node=gpus)
+        parameters = {"timeout_min": 60 * 24 * 365, "gpus_per_node": gpus}
         cores_per_job = max(1, core_count() // jobs)
         workers = min(workers, cores_per_job)
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_job))
@@ -227,9 +210,11 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     for key, value in {**vars(args), "num_workers": workers, "num_shards": jobs}.items():
         if value is not None and key not in NOT_FOR_JOBS:
             command += [f"--{key}", str(value.absolute() if isinstance(value, Path) else value)]
-    calls = [submitit.helpers.CommandFunction([*command, "--shard", str(shard)]) for shard in range(jobs)]
-    with executor.batch():
-        running = [executor.submit(call) for call in calls]
+    by = "--submit slurm" if args.submit == "slurm" else "--jobs"
+    with require_package("submitit", by=by):
+        from submitit.helpers import CommandFunction
+    calls = [CommandFunction([*command, "--shard", str(shard)]) for shard in range(jobs)]
+    running = submit_jobs(calls, args.submit, by, logs, **parameters)
     print(f"{jobs} {args.submit} jobs: {', '.join(job.job_id for job in running)}; logs: {logs}")
     try:
         _wait(running, sources)

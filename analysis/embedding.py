@@ -27,6 +27,7 @@ from analysis.study import (
     check_save_path,
     read_test_set,
     run_on_test_set,
+    run_study,
     study_name,
     write_study,
 )
@@ -36,9 +37,9 @@ from evaluation.metrics import FFPP_MANIPULATION, group_of
 from models.checkpoints import load_trained
 from models.lib_network import LIBNetwork
 from utils import parsing as parse
-from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import progress
+from utils.world import World
 
 PERPLEXITY = 30.0  # of t-SNE; lower for fewer than 91 images
 # Manipulations take warm colours in turn; real images are blue.
@@ -200,13 +201,15 @@ def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
     return parse.Parser("-m analysis.embedding", __doc__, EmbeddingArguments).parse(argv)
 
 
-def run(args: EmbeddingArguments) -> None:
+def run(args: EmbeddingArguments, world: World) -> None:
     """Compute and project the features, and write the study."""
     check_save_path(args)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = read_test_set(args, size)
-    positions, stacked = run_on_test_set(Features(network), faces, args, channels, "features")
+    positions, stacked = run_on_test_set(Features(network), faces, args, channels, "features", world)
+    if not world.leads:
+        return
     labels = faces.labels[positions]
     if len(labels) < 4 or len(set(labels)) < 2:
         raise InputError(
@@ -247,7 +250,7 @@ def run(args: EmbeddingArguments) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
-    return run_command("analysis.embedding", lambda: run(parse_arguments(argv)), less)
+    return run_study("analysis.embedding", run, lambda: parse_arguments(argv), less)
 
 
 if __name__ == "__main__":

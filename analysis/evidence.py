@@ -26,6 +26,7 @@ from analysis.study import (
     mean_and_deviation,
     read_test_set,
     run_on_test_set,
+    run_study,
     write_study,
 )
 from datasets.images import BadImage, FaceImages
@@ -35,9 +36,9 @@ from models.checkpoints import load_trained
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from utils import parsing as parse
-from utils.command import run_command
 from utils.errors import InputError
 from utils.progress import progress
+from utils.world import World
 
 HOT = 0.2  # share of a map's pixels that count as hot
 CHANCE = HOT**2 / (2 * HOT - HOT**2)  # expected IoU of two independent random sets of this share of many pixels
@@ -349,7 +350,7 @@ def parse_arguments(argv: list[str] | None) -> EvidenceArguments:
     return parse.Parser("-m analysis.evidence", __doc__, EvidenceArguments).parse(argv)
 
 
-def run(args: EvidenceArguments) -> None:
+def run(args: EvidenceArguments, world: World) -> None:
     """Measure overlaps and drops, and write the study."""
     check_save_path(args)
     network, checkpoint = load_trained(args.model)
@@ -358,7 +359,9 @@ def run(args: EvidenceArguments) -> None:
     # The authors' checkpoints do not store the losses; the paper uses both.
     heads_trained = network.num_LIBs > 1 and trained.get("lil_loss", True) and trained.get("gil_loss", True)
     faces = read_test_set(args, size)
-    positions, found = run_on_test_set(Evidence(network), faces, args, channels, "heatmaps")
+    positions, found = run_on_test_set(Evidence(network), faces, args, channels, "heatmaps", world)
+    if not world.leads:
+        return
     network.cpu()
     width = network.baseline_linear.in_features // network.num_LIBs
     features, maps = torch.from_numpy(found).split([width, found.shape[2] - width], dim=2)
@@ -417,7 +420,7 @@ def picture(faces: FaceImages, position: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     less = "a smaller --test_bs or --max_images"
-    return run_command("analysis.evidence", lambda: run(parse_arguments(argv)), less)
+    return run_study("analysis.evidence", run, lambda: parse_arguments(argv), less)
 
 
 if __name__ == "__main__":

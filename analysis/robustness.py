@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from analysis.corruptions import CORRUPTIONS, check_installed
 from analysis.study import (
@@ -27,18 +27,18 @@ from analysis.study import (
     evenly_spaced,
     prepare_folder,
     read_test_set,
+    run_study,
     write_study,
 )
-from datasets.images import BadImage, Batch, FaceImages, collate
+from datasets.images import BadImage, Batch, FaceImages, collate, make_loader
 from engine import BadImages, evaluate, fake_probability
 from evaluation.metrics import dataset_metrics
 from losses.terms import Logits
 from models.checkpoints import load_trained
 from utils import parsing as parse
-from utils.command import run_command
-from utils.devices import select_devices, worker_count
+from utils.devices import worker_count
 from utils.errors import InputError
-from utils.workers import init_worker
+from utils.world import World
 
 Version = tuple[str, float]  # name and strength of a corruption
 
@@ -89,7 +89,7 @@ def collate_versions(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
 def score_versions(
     network: nn.Module,
     faces: CorruptedFaces,
-    device: torch.device,
+    world: World,
     *,
     batch_size: int,
     num_workers: int,
@@ -99,9 +99,9 @@ def score_versions(
     """Score every version of every image.
 
     Args:
-        network: on `device`.
+        network: on the device of `world`.
         faces: the images.
-        device: device of the images.
+        world: the processes, which share the images.
         batch_size: number of images per batch; each passes through the network in all its versions.
         num_workers: number of processes that load and corrupt images.
         channels: RGB or BGR.
@@ -110,20 +110,13 @@ def score_versions(
     Returns:
         The positions of the N readable images in the test set, and their N x V scores.
     """
-    loader = DataLoader(
-        faces,
-        batch_size,
-        num_workers=num_workers,
-        collate_fn=collate_versions,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=init_worker,
-    )
+    loader = make_loader(faces, batch_size, num_workers, world, collate_fn=collate_versions)
 
     def version_scores(outputs: Logits) -> Tensor:
         return fake_probability(outputs).view(-1, len(faces.versions))
 
     return evaluate(
-        network, loader, device, channels=channels, bad_images=bad_images, title="robustness", output_fn=version_scores
+        network, loader, world, channels=channels, bad_images=bad_images, title="robustness", output_fn=version_scores
     )
 
 
@@ -235,11 +228,10 @@ def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
     return parse.Parser("-m analysis.robustness", __doc__, RobustnessArguments).parse(argv)
 
 
-def run(args: RobustnessArguments) -> None:
+def run(args: RobustnessArguments, world: World) -> None:
     """Score the corrupted test set and write the study."""
     check_save_path(args)
     check_installed(args.corruptions)
-    devices = select_devices(args.gpu_num)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     test_set = read_test_set(args, size)
@@ -249,18 +241,19 @@ def run(args: RobustnessArguments) -> None:
         raise InputError(f"{limit}the chosen images of {args.dataset} have one class only; the AUC needs both classes.")
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
     prepare_folder(args.folder)
-    network.to(devices[0])
     bad_images = BadImages(args.skip_bad_images)
     positions, scores = score_versions(
-        nn.DataParallel(network, devices) if len(devices) > 1 else network,
+        world.wrap_network(network),
         faces,
-        devices[0],
+        world,
         batch_size=args.test_bs,
-        num_workers=worker_count(args.num_workers),
+        num_workers=worker_count(args.num_workers, world.local_size),
         channels=channels,
         bad_images=bad_images,
     )
     bad_images.report()
+    if not world.leads:
+        return
     if len(set(test_set.labels[positions])) < 2:
         raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
 
@@ -288,7 +281,7 @@ def run(args: RobustnessArguments) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
-    return run_command("analysis.robustness", lambda: run(parse_arguments(argv)), "a smaller --test_bs")
+    return run_study("analysis.robustness", run, lambda: parse_arguments(argv), "a smaller --test_bs")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Shared parts of the studies: their arguments, the pass over the test set, and the files they write."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,10 +16,14 @@ from datasets.labels import read_split
 from engine import BadImages, evaluate
 from evaluation.report import write_report
 from utils import parsing as parse
-from utils.devices import select_devices, worker_count
+from utils.command import run_command
+from utils.devices import worker_count
 from utils.errors import InputError
 from utils.files import atomic_write, write_json
 from utils.tables import format_rows
+from utils.world import World
+
+Arguments = TypeVar("Arguments", bound="StudyArguments")
 
 # From Okabe and Ito's palette, which colour-blind readers can distinguish (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -135,32 +140,57 @@ def read_test_set(args: StudyArguments, size: int) -> FaceImages:
     return faces
 
 
+def run_study(
+    program: str, run: Callable[[Arguments, World], None], args: Callable[[], Arguments], less_memory: str
+) -> int:
+    """Run a study in all processes, and return its exit code.
+
+    Args:
+        program: the study, such as analysis.robustness.
+        run: the study; rank 0 alone goes on after the test set is scored.
+        args: parses the command line.
+        less_memory: what to try if the memory runs out.
+    """
+
+    def work() -> None:
+        parsed = args()
+        with World(parsed.gpu_num) as world:
+            run(parsed, world)
+
+    return run_command(program, work, less_memory)
+
+
 def run_on_test_set(
-    module: nn.Module, faces: FaceImages, args: StudyArguments, channels: str, title: str
+    module: nn.Module, faces: FaceImages, args: StudyArguments, channels: str, title: str, world: World
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run a module on ``--max_images`` images of a test set, and list the images that cannot be read.
 
     Args:
-        module: maps B x 3 x H x W normalised images to B x ...; moved to the device of ``--gpu_num``.
+        module: maps B x 3 x H x W normalised images to B x ...; moved to the device of `world`.
         faces: the test set.
         args: the command line.
         channels: RGB or BGR, the channel order that the network was trained with.
         title: description of the progress bar.
+        world: the processes, which share the images.
 
     Returns:
         N positions of the images in the test set, and the module's N x ... outputs, float32.
 
     Raises:
-        InputError: the device does not exist, ``--save_path`` cannot be written, or an image cannot be read (without
-            ``--skip_bad_images``).
+        InputError: ``--save_path`` cannot be written, or an image cannot be read (without ``--skip_bad_images``).
     """
-    device = select_devices(args.gpu_num)[0]
     prepare_folder(args.folder)
     chosen = Subset(faces, evenly_spaced(len(faces), args.max_images))
-    loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers), device)
+    loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers, world.local_size), world)
     bad_images = BadImages(args.skip_bad_images)
     found = evaluate(
-        module.to(device), loader, device, channels=channels, bad_images=bad_images, title=title, output_fn=Tensor.float
+        module.to(world.device),
+        loader,
+        world,
+        channels=channels,
+        bad_images=bad_images,
+        title=title,
+        output_fn=Tensor.float,
     )
     bad_images.report()
     return found

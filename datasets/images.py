@@ -1,19 +1,22 @@
 """Datasets and loaders of face images."""
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from datasets.augmentation import resize, training_augmentation
 from datasets.labels import Video
+from datasets.samplers import TrainingBatches
 from utils.errors import InputError
 from utils.workers import init_worker
+from utils.world import World
 
 
 class BadImage(NamedTuple):
@@ -68,8 +71,8 @@ def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
 class FaceImages(Dataset):
     """The face images of a list of videos; an item is (3 x size x size uint8 RGB, label, position) or `BadImage`.
 
-    The augmentation of an image depends only on (seed, epoch, position), not on the number of workers or the reading
-    order. Set ``epoch`` before each epoch.
+    An index is a position, or (epoch, position) to augment the image. The augmentation depends only on (seed, epoch,
+    position), not on the number of workers or the reading order.
 
     Args:
         videos: videos from `datasets.labels.read_split`. A video listed four times is read four times per epoch,
@@ -82,7 +85,6 @@ class FaceImages(Dataset):
         self.videos = videos
         self.size = size
         self.seed = seed
-        self.epoch = 0
         self.augment = None if seed is None else training_augmentation(size)
         # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
@@ -98,7 +100,8 @@ class FaceImages(Dataset):
         video = self.videos[self.video_of[position]]
         return f"{video.path.rstrip('/')}/{video.images[self.frame_of[position]]}"
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, int] | BadImage:
+    def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int, int] | BadImage:
+        epoch, position = index if isinstance(index, tuple) else (0, index)
         video = self.videos[self.video_of[position]]
         path = video.folder / video.images[self.frame_of[position]]
         try:
@@ -108,7 +111,7 @@ class FaceImages(Dataset):
         if self.augment is None or self.seed is None:
             image = resize(image, self.size)
         else:
-            state = np.random.SeedSequence([self.seed, self.epoch, position]).generate_state(1)
+            state = np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)
             self.augment.set_random_seed(int(state[0]))
             image = self.augment(image=image)["image"]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), video.label, position
@@ -128,16 +131,33 @@ def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
 
 
 def make_loader(
-    faces: Dataset, batch_size: int, num_workers: int, device: torch.device, shuffle: bool = False
+    faces: Dataset,
+    batch_size: int,
+    num_workers: int,
+    world: World,
+    batches: TrainingBatches | None = None,
+    collate_fn: Callable[[list[Any]], Batch] = collate,
 ) -> DataLoader:
-    """Return a loader of `Batch`; with `shuffle`, ``loader.generator`` determines the order."""
+    """Return a loader of `Batch`: of this process's share of the images in order, or of the training `batches`.
+
+    Args:
+        faces: the images.
+        batch_size: number of images per batch, over all processes; ignored with `batches`.
+        num_workers: number of worker processes.
+        world: the processes.
+        batches: the order of a training.
+        collate_fn: makes a batch of a list of items.
+    """
+    order: dict[str, Any] = {"batch_sampler": batches}
+    if batches is None:
+        order = {"batch_size": max(1, batch_size // world.size)}
+        if world.size > 1:
+            faces = Subset(faces, world.share(range(len(faces))))  # type: ignore[arg-type]  # Dataset has no length
     return DataLoader(
         faces,
-        batch_size,
-        shuffle=shuffle,
-        generator=torch.Generator(),
+        **order,
         num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
+        collate_fn=collate_fn,
+        pin_memory=world.device.type == "cuda",
         worker_init_fn=init_worker,
     )

@@ -31,9 +31,15 @@ def draw_mix(batch_size: int, alpha: float) -> Mix:
     return Mix(lam, torch.randperm(batch_size))
 
 
-def mix_images(images: Tensor, mix: Mix) -> Tensor:
-    """Return lambda * images + (1 - lambda) * images[partner], B x 3 x H x W."""
-    return mix.lam * images + (1 - mix.lam) * images[mix.partner.to(images.device)]
+def mix_images(images: Tensor, partners: Tensor, lam: float) -> Tensor:
+    """Return lambda * images + (1 - lambda) * partners, B x 3 x H x W.
+
+    Args:
+        images: B x 3 x H x W.
+        partners: the partner of each image, B x 3 x H x W.
+        lam: lambda, 0 to 1.
+    """
+    return lam * images + (1 - lam) * partners
 
 
 def mix_terms(terms: dict[str, Tensor], partner_terms: dict[str, Tensor], lam: float) -> dict[str, Tensor]:

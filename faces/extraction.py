@@ -28,7 +28,7 @@ from faces.detectors import Detector, shrink
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader, VideoError
-from utils.files import remove_stale_parts, temporary_path, write_if_changed
+from utils.files import create_part, remove_stale_parts, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -230,7 +230,7 @@ class _FaceFolder:
     writes: deque[Future[float]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        self.part = temporary_path(self.source.folder)  # unique to this process, so that two runs at once do not mix
+        self.part, self.lock = create_part(self.source.folder, folder=True)  # two runs at once do not mix
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Add the next sampled frame with its boxes (N x 4, pixels) and scores (N)."""
@@ -318,6 +318,7 @@ class _FaceFolder:
     def discard(self) -> None:
         """Remove the hidden folder."""
         shutil.rmtree(self.part, ignore_errors=True)
+        os.close(self.lock)
 
 
 def failed_record(folder: Path) -> Path:

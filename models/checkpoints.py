@@ -10,15 +10,27 @@ Checkpoints of this project also have:
 - ``args``: arguments of the run.
 - ``channels``: channel order of the training images, RGB or BGR.
 - ``balance``: state of the learnt loss weights.
-- ``optimizer``: state of the optimiser.
 - ``val_losses``, ``halvings``: state of ``--lr_schedule official``.
+- ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
+
+After a finished epoch they have:
+
 - ``val``: metrics of this epoch on the validation set.
 - ``best``: the best `selection_score` so far.
 - ``threshold``: decision threshold chosen on the validation frames; a score above it means fake.
-- ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
+
+``model_last.pth`` alone has what continuing needs:
+
+- ``optimizer``: state of the optimiser.
+- ``step``: number of finished steps of the current epoch.
+- ``record``: losses, labels and scores of these steps.
 """
 
 import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +44,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, sha256
 from utils.torch_files import read_torch_file
 
+CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
 
 
@@ -40,26 +53,64 @@ def unwrapped_state(network: torch.nn.Module) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value.cpu() for key, value in network.state_dict().items()}
 
 
-def save_checkpoint(file: Path, network: torch.nn.Module, model: str, epoch: int, **entries: Any) -> None:
+def save_checkpoint(
+    file: Path,
+    network: torch.nn.Module,
+    model: str,
+    epoch: int,
+    *,
+    continuing: dict[str, Any] | None = None,
+    copies: Sequence[Path] = (),
+    **entries: Any,
+) -> None:
     """Write a checkpoint atomically: an interruption leaves the previous file intact.
+
+    The file is a PyTorch file of what scoring needs. `continuing`, mostly the optimiser's moments, follows as a further
+    member of its zip archive, so `copies` share one serialisation and are a third of the size.
 
     Args:
         file: file to write.
         network: network, bare or wrapped by `torch.nn.DataParallel`.
         model: value of ``--model``.
         epoch: number of finished epochs.
+        continuing: entries that only a continued training needs; None for none.
+        copies: further files to write, without `continuing`.
         entries: other entries; plain Python values and tensors.
 
     Raises:
-        InputError: the file cannot be written, such as on a full disk.
+        InputError: a file cannot be written, such as on a full disk.
     """
     state = to_official(unwrapped_state(network), model)
-    with atomic_write(file) as part:
-        try:
-            with part.open("wb") as content:  # torch.save would write a file name into the archive
-                torch.save({"state_dict": state, "epoch": epoch, **_on_cpu(entries)}, content)
-        except RuntimeError as error:  # a full disk
-            raise OSError(str(error).splitlines()[0]) from error
+    content = {"state_dict": state, "epoch": epoch, **_on_cpu(entries)}
+    try:
+        with ExitStack() as stack:
+            # The file replaces its predecessor before the copies do, so `best_so_far` never finds a later best.
+            targets = [stack.enter_context(atomic_write(target)) for target in copies]
+            part = stack.enter_context(atomic_write(file))
+            with part.open("wb") as out:  # torch.save would write a file name into the archive
+                torch.save(content, out)
+            for target in targets:
+                shutil.copyfile(part, target)
+            if continuing is not None:
+                with zipfile.ZipFile(part, "a") as archive, archive.open(CONTINUING, "w", force_zip64=True) as member:
+                    torch.save(_on_cpu(continuing), member)
+    except (RuntimeError, InputError) as error:  # torch.save raises RuntimeError on a full disk
+        needed = tensor_bytes(content) * (1 + len(copies)) + tensor_bytes(continuing)
+        free = shutil.disk_usage(file.parent).free
+        if isinstance(error, InputError) and free > needed:
+            raise
+        raise InputError(
+            f"{file} could not be written: it needs {needed:,} bytes, and the disk has {free:,} free; free disk space, "
+            "or choose another --save_path."
+        ) from error
+
+
+def tensor_bytes(value: Any) -> int:
+    """Return the number of bytes of the tensors in nested dictionaries and lists."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(tensor_bytes, items))
 
 
 def _on_cpu(value: Any) -> Any:
@@ -85,7 +136,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is not a checkpoint.
     """
-    checkpoint = read_torch_file(file, flag)
+    checkpoint = read_torch_file(file, flag, CONTINUING)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{flag}: {file} is not a training checkpoint: it has no entry 'state_dict'.")
     if "args" not in checkpoint:
@@ -129,17 +180,33 @@ def selection_score(val: dict[str, float | None]) -> float:
     return -val["log_loss"]
 
 
-def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path, float]:
+def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
     """Return the file and the `selection_score` of the run's best epoch up to `checkpoint`.
 
-    This is ``model_best.pth`` beside `file`, or `file` itself if ``model_best.pth`` is missing or from another run.
+    This is ``model_best.pth`` beside `file`. If it is missing or from another run, it is `file` itself; within an
+    epoch, whose weights no score belongs to, both are None.
     """
     best_file = file.with_name("model_best.pth")
     if best_file.is_file() and not best_file.samefile(file):
         val = load_checkpoint(best_file).get("val")
         if val is not None and selection_score(val) == checkpoint["best"]:
             return best_file, checkpoint["best"]
-    return file, selection_score(checkpoint["val"])
+    return (None, None) if checkpoint.get("step") else (file, selection_score(checkpoint["val"]))
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the newest intact checkpoint of a run folder and its content, or None if there is none.
+
+    Print a note for each newer one that is damaged.
+    """
+    last = [folder / "model_last.pth", folder / "model_previous.pth"]
+    others = sorted(folder.glob("model_*.pth"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in [file for file in last if file.is_file()] + [file for file in others if file not in last]:
+        try:
+            return file, load_checkpoint(file)
+        except InputError as error:
+            print(f"note: {error}")
+    return None
 
 
 def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model") -> None:

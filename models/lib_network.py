@@ -81,6 +81,17 @@ class LIBNetwork(nn.Module):
         """Return the backbones of LIB 1 to LIB n."""
         return [getattr(self, f"region_model{i}") for i in range(1, self.num_LIBs + 1)]
 
+    def freeze_unused_heads(self, lil: bool, gil: bool) -> None:
+        """Freeze the heads that no loss term uses: DistributedDataParallel waits for every gradient.
+
+        Args:
+            lil: whether the local loss, and so the leave-one-out heads, are in use.
+            gil: whether the global loss, and so the head on Z, is in use.
+        """
+        self.baseline_linear.requires_grad_(gil)
+        for i in range(1, self.num_LIBs + 1) if self.num_LIBs > 1 else ():
+            getattr(self, f"local_linear{i}").requires_grad_(lil)
+
     def forward_heads(self, features: list[Tensor]) -> Logits:
         """Return the logits of all heads for the features z_1 to z_n, each B x d."""
         z = torch.cat(features, dim=1)

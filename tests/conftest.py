@@ -1,10 +1,13 @@
 """Tiny datasets of random images, and training.py on them."""
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny networks: threads only wait for each other
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave their core idle
@@ -68,3 +71,29 @@ def command(tiny: Path) -> Run:
         )
 
     return run
+
+
+def in_processes(size: int, function: Callable[[], Any]) -> list[Any]:
+    """Run a function in `size` processes with the variables that torchrun sets; return their results by rank."""
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def run(rank: int) -> None:
+        cv2.setNumThreads(0)  # the threads of the parent are not here
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in names.items()}})
+        results.put((rank, function()))
+
+    processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=300) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(30)
+            process.kill()
+    return [found[rank] for rank in range(size)]

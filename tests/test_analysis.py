@@ -33,9 +33,11 @@ from evaluation.predictions import Scores
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_trained, save_checkpoint
+from run_folder import RunFolder
 from tests.conftest import arguments, make_dataset
 from utils.errors import InputError
-from utils.run_folder import TEST_FILES, check_output_folder, start_output_folder
+from utils.training_arguments import TrainingArguments
+from utils.world import World
 
 Row = tuple[str, str, int, float]
 
@@ -218,12 +220,15 @@ def test_report_shows_studies_and_overwrite_removes_them(tmp_path: Path, monkeyp
     assert compare.main([str(a), str(b)]) == 0
     assert reported == [(b, "second (B) compared with first (A)")]
     with pytest.raises(InputError, match="--overwrite"):
-        check_output_folder(b, None, False)
+        RunFolder(TrainingArguments(save_path=tmp_path, name=b.name), World("cpu"))
     (b / "study_embedding_tiny").mkdir()
     (b / "study_embedding_tiny" / "tensors.tsv").write_text("1")
     (b / "study_notes.txt").write_text("the user's")
-    start_output_folder(b, TEST_FILES, {})
-    assert sorted(file.name for file in b.iterdir()) == ["args.json", "study_notes.txt"]
+    folder = RunFolder(TrainingArguments(save_path=tmp_path, name=b.name, overwrite=True), World("cpu"))
+    folder.open()
+    folder.replace_old_run()
+    folder.close()
+    assert sorted(file.name for file in b.iterdir()) == [".lock", "args.json", "study_notes.txt"]
 
 
 def test_a_run_equals_itself(tmp_path: Path) -> None:
@@ -346,7 +351,7 @@ def test_each_image_is_decoded_once_and_workers_do_not_matter(tiny: Path, monkey
     def score(chosen: list[int], batch_size: int, workers: int) -> tuple[np.ndarray, np.ndarray]:
         faces = robustness.CorruptedFaces(test_set, chosen, names)
         return robustness.score_versions(
-            wrapped, faces, torch.device("cpu"), batch_size=batch_size, num_workers=workers, **options
+            wrapped, faces, World("cpu"), batch_size=batch_size, num_workers=workers, **options
         )
 
     positions, scores = score(list(range(12)), 5, 0)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine
 import training
 from datasets.images import FaceImages
 from models.checkpoints import load_checkpoint
@@ -407,10 +408,10 @@ def test_gpu_out_of_memory(refused: Refused, trained: Path, monkeypatch: pytest.
 def test_a_killed_loading_process(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = FaceImages.__getitem__
 
-    def killed(faces: FaceImages, position: int) -> Any:
-        if multiprocessing.parent_process() and faces.epoch == 2:
+    def killed(faces: FaceImages, index: Any) -> Any:
+        if multiprocessing.parent_process() and isinstance(index, tuple) and index[0] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(faces, position)
+        return read(faces, index)
 
     monkeypatch.setattr(FaceImages, "__getitem__", killed)
     last = tiny / "output/train_model/model_last.pth"
@@ -420,14 +421,14 @@ def test_a_killed_loading_process(refused: Refused, tiny: Path, monkeypatch: pyt
 
 def test_loss_is_not_finite(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     last = tiny / "output/train_model/model_last.pth"
-    true_terms, saved = training.loss_terms, []
+    true_terms, saved = engine.loss_terms, []
 
     def terms(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
         if last.exists():  # epoch 2
             saved.append(last.read_bytes())
         return {name: term * (float("nan") if saved else 1) for name, term in true_terms(*args, **options).items()}
 
-    monkeypatch.setattr(training, "loss_terms", terms)
+    monkeypatch.setattr(engine, "loss_terms", terms)
     says = ("epoch 2, step 1", "total nan", "classification nan", "local nan", "global nan", "--lr")
     refused("--epoch", "3", says=says, started=True)
     assert last.read_bytes() == saved[0]

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import training
+from datasets.images import FaceImages
+from datasets.labels import read_split
 from models.backbones import build_network
 from models.checkpoints import infer_settings, load_checkpoint, load_network, save_checkpoint, unwrapped_state
 from models.official_names import to_official
@@ -112,7 +114,7 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
 
     network = build_network("mobilenet", 2, 32).eval()
     load_network(network, load_checkpoint(tiny / "theirs.pth"))
-    faces = training.FaceImages(training.read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
+    faces = FaceImages(read_split("tiny", "test", tiny / "labels", tiny / "faces"), 32)
     images = torch.stack([faces[i][0] for i in range(len(faces))])
     with torch.inference_mode():
         bgr, rgb = (

@@ -24,8 +24,10 @@ from datasets.augmentation import (
 )
 from datasets.images import FaceImages, make_loader, read_image
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
+from datasets.samplers import TrainingBatches
 from tests.conftest import make_dataset
 from utils.errors import InputError
+from utils.world import World
 
 
 def read(root: Path, split: str = "train", name: str = "tiny") -> list[Video]:
@@ -174,16 +176,17 @@ def test_normalise() -> None:
 def test_augmentation_depends_only_on_seed_epoch_and_position(tiny: Path) -> None:
     def images(seed: int, epoch: int, workers: int) -> torch.Tensor:
         faces = FaceImages(read(tiny), 32, seed)
-        faces.epoch = epoch
-        return torch.cat([batch.images for batch in make_loader(faces, 5, workers, torch.device("cpu"))])
+        batches = TrainingBatches(len(faces), 5, seed=0, world=World("cpu"))
+        batches.epoch = epoch
+        loaded = list(make_loader(faces, 5, workers, World("cpu"), batches))
+        order = torch.cat([batch.positions for batch in loaded]).argsort()
+        return torch.cat([batch.images for batch in loaded])[order]
 
     first = images(0, 1, workers=0)
     assert torch.equal(first, images(0, 1, workers=2))
     assert not torch.equal(first, images(0, 2, workers=0))
     assert not torch.equal(first, images(1, 1, workers=0))
-    alone = FaceImages(read(tiny), 32, 0)
-    alone.epoch = 1
-    assert torch.equal(alone[7][0], first[7])
+    assert torch.equal(FaceImages(read(tiny), 32, 0)[1, 7][0], first[7])
 
 
 def test_repeated_videos_get_different_augmentation(tiny: Path) -> None:

@@ -4,18 +4,23 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import engine
 from datasets.images import Batch
 from datasets.mixup import Mix
+from datasets.samplers import TrainingBatches
 from losses.terms import Logits
+from train_state import Record
+from utils.training_arguments import TrainingArguments
 from utils.workers import iterate
+from utils.world import World
 
 
 class MeanNetwork(nn.Module):
@@ -32,10 +37,11 @@ class MeanNetwork(nn.Module):
 
 
 class Batches(list):
-    """Two batches of four images, like a DataLoader."""
+    """Batches of images, like a DataLoader of training batches."""
 
-    dataset = range(8)
     batch_size = 4
+    batch_sampler = SimpleNamespace(images=8)
+    dataset = range(8)
 
 
 def batches() -> Batches:
@@ -45,28 +51,27 @@ def batches() -> Batches:
     return Batches(Batch(images[i], labels[i], torch.arange(4) + 4 * i, []) for i in range(2))
 
 
+class Factors:
+    """A schedule with a factor for each of two steps."""
+
+    def start_epoch(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+    def set_rates(self, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[0]["initial_lr"] * (1.0, 0.25)[step % 2]
+
+
 def train(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    alpha: float | None,
-    loader: Batches | DataLoader | None = None,
+    network: nn.Module, optimizer: torch.optim.Optimizer, mixup: bool, loader: Batches | DataLoader | None = None
 ) -> list[dict[str, float]]:
+    args = TrainingArguments(mixup=mixup, lil_loss=False, gil_loss=False, balance_loss_method="hyper", scales=[3, 1, 1])
+    objective = engine.Objective(network, args, World("cpu"))
+    state = SimpleNamespace(
+        args=args, model=objective, optimizer=optimizer, schedule=Factors(), channels="RGB", epoch=0, step=0,
+        record=Record(),
+    )  # fmt: skip
     steps: list[dict[str, float]] = []
-    engine.train_one_epoch(
-        network,
-        lambda outputs, labels: {"classification": F.cross_entropy(outputs.fused, labels)},
-        lambda terms: 3 * terms["classification"],
-        optimizer,
-        lambda step: (1.0, 0.25)[step % 2],
-        loader or batches(),
-        torch.device("cpu"),
-        alpha=alpha,
-        channels="RGB",
-        gpus=1,
-        bad_images=engine.BadImages(False),
-        epoch=1,
-        on_step=lambda step, losses, speed: steps.append(losses),
-    )
+    engine.train_one_epoch(state, loader or batches(), World("cpu"), engine.BadImages(False), steps.append)
     return steps
 
 
@@ -76,9 +81,9 @@ def sgd(network: nn.Module, lr: float) -> torch.optim.Optimizer:
 
 def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "draw_mix", lambda batch_size, alpha: Mix(0.25, torch.arange(batch_size).flip(0)))
-    monkeypatch.setattr(engine, "mix_images", lambda images, mix: images)
+    monkeypatch.setattr(engine, "mix_images", lambda images, partners, lam: images)
     network = MeanNetwork()
-    steps = train(network, sgd(network, lr=0.0), alpha=0.5)
+    steps = train(network, sgd(network, lr=0.0), mixup=True)
     for batch, losses in zip(batches(), steps, strict=True):
         logits = network(engine.normalise(batch.images)).fused
         both = [F.cross_entropy(logits, labels).item() for labels in (batch.labels, batch.labels.flip(0))]
@@ -88,7 +93,7 @@ def test_mixup_mixes_the_terms_of_both_labels(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_schedule_sets_the_rates_of_each_step() -> None:
     network, by_hand = MeanNetwork(), MeanNetwork()
-    train(network, sgd(network, lr=0.1), alpha=None)
+    train(network, sgd(network, lr=0.1), mixup=False)
     for batch, rate in zip(batches(), (0.1, 0.025), strict=True):
         loss = 3 * F.cross_entropy(by_hand(engine.normalise(batch.images)).fused, batch.labels)
         gradient = torch.autograd.grad(loss, by_hand.weight)[0]
@@ -100,8 +105,17 @@ def test_the_schedule_sets_the_rates_of_each_step() -> None:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    each = [Batch(images, torch.tensor([0, 1]), torch.arange(2), []) for _ in range(40)]
-    loader = DataLoader(each, batch_size=None, num_workers=1)
+
+    class Images(Dataset):
+        def __getitem__(self, index: tuple[int, int]) -> Batch:
+            return Batch(images.clone(), torch.tensor([0, 1]), torch.arange(2), [])
+
+        def __len__(self) -> int:
+            return 40
+
+    each = Images()
+    sampler = TrainingBatches(40, 1, 0, World("cpu"))
+    loader = DataLoader(each, batch_sampler=sampler, num_workers=1, collate_fn=lambda batches: batches[0])
     network = MeanNetwork()
     most_open = []
 
@@ -110,8 +124,8 @@ def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
 
     network.register_forward_hook(count_open_files)
     options = {"channels": "RGB", "bad_images": engine.BadImages(False)}
-    engine.evaluate(network, loader, torch.device("cpu"), title="test", **options)
-    train(network, sgd(network, lr=0.1), alpha=None, loader=loader)
+    engine.evaluate(network, loader, World("cpu"), title="test", **options)
+    train(network, sgd(network, lr=0.1), mixup=False, loader=loader)
     assert len(most_open) == 80
     assert max(most_open) < most_open[5] + 20
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from datasets.mixup import Mix, mix_terms
-from engine import Criterion, compute_loss, optimizer_step
+from datasets.mixup import Mix, mix_images, mix_terms
+from engine import Objective, optimizer_step
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import kl_divergence
 from losses.terms import Logits, loss_terms
@@ -26,8 +25,10 @@ from models.backbones import build_network
 from models.checkpoints import load_checkpoint, load_network
 from models.official_names import to_official
 from tests import reference_parameters as parameters
-from training import make_optimizer
-from utils.schedule import official_factor, official_halving, set_learning_rates
+from train_state import make_optimizer
+from utils.schedule import Schedule
+from utils.training_arguments import TrainingArguments
+from utils.world import World
 
 HERE = Path(__file__).parent
 REFERENCE = json.loads(Path(os.environ.get("FIDELITY_REFERENCE", HERE / "fidelity_reference.json")).read_text())
@@ -78,17 +79,15 @@ def compare_logits(reference: dict[str, Any], dtype: torch.dtype, folder: Path) 
     return max(difference(*pair) for pair in zip(heads_of(ours), theirs, strict=True))
 
 
-def make_losses(settings: dict[str, Any], dtype: torch.dtype) -> tuple[Criterion, nn.Module]:
-    """Make the loss terms and the balance with the settings of a reference."""
+def make_objective(settings: dict[str, Any], dtype: torch.dtype, folder: Path) -> Objective:
+    """Make the objective with the settings of a reference."""
     lil, gil = settings.get("lil_loss", True), settings.get("gil_loss", True)
-    temperature = settings.get("temperature", 1.5)
-    criterion = partial(loss_terms, lil=lil, gil=gil, temperature=temperature, divergence=kl_divergence)
-    if settings.get("balance_loss_method", "auto") == "auto":
-        terms = ["classification"] + ["local"] * lil + ["global"] * gil
-        return criterion, LearntBalance(terms).to(dtype)
-    return criterion, FixedBalance(
-        scales_by_name(settings["scales_in_order_classification_global_local"], in_use(lil, gil))
-    )
+    args = TrainingArguments(lil_loss=lil, gil_loss=gil, temperature=settings.get("temperature", 1.5))
+    args.balance_loss_method = settings.get("balance_loss_method", "auto")
+    if args.balance_loss_method == "hyper":
+        scales = settings["scales_in_order_classification_global_local"]
+        args.scales = scales_by_name(scales, in_use(lil, gil))
+    return Objective(import_network(settings, folder), args, World("cpu")).train().to(dtype)
 
 
 def in_use(lil: bool, gil: bool) -> list[str]:
@@ -102,46 +101,50 @@ def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
     return [theirs.get(name, 1.0) for name in ("classification", "local", "global")]
 
 
+def take_step(
+    objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mix: Mix | None = None
+) -> Losses:
+    """Take one training step and return its losses."""
+    total, terms, _ = objective(images, labels, mix, [len(labels)])
+    optimizer_step(optimizer, total)
+    return {"total": total.item(), **{name: term.item() for name, term in terms.items()}}
+
+
 def training_steps(reference: dict[str, Any], dtype: torch.dtype, folder: Path) -> Iterator[tuple[Losses, Weights]]:
     """Train with the settings of `reference`; yield each step's losses and the learnt weights after it."""
-    network = import_network(reference, folder).train().to(dtype)
+    objective = make_objective(reference, dtype, folder)
     settings = re.fullmatch(
         r"Adam, network lr (\S+), loss weights lr 1e-3, betas 0.9 0.999, weight decay (\S+) on both",
         reference["optimizer"],
     )
     assert settings is not None
-    criterion, balance = make_losses(reference, dtype)
-    optimizer = make_optimizer(network, balance, lr=float(settings[1]), weight_decay=float(settings[2]))
+    optimizer = make_optimizer(objective.network, objective.balance, float(settings[1]), float(settings[2]))
     labels = parameters.labels(reference["batch"])
     for step in range(len(reference["steps"])):
         images = parameters.images(reference["batch"], reference["size"], seed=step).to(dtype)
-        total, terms, _ = compute_loss(network, criterion, balance, images, labels, None)
-        optimizer_step(optimizer, total)
-        learnt = {name.removeprefix("weights."): weight.item() for name, weight in balance.named_parameters()}
-        yield {"total": total.item(), **{name: term.item() for name, term in terms.items()}}, learnt
+        losses = take_step(objective, optimizer, images, labels)
+        learnt = {name.split(".")[-1]: weight.item() for name, weight in objective.balance.named_parameters()}
+        yield losses, learnt
 
 
 def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Losses, list[float]]]:
     """Train with the authors' complete recipe in float64; yield each step's losses and learning rates."""
-    network = import_network(reference, folder).train().double()
-    criterion, balance = make_losses(reference, torch.float64)
+    objective = make_objective(reference, torch.float64, folder)
+    steps, lr = reference["steps_per_epoch"], reference["lr"]
+    optimizer = make_optimizer(objective.network, objective.balance, lr, reference["weight_decay"])
+    schedule = Schedule("official", lr, reference["epochs"], steps)
     labels = parameters.labels(reference["batch"])
-    validation_losses: list[float] = []
-    halvings = number = 0
-    for epoch in range(reference["epochs"]):
-        validation_losses, halvings = official_halving(validation_losses, halvings)
-        lr = reference["lr"] * 0.5**halvings
-        optimizer = make_optimizer(network, balance, lr, reference["weight_decay"])
-        for step in range(reference["steps_per_epoch"]):
-            set_learning_rates(optimizer, official_factor(step))
+    for epoch in range(1, reference["epochs"] + 1):
+        schedule.start_epoch(optimizer)
+        for step in range(steps):
+            number = (epoch - 1) * steps + step
+            schedule.set_rates(optimizer, epoch, step)
             rates = [group["lr"] for group in optimizer.param_groups]
             images = parameters.images(reference["batch"], reference["size"], seed=number).double()
             mix = Mix(reference["lambda"][number], torch.tensor(reference["permutation"][number]))
-            total, terms, _ = compute_loss(network, criterion, balance, images, labels, mix)
-            optimizer_step(optimizer, total)
-            yield {"total": total.item(), **{name: term.item() for name, term in terms.items()}}, rates
-            number += 1
-        validation_losses = [*validation_losses, reference["test_losses"][epoch]]
+            blends = mix_images(images, images[mix.partner], mix.lam)
+            yield take_step(objective, optimizer, blends, labels, mix), rates
+        schedule.val_losses.append(reference["test_losses"][epoch - 1])
 
 
 # --------------------------------------------------------------------------------------------------------- float64

@@ -1,75 +1,95 @@
 """Atomic writes: a file is complete or absent, with several writers, full disks and killed processes."""
 
 import errno
+import glob
 import os
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from utils import files
 from utils.errors import InputError
-from utils.files import atomic_write, remove_stale_parts, temporary_path
-
-ANOTHER = os.getppid()  # the ID of another running process
+from utils.files import atomic_write, create_part, remove_stale_parts
 
 
 @pytest.fixture
-def ended() -> int:
-    """The ID of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+def killed(tmp_path: Path) -> Callable[..., Path]:
+    """Make a part as a process leaves it that was killed."""
+
+    def make(target: Path, folder: bool = False) -> Path:
+        child = os.fork()
+        if not child:
+            create_part(target, folder)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+        (part,) = set(target.parent.glob(f".{glob.escape(target.name)}.*.part")) - set(made)
+        made.append(part)
+        return part
+
+    made: list[Path] = []
+    return make
 
 
-def part_of(pid: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: pid)
-        return temporary_path(target)
-
-
-def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_write_the_same_file(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     with atomic_write(target) as mine:
         mine.write_text("mine")
-        theirs = part_of(ANOTHER, target, monkeypatch)
-        theirs.write_text("half of th")
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "getpid", lambda: ANOTHER)
-            with atomic_write(target) as part:
-                assert part == theirs
-                part.write_text("theirs")
+        with atomic_write(target) as theirs:
+            assert theirs != mine
+            theirs.write_text("theirs")
         assert target.read_text() == "theirs" and mine.is_file()
     assert target.read_text() == "mine" and os.listdir(tmp_path) == ["a.json"]
 
 
 @pytest.mark.parametrize("name", ["a.json", "a [1].json"])
-def test_a_write_removes_the_part_of_a_killed_process(
-    tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_write_removes_the_part_of_a_killed_process(tmp_path: Path, killed: Callable[..., Path], name: str) -> None:
     target = tmp_path / name
-    left = part_of(ended, target, monkeypatch)
-    kept = [part_of(ANOTHER, target, monkeypatch), part_of(ended, tmp_path / "b.json", monkeypatch)]
-    kept.append(left.with_name(left.name.replace(str(ended), "old")))
-    for file in (left, *kept):
-        file.write_text("half")
+    left, of_another = killed(target), killed(tmp_path / "b.json")
+    mine, lock = create_part(target)
     with atomic_write(target) as part:
         part.write_text("whole")
-    assert sorted(tmp_path.iterdir()) == sorted([target, *kept])
+    assert sorted(tmp_path.iterdir()) == sorted([target, of_another, mine])
+    assert not left.exists()
+    os.close(lock)
 
 
-def test_stale_parts_of_a_folder(tmp_path: Path, ended: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_parts_of_a_folder(tmp_path: Path, killed: Callable[..., Path]) -> None:
     for name in ("a", "b"):
-        (part_of(ended, tmp_path / name, monkeypatch) / "0").mkdir(parents=True)
-    temporary_path(tmp_path / "c").mkdir()  # left by an earlier process with the same ID, as in a container
-    part_of(ended, tmp_path / "d.json", monkeypatch).write_text("half")
-    kept = part_of(ANOTHER, tmp_path / "a", monkeypatch)
-    kept.mkdir()
+        (killed(tmp_path / name, folder=True) / "0").mkdir()
+    killed(tmp_path / "d.json")
+    (tmp_path / ".e.0123.part").mkdir()  # killed before it could lock
+    mine, lock = create_part(tmp_path / "a", folder=True)
     remove_stale_parts(tmp_path)
-    assert list(tmp_path.iterdir()) == [kept]
+    assert list(tmp_path.iterdir()) == [mine]
+    os.close(lock)
+    remove_stale_parts(tmp_path)
+    assert not list(tmp_path.iterdir())
     remove_stale_parts(tmp_path / "missing")
+
+
+def test_a_part_removed_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, calls = files._lock, []
+
+    def late(descriptor: int, wait: bool) -> bool | None:
+        if not calls:
+            calls.append(1)
+            remove_stale_parts(tmp_path)  # as another process would
+        return lock(descriptor, wait)
+
+    monkeypatch.setattr(files, "_lock", late)
+    part, descriptor = create_part(tmp_path / "a.json")
+    assert part.is_file() and list(tmp_path.iterdir()) == [part]
+    os.close(descriptor)
+
+
+def test_names_are_unique_where_containers_share_host_name_and_process_number(tmp_path: Path) -> None:
+    parts = [create_part(tmp_path / "a.json") for _ in range(2)]
+    assert parts[0][0] != parts[1][0]
+    for _, lock in parts:
+        os.close(lock)
 
 
 def full_disk(part: Path) -> None:

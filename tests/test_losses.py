@@ -155,8 +155,8 @@ def test_scales_are_in_order_classification_local_global_and_found_by_name() -> 
 def test_mixup_uses_one_lambda_per_batch() -> None:
     torch.manual_seed(0)
     images = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 3, 2, 2)
-    lam, partner = mix = draw_mix(8, 0.5)
-    blends = mix_images(images, mix)
+    lam, partner = draw_mix(8, 0.5)
+    blends = mix_images(images, images[partner], lam)
     assert sorted(partner.tolist()) == list(range(8))
     torch.testing.assert_close(blends[:, 0, 0, 0], lam * torch.arange(8) + (1 - lam) * partner)
     assert 0 <= lam <= 1

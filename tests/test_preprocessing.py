@@ -34,7 +34,7 @@ from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
-from utils.files import remove_stale_parts, temporary_path
+from utils.files import create_part, remove_stale_parts
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 FACE = 96  # pixels
@@ -567,7 +567,7 @@ def test_real_videos_can_be_trained_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- interruptions and shards
 
 
-# Runs the command, but waits in the second detector call for slow.mp4.
+# Runs the command, but waits in a detector call when part of slow.mp4 is written.
 WAITING = """
 import sys, time
 from pathlib import Path
@@ -578,7 +578,7 @@ load = preprocessing.load_face_detector
 def load_waiting(*arguments):
     detector, description = load(*arguments)
     def detect(frames):
-        if any(Path(sys.argv[1]).glob("faces/folder/val/real/.slow.*.part")):
+        if any(Path(sys.argv[1]).glob("faces/folder/val/real/.slow.*.part/*/*.png")):
             time.sleep(600)
         return detector(frames)
     return detect, description
@@ -798,7 +798,8 @@ def test_jobs_with_a_missing_gpu(dataset: Path, capsys: pytest.CaptureFixture) -
     assert not (dataset / "faces").exists() and not (dataset / "labels").exists()
 
 
-def test_without_slurm(dataset: Path, capsys: pytest.CaptureFixture) -> None:
+def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("PATH", "")
     assert preprocessing.main(arguments(dataset, "--submit", "slurm", "--nodes", "2")) == 2
     assert "--submit slurm" in capsys.readouterr().err
 
@@ -935,8 +936,9 @@ def test_workers_write_the_same_as_one_process(tmp_path: Path) -> None:
 
 
 def test_stale_files_are_removed_once_per_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, looked = temporary_path(dataset / "faces/train/real/a video that was deleted"), []
-    left.mkdir(parents=True)
+    left, lock = create_part(dataset / "faces/train/real/a video that was deleted", folder=True)
+    os.close(lock)
+    looked = []
 
     def remove(folder: Path) -> None:
         looked.append(folder)

@@ -18,9 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import training
 from evaluation.metrics import METRICS
+from losses.balance import LearntBalance
+from models.checkpoints import load_checkpoint
 from tests.conftest import ROOT, Run, arguments, make_dataset
+from train_state import TrainState, make_optimizer
 from utils.devices import seed_everything
-from utils.schedule import cosine_factor, losses_rose, official_factor
+from utils.schedule import Schedule, losses_rose
 
 MACHINE_ARGUMENTS = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
 
@@ -44,7 +47,7 @@ def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
     folder = tiny / "output/run"
     written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
     assert written == {
-        *("args.json", "train.log", "model_best.pth", "model_last.pth"),
+        *(".lock", "args.json", "train.log", "model_best.pth", "model_last.pth", "model_previous.pth"),
         *("results.json", "predictions.csv", "report.html"),
     }
     assert json.loads((folder / "args.json").read_text())["num_LIBs"] == 2
@@ -127,11 +130,11 @@ def interrupted_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt the training in the epoch after `epoch`."""
     real = training.train_one_epoch
 
-    def interrupted(*args: object, **options: object) -> object:
-        if options["epoch"] > epoch:
+    def interrupted(state: TrainState, *args: object) -> object:
+        if state.epoch == epoch:
             torch.rand(100)  # random numbers that the uninterrupted run never draws
             raise Interruption
-        return real(*args, **options)
+        return real(state, *args)
 
     monkeypatch.setattr(training, "train_one_epoch", interrupted)
 
@@ -143,7 +146,8 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         assert equal(ours["state_dict"], theirs["state_dict"]), file
         assert ours["best"] == theirs["best"]
         assert equal(ours["balance"], theirs["balance"])
-        torch.testing.assert_close(ours["optimizer"], theirs["optimizer"], rtol=0, atol=0)
+    ours, theirs = (load_checkpoint(folder / "model_last.pth") for folder in (one, other))
+    torch.testing.assert_close(ours["optimizer"], theirs["optimizer"], rtol=0, atol=0)
     assert predictions(one / "predictions.csv") == predictions(other / "predictions.csv")
 
 
@@ -196,14 +200,14 @@ def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pyt
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
     assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
-    assert checkpoint["optimizer"]["param_groups"][0]["initial_lr"] == 0.002
+    assert load_checkpoint(last)["optimizer"]["param_groups"][0]["initial_lr"] == 0.002
 
 
 def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
     folder = tiny / "output/run"
-    older = torch.load(folder / "model_last.pth", weights_only=True)
-    torch.save({**older, "epoch": 1}, folder / "model_1.pth")
+    older = load_checkpoint(folder / "model_last.pth")
+    torch.save({**older, "epoch": 1, "lines": older["lines"][:1]}, folder / "model_1.pth")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     capsys.readouterr()
     resume = ["--resume_model", str(folder / "model_1.pth"), *MACHINE_ARGUMENTS]
@@ -221,12 +225,9 @@ def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.
 def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aucs = iter([0.6, 0.9, 0.9, 0.7])
     real = training.binary_metrics
-    calls = []
 
     def scripted(labels: np.ndarray, scores: np.ndarray) -> dict:
-        calls.append(1)
-        metrics = real(labels, scores)
-        return {**metrics, "auc": next(aucs)} if len(calls) % 2 == 0 else metrics  # training, validation, ...
+        return {**real(labels, scores), "auc": next(aucs)}
 
     monkeypatch.setattr(training, "binary_metrics", scripted)
     assert training.main(arguments(tiny, "--name", "run", "--epoch", "4")) == 0
@@ -240,7 +241,7 @@ def test_every_tenth_checkpoint_is_kept(tiny: Path) -> None:
         training.main(arguments(tiny, "--name", "run", "--epoch", "11", "--num_LIBs", "1", "--lil_loss", "False")) == 0
     )
     kept = sorted(file.name for file in (tiny / "output/run").glob("model_*"))
-    assert kept == ["model_10.pth", "model_best.pth", "model_last.pth"]
+    assert kept == ["model_10.pth", "model_best.pth", "model_last.pth", "model_previous.pth"]
 
 
 def test_save_model_false_writes_no_checkpoint(tiny: Path) -> None:
@@ -297,14 +298,28 @@ def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
     assert weights(tiny / "output/run/model_last.pth")
 
 
+def rates_of(name: str, epochs: int, steps: int) -> list[float]:
+    """Return the network's rate in each step of a run that starts with rate 1."""
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "initial_lr": 1.0}], lr=1.0)
+    schedule, rates = Schedule(name, 1.0, epochs, steps), []
+    for epoch in range(1, epochs + 1):
+        schedule.start_epoch(optimizer)
+        for step in range(steps):
+            schedule.set_rates(optimizer, epoch, step)
+            rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
 def test_schedules() -> None:
-    assert [cosine_factor(step, 50, 200) for step in (0, 50, 150)] == pytest.approx([0.8535534, 0.5, 0.0])
-    assert [official_factor(step) for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
+    cosine, official = rates_of("cosine", 4, 50), rates_of("official", 2, 400)
+    assert [cosine[step] for step in (0, 50, 100)] == pytest.approx([1, 0.8535534, 0.5])
+    assert [official[step] for step in (0, 75, 150, 300)] == pytest.approx([1, 0.5, 0, 1], abs=1e-12)
+    assert official[400:] == official[:400]  # again in every epoch
     # The authors use torch's scheduler with T_max = 150.
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
     for step in range(400):
-        assert official_factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
+        assert official[step] == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-6)
         optimizer.step()
         theirs.step()
 
@@ -321,18 +336,22 @@ def test_official_schedule_halves_the_networks_rate_and_rebuilds_adam(
 ) -> None:
     losses = iter([5.0, 4.0, 6.0, 3.0, 2.0, 1.0, 0.5])
     real_metrics, real_epoch = training.binary_metrics, training.train_one_epoch
-    rates, moments, calls = [], [], []
+    rates, moments = [], []
 
     def scripted(labels: np.ndarray, scores: np.ndarray) -> dict:
-        calls.append(1)
-        metrics = real_metrics(labels, scores)
-        return {**metrics, "log_loss": next(losses)} if len(calls) % 2 == 0 else metrics
+        return {**real_metrics(labels, scores), "log_loss": next(losses)}
 
-    def watched(*args: Any, **options: Any) -> Any:
-        optimizer, lr_factor = args[3:5]
-        rates.append([group["initial_lr"] * lr_factor(0) for group in optimizer.param_groups])
-        moments.append(len(optimizer.state))
-        return real_epoch(*args, **options)
+    def watched(state: TrainState, *more: Any) -> None:
+        start = state.schedule.start_epoch
+
+        def start_epoch(optimizer: torch.optim.Optimizer) -> None:
+            start(optimizer)
+            rates.append([group["initial_lr"] for group in optimizer.param_groups])
+            moments.append(len(optimizer.state))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(state.schedule, "start_epoch", start_epoch)
+            real_epoch(state, *more)
 
     monkeypatch.setattr(training, "binary_metrics", scripted)
     monkeypatch.setattr(training, "train_one_epoch", watched)
@@ -344,8 +363,8 @@ def test_official_schedule_halves_the_networks_rate_and_rebuilds_adam(
 
 
 def test_loss_weights_have_their_own_rate(tiny: Path) -> None:
-    network, balance = torch.nn.Linear(1, 1), training.LearntBalance(["classification"])
-    groups = training.make_optimizer(network, balance, lr=0.5, weight_decay=0.25).param_groups
+    network, balance = torch.nn.Linear(1, 1), LearntBalance(["classification"])
+    groups = make_optimizer(network, balance, lr=0.5, weight_decay=0.25).param_groups
     assert [(g["lr"], g["initial_lr"], g["weight_decay"], g["betas"]) for g in groups] == [
         (0.5, 0.5, 0.25, (0.9, 0.999)),
         (1e-3, 1e-3, 0.25, (0.9, 0.999)),
@@ -361,7 +380,9 @@ def test_defaults_match_the_paper() -> None:
         "dataset_root": Path("dataset"), "data_root": Path("."), "skip_bad_images": False, "lil_loss": True,
         "gil_loss": True, "temperature": 1.5, "mi_calculator": "kl", "balance_loss_method": "auto",
         "scales": [1, 2, 10], "num_LIBs": 4, "resume_model": None, "test": False, "save_model": True,
-        "save_path": Path("output"), "overwrite": False, "video_score": "mean", "group_by": None, "fpr": None,
+        "save_every_minutes": 15, "save_path": Path("output"), "overwrite": False,
+        "video_score": "mean", "group_by": None, "fpr": None, "submit": "local", "nodes": 1, "slurm": {},
+        "sync_bn": False,
     }  # fmt: skip
     assert vars(args) == expected
 

@@ -1,11 +1,14 @@
 """Run a command: its exit code, and one sentence for an error."""
 
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
 from utils.devices import is_out_of_memory
 from utils.errors import InputError, one_line
+from utils.world import Stopped, is_lost_connection
 
 
 def run_command(
@@ -22,8 +25,10 @@ def run_command(
         how_to_continue: returns the text to append after an interruption or a killed worker process.
 
     Returns:
-        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption.
+        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 and the number
+        of the signal for another signal.
     """
+    rank = int(os.environ.get("RANK", 0))
     try:
         return work() or 0
     except InputError as error:
@@ -42,11 +47,23 @@ def run_command(
             )
         elif is_out_of_memory(error):
             sentence = f"out of memory; try {less_memory}."
+        elif is_lost_connection(error):
+            sentence = (
+                f"another process of this run has ended; the messages above and below say which{how_to_continue()}."
+            )
         else:
             raise
+    except Stopped as stop:
+        if rank == 0:
+            print(f"{program}: stopped by {stop}{how_to_continue()}", file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print(f"{program}: interrupted{how_to_continue()}", file=sys.stderr)
         return 130
+    if rank:
+        # If rank 0 fails for the same reason, it says so, and torchrun ends this process within these seconds.
+        time.sleep(3)
+        program = f"{program}: rank {rank}"
     if "--traceback" in sys.argv:
         traceback.print_exception(caught)
     print(f"{program}: error: {sentence}", file=sys.stderr)

@@ -41,20 +41,23 @@ def core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_count(requested: int) -> int:
-    """Return the number of loader processes, at most one per core; print a note if that is fewer than requested."""
-    cores = core_count()
+def worker_count(requested: int, processes: int = 1) -> int:
+    """Return the number of loader processes: at most one per core, shared among the `processes` of this machine.
+
+    Print a note if that is fewer than requested.
+    """
+    cores = core_count() // processes
     if requested > cores:
         print(f"note: --num_workers {requested} is more than the {cores} cores here; using {cores} workers")
     return min(requested, cores)
 
 
-def seed_everything(seed: int, epoch: int) -> None:
-    """Seed the generators of Python, NumPy and PyTorch from (seed, epoch).
+def seed_everything(*key: int) -> None:
+    """Seed the generators of Python, NumPy and PyTorch from a key such as (seed, epoch, step).
 
-    A call at the start of each epoch gives a resumed run the random states of an uninterrupted one.
+    A call at each step gives a continued run the random numbers of an uninterrupted one.
     """
-    draw = np.random.SeedSequence([seed, epoch]).generate_state(1)
+    draw = np.random.SeedSequence(key).generate_state(1)
     random.seed(int(draw[0]))
     np.random.seed(draw[0])
     torch.manual_seed(int(draw[0]))

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,41 +13,81 @@ from typing import Any
 
 from utils.errors import InputError
 
+LOCK_NAME = ".lock"
 
-def temporary_path(target: Path) -> Path:
-    """Return the hidden temporary path beside `target` that only this process writes to."""
-    return target.with_name(f".{target.name}.{socket.gethostname()}.{os.getpid()}.part")
+
+def create_part(target: Path, folder: bool = False) -> tuple[Path, int]:
+    """Create a hidden temporary file or folder beside `target`, and lock it for as long as this process lives.
+
+    The name is unique, and a lock holds for all hosts and containers that share the disk; process numbers and host
+    names do neither.
+
+    Args:
+        target: what the temporary file or folder will replace.
+        folder: create a folder, and lock a file in it.
+
+    Returns:
+        The path, and the file descriptor that holds the lock; closing it ends the lock.
+    """
+    while True:
+        part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+        locked = part / LOCK_NAME if folder else part
+        try:
+            if folder:
+                part.mkdir(parents=True)
+            descriptor = os.open(locked, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            if folder and isinstance(error, FileNotFoundError):
+                continue  # removed by another process before the lock
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        if _lock(descriptor, wait=True) is None or locked.exists():
+            return part, descriptor
+        os.close(descriptor)  # removed by another process before the lock
 
 
 def remove_stale_parts(folder: Path, name: str = "*") -> None:
-    """Remove temporary files (see `temporary_path`) that killed processes of this machine left in a folder.
-
-    Call it before this process writes there: it also removes files with the ID of this process.
+    """Remove temporary files and folders (see `create_part`) whose processes have ended.
 
     Args:
         folder: the folder; it may be missing.
         name: the name of the target; ``*`` for every target.
     """
     name = name if name == "*" else glob.escape(name)
-    for part in folder.glob(f".{name}.{glob.escape(socket.gethostname())}.*.part"):
-        pid = part.name.split(".")[-2]
-        if not pid.isdecimal() or (int(pid) != os.getpid() and _is_running(int(pid))):
-            continue
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            with suppress(OSError):  # another process removed it, or another user owns it
-                part.unlink()
+    for part in folder.glob(f".{name}.*.part"):
+        with suppress(OSError):  # another process removed it, or another user owns it
+            if part.is_dir() and not (part / LOCK_NAME).exists():
+                part.rmdir()  # fails unless it is empty
+                continue
+            descriptor = os.open(part / LOCK_NAME if part.is_dir() else part, os.O_RDWR)
+            try:
+                if _lock(descriptor, wait=False):
+                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+            finally:
+                os.close(descriptor)
 
 
-def _is_running(pid: int) -> bool:
+def _lock(descriptor: int, wait: bool) -> bool | None:
+    """Lock an open file; return whether this process holds the lock, or None where files cannot be locked."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         return False
-    except PermissionError:
-        return True
+    except OSError:
+        return None
     return True
+
+
+def sync(path: Path) -> None:
+    """Write a file or folder through to the disk, so that a power failure does not undo it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -63,14 +103,17 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
-    replaced = None if target.exists() and not target.is_file() else target.resolve()
-    part = temporary_path(replaced) if replaced else target
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    replaced, part, lock = target.resolve(), target, None
     try:
-        if replaced:
-            remove_stale_parts(replaced.parent, replaced.name)
+        remove_stale_parts(replaced.parent, replaced.name)
+        part, lock = create_part(replaced)
         yield part
-        if replaced:
-            os.replace(part, replaced)
+        sync(part)
+        os.replace(part, replaced)
+        sync(replaced.parent)
     except OSError as error:
         # A failed write names no file; a failed copy names both.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
@@ -79,8 +122,9 @@ def atomic_write(target: Path) -> Iterator[Path]:
         reason = error.strerror or str(error)
         raise InputError(f"{target} could not be written: {reason}; free disk space or choose another path.") from error
     finally:
-        if replaced:
+        if lock is not None:
             part.unlink(missing_ok=True)
+            os.close(lock)
 
 
 def write_if_changed(file: Path, text: str) -> None:

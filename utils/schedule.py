@@ -1,56 +1,73 @@
-"""Learning rate schedules, as factors on the initial learning rates."""
+"""Learning rate schedules."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 
-OFFICIAL_T_MAX = 150  # steps
+OFFICIAL_PERIOD = 150  # steps
 
 
-def cosine_factor(step: int, first_step: int, total_steps: int) -> float:
-    """Return the factor of ``--lr_schedule cosine``, from 1 to 0 over the run.
+class Schedule:
+    """The learning rates of a training, as factors on each parameter group's ``initial_lr``.
 
-    Args:
-        step: the step within the epoch, from 0.
-        first_step: the number of steps in earlier epochs.
-        total_steps: the number of steps in the run.
-    """
-    return 0.5 * (1 + math.cos(math.pi * (first_step + step) / total_steps))
-
-
-def official_factor(step: int) -> float:
-    """Return the factor of ``--lr_schedule official`` within an epoch, as in the authors' code.
-
-    A cosine with T_max = 150 steps starts again in every epoch. After step 150 it rises.
+    ``cosine`` falls from 1 to 0 over the run. ``official`` is the authors' schedule: a cosine of 150 steps that starts
+    again in every epoch and rises after step 150. At the start of each epoch their code makes a new Adam, and halves
+    the network's rate if `losses_rose`.
 
     Args:
-        step: the step within the epoch, from 0.
+        name: cosine or official.
+        lr: initial learning rate of the network, the first parameter group.
+        epochs: number of epochs of the run.
+        steps: number of steps of an epoch.
+
+    Attributes:
+        val_losses: one validation loss per epoch since the last halving.
+        halvings: how often the network's rate has been halved.
     """
-    return cosine_factor(step, 0, OFFICIAL_T_MAX)
+
+    def __init__(self, name: str, lr: float, epochs: int, steps: int) -> None:
+        self.name, self.lr, self.epochs, self.steps = name, lr, epochs, steps
+        self.val_losses: list[float] = []
+        self.halvings = 0
+
+    def start_epoch(self, optimizer: Optimizer) -> None:
+        """Prepare the optimizer for an epoch; ``official`` drops Adam's moments and may halve the network's rate."""
+        if self.name == "official":
+            if losses_rose(self.val_losses):
+                self.val_losses, self.halvings = [], self.halvings + 1  # the authors' code clears the list too
+            optimizer.state.clear()
+            self.set_initial_rate(optimizer)
+
+    def set_initial_rate(self, optimizer: Optimizer) -> None:
+        """Set the network's ``initial_lr``; the loss weights keep theirs."""
+        optimizer.param_groups[0]["initial_lr"] = self.lr * 0.5**self.halvings
+
+    def set_rates(self, optimizer: Optimizer, epoch: int, step: int) -> None:
+        """Set the rate of every parameter group for a step, from 0, of an epoch, from 1."""
+        if self.name == "official":
+            factor = cosine_factor(step, OFFICIAL_PERIOD)
+        else:
+            factor = cosine_factor((epoch - 1) * self.steps + step, self.epochs * self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def state(self) -> dict[str, Any]:
+        """Return the checkpoint's entries ``val_losses`` and ``halvings``."""
+        return {"val_losses": self.val_losses, "halvings": self.halvings}
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from a checkpoint; the authors' checkpoints have no such entries."""
+        self.val_losses = list(checkpoint.get("val_losses", []))
+        self.halvings = checkpoint.get("halvings", 0)
 
 
-def official_halving(losses: list[float], halvings: int) -> tuple[list[float], int]:
-    """Count a halving of the network's learning rate if `losses_rose`, at the start of an epoch.
-
-    As in the authors' code, a halving clears the list of losses. The rate of the learnt loss weights does not change.
-
-    Args:
-        losses: one validation loss per epoch since the last halving.
-        halvings: how often the rate has been halved.
-
-    Returns:
-        Both arguments, updated.
-    """
-    return ([], halvings + 1) if losses_rose(losses) else (losses, halvings)
+def cosine_factor(step: int, period: int) -> float:
+    """Return a factor that falls from 1 at step 0 to 0 at step `period`, along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * step / period))
 
 
 def losses_rose(losses: list[float]) -> bool:
     """Return whether the loss rises anywhere within the last five; False if there are fewer."""
     last = losses[-5:]
     return len(last) == 5 and any(later > earlier for earlier, later in zip(last, last[1:], strict=False))
-
-
-def set_learning_rates(optimizer: Optimizer, factor: float) -> None:
-    """Set the rate of every parameter group to its ``initial_lr`` times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor

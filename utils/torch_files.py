@@ -1,5 +1,6 @@
 """Read PyTorch files without running code from them."""
 
+import io
 import pickle
 import struct
 import warnings
@@ -30,12 +31,13 @@ DAMAGE_ERRORS = (
 )
 
 
-def read_torch_file(file: Path, flag: str) -> Any:
+def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     """Load a PyTorch file onto the CPU; code in it is not run.
 
     Args:
         file: the file.
         flag: the argument that named the file, for the message.
+        member: a PyTorch file inside the zip archive, if it is there; its entries join those of the file.
 
     Raises:
         InputError: the file is missing, damaged, or not a PyTorch file.
@@ -52,7 +54,12 @@ def read_torch_file(file: Path, flag: str) -> Any:
                     raise ValueError(f"{damaged} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            if member and isinstance(content, dict) and zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as parts:
+                    if member in parts.namelist():
+                        content |= torch.load(io.BytesIO(parts.read(member)), map_location="cpu", weights_only=True)
+            return content
     except DAMAGE_ERRORS as error:
         reason = "it is damaged, incomplete, or not a PyTorch file"
         if "Weights only" in str(error) and zipfile.is_zipfile(file):

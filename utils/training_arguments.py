@@ -5,9 +5,10 @@ from pathlib import Path
 
 from utils import parsing as parse
 from utils.errors import InputError
+from utils.jobs import SLURM_TEXT, check_job_arguments, key_values
 
 # These describe the current call and machine, so a resumed run does not take them from its checkpoint.
-NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers")
+NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers", "submit", "nodes", "slurm")
 
 
 @dataclass(kw_only=True)
@@ -15,10 +16,19 @@ class TrainingArguments:
     """Every argument of training.py; the fields are documented by their help texts."""
 
     name: str = parse.argument(
-        "train_model", parse.folder_name, "run name: the folder under --save_path; a resumed run keeps its name", "run"
+        "train_model",
+        parse.folder_name,
+        "run name: the folder under --save_path; a resumed run keeps its name, a test appends _test to the run's name",
+        "run",
     )
     gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "run")
     seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers", "run")
+
+    submit: str = parse.argument(
+        "local", parse.one_of("local", "slurm"), "where the training runs: local, or slurm for a SLURM cluster", "run"
+    )
+    nodes: int = parse.argument(1, parse.count, "number of nodes with --submit slurm", "run")
+    slurm: dict[str, str] = parse.argument({}, key_values, SLURM_TEXT, "run")
 
     model: str = parse.argument(
         "resnet", str, "backbone of each LIB: resnet, efficientnet, mobilenet, or any timm model name", "train"
@@ -44,6 +54,9 @@ class TrainingArguments:
     )
     bs: int = parse.argument(
         256, parse.number(int, 2), "training batch size, in images, over all GPUs together", "train"
+    )
+    sync_bn: bool = parse.argument(
+        False, parse.boolean, "with several processes on GPUs: batch norm over the images of all of them", "train"
     )
     test_bs: int = parse.argument(1000, parse.count, "validation and test batch size, in images", "train")
     num_workers: int = parse.argument(
@@ -107,7 +120,10 @@ class TrainingArguments:
 
     num_LIBs: int = parse.argument(4, parse.count, "number of Local Information Blocks", "model")
     resume_model: Path | None = parse.argument(
-        None, parse.path, "checkpoint to resume from, or to evaluate with --test", "model"
+        None,
+        parse.path,
+        "checkpoint to resume from, or to evaluate with --test; auto: the newest intact one of --name, if there is one",
+        "model",
     )
 
     video_score: str = parse.argument(
@@ -127,6 +143,9 @@ class TrainingArguments:
         False, parse.boolean, "evaluate the checkpoint given with --resume_model; do not train", "checkpoint"
     )
     save_model: bool = parse.argument(True, parse.boolean, "write checkpoints", "checkpoint")
+    save_every_minutes: float = parse.argument(
+        15.0, parse.number(float, 0), "minutes between checkpoints within an epoch; 0 for none", "checkpoint"
+    )
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
     overwrite: bool = parse.argument(False, parse.boolean, "replace an earlier run of this name", "checkpoint")
 
@@ -137,5 +156,6 @@ def check_training_arguments(args: TrainingArguments) -> None:
         raise InputError("--test needs a checkpoint to evaluate; give --resume_model FILE.")
     if args.test and args.fpr is not None:
         raise InputError("--fpr sets the threshold during training, so it has no effect with --test; leave it out.")
+    check_job_arguments(args.submit, args.nodes, args.slurm)
     if args.num_LIBs == 1 and args.lil_loss and not args.test:
         raise InputError("--num_LIBs 1 has no leave-one-out head and so no local loss; give --lil_loss False.")

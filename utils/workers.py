@@ -8,10 +8,20 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader
 
+from utils.world import STOP_SIGNALS
+
 
 def init_worker(_: int) -> None:
-    """Limit OpenCV to one thread in a worker process; its default is one per core."""
+    """Prepare a worker process: OpenCV uses one thread, not one per core, and signals are left to the main process.
+
+    A terminal, torchrun or SLURM signals every process of a run. A worker that obeyed would take away the batch that
+    the main process still waits for. On SIGTERM, a worker gives the main process half a minute to end first.
+    """
     cv2.setNumThreads(0)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
 
 def iterate(loader: DataLoader) -> Iterator[Any]:

@@ -1,0 +1,54 @@
+"""Compare the training speed of two checkouts, side by side, for docs/performance.md.
+
+    git worktree add /tmp/before COMMIT
+    python -m benchmarks.training_speed /tmp/before [--rounds 3]
+
+Both train the same epoch in turns, with the Python that runs this command. train.log gives the images per second.
+"""
+
+import argparse
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent.parent
+CASES = {
+    "two MobileNets, 64 px, batch 16": ("--model mobilenet --num_LIBs 2 --size 64 --bs 16 --epoch 2", "16,2,2"),
+    "four ResNet-34, 112 px, batch 16": ("--model resnet --num_LIBs 4 --size 112 --bs 16 --epoch 1", "4,2,2"),
+}
+
+
+def images_per_second(checkout: Path, options: str, root: Path) -> float:
+    """Train in a checkout, and return the images per second of the last epoch."""
+    where = ["--dataset_root", root / "dataset", "--data_root", root, "--save_path", root / "output"]
+    argv = [*where, "--dataset", "demo", "--name", "run", "--overwrite", "True", "--pretrained", "False"]
+    command = [sys.executable, checkout / "training.py", *argv, *options.split(), "--save_model", "False"]
+    subprocess.run(list(map(str, command)), cwd=root, check=True, capture_output=True)
+    return float(re.findall(r"([\d.]+) images/s", (root / "output/run/train.log").read_text())[-1])
+
+
+def main() -> None:
+    """Print the speeds of both checkouts in each case, and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("other", type=Path, help="another checkout")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each checkout and case (default: 3)")
+    args = parser.parse_args()
+    for case, (options, people) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            draw = [sys.executable, "-m", "demo", "--out", str(root / "dataset/demo"), "--people", people]
+            subprocess.run(draw, cwd=HERE, check=True, capture_output=True)
+            pairs = [
+                (images_per_second(args.other, options, root), images_per_second(HERE, options, root))
+                for _ in range(args.rounds)
+            ]
+        before, after = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
+        ratio = statistics.median(b / a for a, b in pairs)
+        print(f"{case}: {before:.1f} and {after:.1f} images/s, ratio {ratio:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

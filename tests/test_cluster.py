@@ -1,0 +1,148 @@
+"""Training and preprocessing on a real SLURM with two nodes on this machine.
+
+Debian's packages slurmctld, slurmd, slurm-client and munge are needed, and root.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import preprocessing
+import training
+from tests import test_preprocessing as faces
+from tests.conftest import arguments, in_processes, make_dataset
+from tests.test_interruptions import assert_same_run
+from tests.test_preprocessing import clip, dataset  # noqa: F401  # fixtures
+
+pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+
+def configuration(folder: Path) -> str:
+    """Return slurm.conf for two nodes with one core each."""
+    sockets = [socket.socket() for _ in range(3)]
+    for free in sockets:
+        free.bind(("127.0.0.1", 0))
+    controller, *nodes = (free.getsockname()[1] for free in sockets)
+    for free in sockets:
+        free.close()
+    options = {
+        "ClusterName": "test",
+        "SlurmctldHost": "localhost",
+        "SlurmctldPort": controller,
+        "SlurmUser": "root",
+        "SlurmdUser": "root",
+        "AuthType": "auth/munge",
+        "AuthInfo": "cred_expire=5",  # a requeued job waits for as long
+        "StateSaveLocation": folder / "state",
+        "SlurmdSpoolDir": folder / "spool-%n",
+        "SlurmctldPidFile": folder / "slurmctld.pid",
+        "SlurmdPidFile": folder / "slurmd-%n.pid",
+        "SlurmctldLogFile": folder / "slurmctld.log",
+        "SlurmdLogFile": folder / "slurmd-%n.log",
+        "ProctrackType": "proctrack/linuxproc",
+        "TaskPlugin": "task/none",
+        "SelectType": "select/cons_tres",
+        "SelectTypeParameters": "CR_Core",
+        "JobAcctGatherType": "jobacct_gather/none",
+        "AccountingStorageType": "accounting_storage/none",
+        "MpiDefault": "none",
+        "KillWait": 10,
+        "SchedulerParameters": "sched_interval=1",
+        "ReturnToService": 2,
+    }
+    lines = [f"{name}={value}" for name, value in options.items()]
+    for number, port in enumerate(nodes, start=1):
+        lines.append(f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=2000")
+    return "\n".join([*lines, "PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP", ""])
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Start SLURM; SLURM_CONF makes its commands find it."""
+    if missing := [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    if os.geteuid() != 0:
+        pytest.skip("only root can start SLURM")
+    pytest.importorskip("submitit")
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "state").mkdir()
+    (folder / "slurm.conf").write_text(configuration(folder))
+    if subprocess.run(["munge", "-n"], capture_output=True).returncode:
+        Path("/run/munge").mkdir(exist_ok=True)
+        shutil.chown("/run/munge", "munge", "munge")
+        subprocess.run(["runuser", "-u", "munge", "--", "munged"], check=True)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    patch.setenv("MASTER_ADDR", "127.0.0.1")  # n1 is no host name
+    subprocess.run(["slurmctld"], check=True)
+    try:
+        for node in ("n1", "n2"):
+            subprocess.run(["slurmd", "-N", node], check=True)
+        wait_for(lambda: output("sinfo", "-h", "-o", "%T").split() == ["idle"])
+        yield
+    finally:
+        subprocess.run(["scancel", "-u", "root"])
+        for pid in folder.glob("*.pid"):
+            subprocess.run(["kill", pid.read_text().strip()])
+        patch.undo()
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_a_training_on_two_nodes_is_requeued_and_continues(
+    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    make_dataset(tmp_path)
+    run = ("--epoch", "12", "--seed", "2")
+    assert in_processes(2, lambda: training.main(arguments(tmp_path, *run, "--name", "complete"))) == [0, 0]
+    submit = ("--submit", "slurm", "--nodes", "2", "--slurm", "time=60", "--save_every_minutes", "1e-9")
+    argv = arguments(tmp_path, *run, "--name", "run", *submit)
+    assert training.main(argv) == 0
+    job = output("squeue", "-h", "-o", "%i").strip()
+    assert f"job {job}" in capsys.readouterr().out
+    folder = tmp_path / "output/run"
+    log = folder / f"jobs/{job}_0_log.out"
+
+    def starts() -> int:
+        return log.read_text().count("training on 2 x cpu") if log.is_file() else 0
+
+    # As at the time limit or before a preemption: SLURM signals, and the job requeues itself. Then by hand.
+    for number, interrupt in enumerate((["scancel", "--signal", "USR2", job], ["scontrol", "requeue", job]), start=1):
+        wait_for(lambda: starts() == number and (folder / "model_last.pth").is_file())  # noqa: B023
+        subprocess.run(interrupt, check=True)
+    wait_for(lambda: not output("squeue", "-h"))
+    assert starts() == 3 and log.read_text().count("\ncontinuing ") == 2
+    assert_same_run(folder, tmp_path / "output/complete")
+
+
+def test_preprocessing_on_two_nodes(cluster: None, dataset: Path) -> None:  # noqa: F811
+    submit = ["--submit", "slurm", "--nodes", "2", "--num_workers", "0"]
+    assert preprocessing.main(faces.arguments(dataset, *submit)) == 0
+    assert len(faces.images(dataset)) == 24
+    assert len(list((dataset / "labels/folder/jobs").glob("*_log.out"))) == 2
+
+
+@pytest.mark.parametrize("option", ["mem_gb=4", "partition=nowhere"])
+def test_what_sbatch_refuses_is_one_sentence(
+    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture, option: str
+) -> None:
+    make_dataset(tmp_path)
+    argv = arguments(tmp_path, "--submit", "slurm", "--slurm", option)
+    assert training.main(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--submit slurm" in line and (option.split("=")[0].replace("_", "-") in line)

@@ -1,0 +1,398 @@
+"""A training that is stopped, killed or short of disk continues as if nothing had happened."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import run_folder
+import training
+from models.checkpoints import load_checkpoint
+from tests.conftest import arguments, in_processes, make_dataset
+from utils.errors import InputError
+from utils.files import atomic_write
+
+CONTINUE = ("--resume_model", "auto")
+EVERY_STEP = ("--save_every_minutes", "1e-9")
+TWO_EPOCHS = ("--name", "run", "--epoch", "2", "--seed", "7")  # of three steps
+
+
+def log_lines(folder: Path) -> list[str]:
+    """Return train.log without the speeds."""
+    return re.sub(r"[\d.]+ images/s", "", (folder / "train.log").read_text()).splitlines()
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Assert that two runs ended with the same weights, moments, scores, log and curves, bit for bit."""
+    for file in ("model_last.pth", "model_best.pth"):
+        ours, theirs = load_checkpoint(one / file), load_checkpoint(other / file)
+        for entry in ("state_dict", "balance", *(["optimizer"] if file == "model_last.pth" else [])):
+            torch.testing.assert_close(ours[entry], theirs[entry], rtol=0, atol=0)
+        assert [ours[key] for key in ("epoch", "best", "val", "threshold")] == [
+            theirs[key] for key in ("epoch", "best", "val", "threshold")
+        ]
+    assert (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
+    assert log_lines(one) == log_lines(other)
+    curves = [EventAccumulator(str(folder)).Reload() for folder in (one, other)]
+    for tag in curves[1].Tags()["scalars"]:
+        ours_, theirs_ = ([(p.step, p.value) for p in curve.Scalars(tag)] for curve in curves)
+        assert ours_ == theirs_ or tag.startswith("speed/"), tag
+
+
+def stop_before(step: int, how: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `how` before the `step`-th step, from 1, of the next training."""
+    real, count = training.train_one_epoch.__globals__["train_step"], []
+
+    def train_step(*args: Any) -> Any:
+        count.append(1)
+        if len(count) == step:
+            torch.rand(100)  # random numbers that the uninterrupted run never draws
+            how()
+        return real(*args)
+
+    monkeypatch.setitem(training.train_one_epoch.__globals__, "train_step", train_step)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def terminate_rank_1() -> None:
+    if os.environ["RANK"] == "1":
+        terminate()
+
+
+# ---------------------------------------------------------------------------------------------- exact continuation
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and ``output/complete``, a run of two epochs."""
+    root = tmp_path_factory.mktemp("complete")
+    make_dataset(root)
+    assert training.main(arguments(root, *TWO_EPOCHS, "--name", "complete")) == 0
+    return root
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_stopped_run_continues_from_any_step(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, step: int
+) -> None:
+    name = f"run{step}"
+    argv = arguments(complete, *TWO_EPOCHS, "--name", name)
+    last = complete / f"output/{name}/model_last.pth"
+    with monkeypatch.context() as patch:
+        stop_before(step, terminate, patch)
+        assert training.main(argv) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert "SIGTERM" in said and f"--resume_model {last}" in said
+    stopped = load_checkpoint(last)
+    assert 3 * stopped["epoch"] + stopped["step"] == step  # the step was finished
+    assert training.main([*argv, *CONTINUE, "--num_workers", "2"]) == 0
+    epoch, done = divmod(step - 1, 3)
+    where = f"in epoch {epoch + 1} at step {done + 2} of 3" if done < 2 else f"with the validation of epoch {epoch + 1}"
+    assert f"continuing {where}" in capsys.readouterr().out
+    assert_same_run(complete / f"output/{name}", complete / "output/complete")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--mixup", "False"],
+        ["--balance_loss_method", "hyper", "--lr_schedule", "official"],
+        ["--lr_schedule", "official", "--mi_calculator", "w", "--num_workers", "1"],
+    ],
+    ids=" ".join,
+)
+def test_settings_continue_exactly(tiny: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
+    assert training.main(arguments(tiny, *TWO_EPOCHS, *options)) == 0
+    (tiny / "output/run").rename(tiny / "complete")
+    for step in (2, 3):  # stopped twice: in the first epoch and in the second
+        with monkeypatch.context() as patch:
+            stop_before(step, terminate, patch)
+            assert training.main(arguments(tiny, *TWO_EPOCHS, *options, *CONTINUE)) == 128 + signal.SIGTERM
+    assert training.main(arguments(tiny, *TWO_EPOCHS, *options, *CONTINUE)) == 0
+    assert_same_run(tiny / "output/run", tiny / "complete")
+
+
+@pytest.mark.slow
+def test_two_processes_continue_exactly(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*more: str) -> list[int]:
+        return in_processes(2, lambda: training.main(arguments(tiny, *TWO_EPOCHS, *more)))
+
+    assert train() == [0, 0]
+    (tiny / "output/run").rename(tiny / "complete")
+    with monkeypatch.context() as patch:
+        # One process receives the signal, and both stop after the same step.
+        stop_before(2, terminate_rank_1, patch)
+        assert train() == [128 + signal.SIGTERM] * 2
+    stopped = load_checkpoint(tiny / "output/run/model_last.pth")
+    assert (stopped["epoch"], stopped["step"]) == (0, 2)
+    assert train(*CONTINUE) == [0, 0]
+    assert_same_run(tiny / "output/run", tiny / "complete")
+
+
+def test_a_stop_during_validation_loses_nothing(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = arguments(complete, *TWO_EPOCHS, "--name", "validation")
+    real = training.evaluate
+
+    def evaluate(*args: Any, **options: Any) -> Any:
+        terminate()
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", evaluate)
+        assert training.main(argv) == 128 + signal.SIGTERM
+    stopped = load_checkpoint(complete / "output/validation/model_last.pth")
+    assert (stopped["epoch"], stopped["step"]) == (0, 3)
+    assert training.main([*argv, *CONTINUE]) == 0
+    assert_same_run(complete / "output/validation", complete / "output/complete")
+
+
+@pytest.mark.slow
+def test_a_resume_with_another_number_of_processes_continues_at_the_same_image(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_before(2, terminate, patch)
+        assert training.main(arguments(tiny, *TWO_EPOCHS)) == 128 + signal.SIGTERM
+    codes = in_processes(2, lambda: training.main(arguments(tiny, *TWO_EPOCHS, *CONTINUE)))
+    assert codes == [0, 0]
+    assert "continuing in epoch 1 at step 3 of 3" in capfd.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------- killed at random
+
+
+def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
+    """Start a training `times` times, and kill it at random moments; return how often a checkpoint was half written.
+
+    The moments are spread over the start, which takes about a second, and a few steps with their checkpoints.
+    """
+    draw, writing = random.Random(seed), 0
+    argv = arguments(root, "--name", "run", "--epoch", str(epochs), *EVERY_STEP, *CONTINUE)
+    for _ in range(times):
+        before = newest_step(root)
+        process = get_context("fork").Process(target=training.main, args=(argv,))
+        process.start()
+        if draw.random() < 0.9:  # else killed while it starts
+            while process.is_alive() and newest_step(root) == before:
+                time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.5))
+        process.kill()
+        process.join()
+        writing += bool(list((root / "output/run").glob(".model_*.part")))
+    return writing
+
+
+def newest_step(root: Path) -> int:
+    """Return the time of the newest checkpoint."""
+    last = root / "output/run/model_last.pth"
+    return last.stat().st_mtime_ns if last.is_file() else 0
+
+
+@pytest.mark.slow
+def test_a_run_killed_25_times_equals_an_uninterrupted_one(tiny: Path) -> None:
+    epochs = ("--epoch", "20")  # of three steps
+    assert training.main(arguments(tiny, "--name", "complete", *epochs)) == 0
+    killed_at_random(tiny, times=25, epochs=20, seed=1)
+    assert training.main(arguments(tiny, "--name", "run", *epochs, *EVERY_STEP, *CONTINUE)) == 0
+    assert_same_run(tiny / "output/run", tiny / "output/complete")
+    assert not list((tiny / "output/run").glob(".*.part"))
+
+
+# -------------------------------------------------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def finished(tiny: Path) -> Path:
+    """The folder of a finished run of two epochs."""
+    assert training.main(arguments(tiny, *TWO_EPOCHS)) == 0
+    return tiny / "output/run"
+
+
+def test_only_the_last_checkpoint_holds_what_continuing_needs(finished: Path) -> None:
+    sizes = {name: (finished / f"model_{name}.pth").stat().st_size for name in ("best", "last")}
+    assert sizes["best"] < 0.4 * sizes["last"]
+    assert "optimizer" in load_checkpoint(finished / "model_last.pth")
+    assert "optimizer" not in load_checkpoint(finished / "model_best.pth")
+
+
+def test_a_best_and_last_checkpoint_is_serialised_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, save = [], torch.save
+
+    def counted(content: Any, file: Any) -> None:
+        written.append(set(content))
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", counted)
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    assert len([entries for entries in written if "state_dict" in entries]) == 1
+    last, best = (load_checkpoint(tiny / f"output/run/model_{name}.pth") for name in ("last", "best"))
+    torch.testing.assert_close(last["state_dict"], best["state_dict"], rtol=0, atol=0)
+
+
+def test_continuing_without_optimizer_state_says_what_is_lost(
+    tiny: Path, finished: Path, capsys: pytest.CaptureFixture
+) -> None:
+    more = ("--resume_model", str(finished / "model_best.pth"), "--name", "on", "--epoch", "3")
+    assert training.main(arguments(tiny, *more)) == 0
+    assert "Adam starts without its moments" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["torn", "altered"])
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(
+    tiny: Path, finished: Path, capsys: pytest.CaptureFixture, how: str
+) -> None:
+    last, previous = finished / "model_last.pth", finished / "model_previous.pth"
+    content = bytearray(last.read_bytes())
+    if how == "torn":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    assert training.main(arguments(tiny, *TWO_EPOCHS, "--resume_model", str(last))) == 2
+    said = capsys.readouterr().err
+    assert str(last) in said and f"{previous} is intact" in said
+    assert training.main(arguments(tiny, *TWO_EPOCHS, *CONTINUE)) == 0
+    said = capsys.readouterr().out
+    assert str(last) in said and "continuing in epoch 2 at step 1" in said
+
+
+def test_auto_starts_where_there_is_no_checkpoint(tiny: Path) -> None:
+    assert training.main(arguments(tiny, *TWO_EPOCHS, *CONTINUE)) == 0
+    assert load_checkpoint(tiny / "output/run/model_last.pth")["epoch"] == 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_flipped_bit_is_noticed_or_harmless(finished: Path, seed: int) -> None:
+    file, draw = finished / "model_last.pth", random.Random(seed)
+    whole, content = load_checkpoint(file), file.read_bytes()
+    for _ in range(20):
+        changed = bytearray(content)
+        changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        file.write_bytes(changed)
+        try:
+            read = load_checkpoint(file)
+        except InputError:
+            continue
+        for entry in ("state_dict", "optimizer", "epoch", "step"):
+            torch.testing.assert_close(read[entry], whole[entry], rtol=0, atol=0)
+
+
+def test_a_full_disk_stops_with_path_and_bytes(
+    tiny: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    disk = tiny / "disk"
+    disk.mkdir()
+    size = 3 * (finished / "model_last.pth").stat().st_size // 1024
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        shutil.copytree(finished, disk / "run", ignore=shutil.ignore_patterns("model_previous.pth", "results.json"))
+        free = shutil.disk_usage(disk).free
+        (disk / "other").write_bytes(bytes(free))
+        before = (disk / "run/model_last.pth").read_bytes()
+        more = ("--resume_model", str(disk / "run/model_last.pth"), "--save_path", str(disk), "--epoch", "3")
+        assert training.main(arguments(tiny, "--name", "run", *more)) == 2
+        said = capsys.readouterr().err
+        assert str(disk / "run") in said
+        (disk / "other").write_bytes(bytes(free - 200_000))  # room for logs, not for a checkpoint
+        assert training.main(arguments(tiny, "--name", "run", *more)) == 2
+        said = capsys.readouterr().err
+        needed = re.search(r"needs ([\d,]+) bytes", said)
+        assert str(disk / "run/model_last.pth") in said and needed is not None
+        assert int(needed[1].replace(",", "")) > 100_000
+        assert (disk / "run/model_last.pth").read_bytes() == before
+        (disk / "other").unlink()
+        assert training.main(arguments(tiny, "--name", "run", *more)) == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# ------------------------------------------------------------------------------------------------- one run per folder
+
+
+def compete(root: Path, barrier: Any, codes: Any) -> None:
+    real = run_folder.RunFolder.open
+
+    def open_together(folder: run_folder.RunFolder, state: Any = None) -> None:
+        barrier.wait()
+        real(folder, state)
+        barrier.wait()  # the other has been refused
+
+    def refused(*_: Any) -> None:
+        barrier.wait()
+
+    training.test = lambda *_: None  # to save time
+    setattr(run_folder.RunFolder, "open", open_together)  # noqa: B010  # mypy allows no other assignment
+    code = training.main(arguments(root, "--name", "run"))
+    if code:
+        refused()
+    codes.put(code)
+
+
+@pytest.mark.slow
+def test_of_two_trainings_started_at_once_one_runs(tiny: Path) -> None:
+    context = get_context("fork")
+    for pair in range(20):
+        barrier, codes = context.Barrier(2), context.SimpleQueue()
+        processes = [context.Process(target=compete, args=(tiny, barrier, codes)) for _ in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert sorted([codes.get(), codes.get()]) == [0, 2], f"pair {pair}"
+        assert load_checkpoint(tiny / "output/run/model_last.pth")["epoch"] == 1
+        shutil.rmtree(tiny / "output")
+
+
+def test_a_test_gets_a_folder_of_its_own(tiny: Path, finished: Path) -> None:
+    argv = arguments(tiny, "--test", "--resume_model", str(finished / "model_best.pth"))
+    assert training.main(argv) == 0
+    assert (tiny / "output/run_test/predictions.csv").is_file() and not (tiny / "output/train_model").exists()
+
+
+def test_overwrite_keeps_the_old_run_until_the_first_checkpoint(
+    tiny: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in finished.iterdir() if "events" not in file.name}
+    again = arguments(tiny, *TWO_EPOCHS, "--overwrite", "True", "--seed", "8")
+
+    def crash() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        stop_before(2, crash, patch)
+        assert training.main(again) == 130
+    kept = {file.name: file.read_bytes() for file in finished.iterdir() if "events" not in file.name}
+    assert kept == before
+    assert training.main(again) == 0
+    assert load_checkpoint(finished / "model_last.pth")["args"]["seed"] == 8
+    assert len(log_lines(finished)) == 2 and (finished / "results.json").read_bytes() != before["results.json"]
+
+
+def test_atomic_writes_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with atomic_write(tmp_path / "a") as part:
+        part.write_text("x")
+    assert synced == [str(part), str(tmp_path)]

@@ -1,0 +1,205 @@
+"""Several processes: the loss of the whole batch, shared evaluation, and what they write."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import training
+from analysis import embedding, robustness
+from datasets.images import Batch
+from datasets.samplers import TrainingBatches
+from engine import Objective, train_step
+from losses.terms import Logits
+from models.backbones import build_network
+from models.checkpoints import load_checkpoint
+from tests.conftest import ROOT, arguments, in_processes, make_dataset
+from train_state import Record, make_optimizer
+from utils.devices import seed_everything
+from utils.schedule import Schedule
+from utils.training_arguments import TrainingArguments
+from utils.world import World
+
+# ------------------------------------------------------------------------------------------- the loss of the batch
+
+
+class InParts(nn.Module):
+    """A float64 network that takes the parts of a batch one after the other, as two processes do side by side."""
+
+    def __init__(self, network: nn.Module, parts: int) -> None:
+        super().__init__()
+        self.network, self.parts = network, parts
+
+    def forward(self, images: Tensor) -> Logits:
+        outputs = [self.network(part.double()) for part in images.tensor_split(self.parts)]
+        heads = zip(*([o.fused, o.all, *o.leave_one_out] for o in outputs), strict=True)
+        fused, all_, *others = (torch.cat(parts) for parts in heads)
+        return Logits(fused, all_, others)
+
+
+def batches(count: int) -> list[Batch]:
+    """Batches of six images and a last one of five."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for number in range(count):
+        size = 5 if number == count - 1 else 6
+        images = torch.randint(0, 256, (size, 3, 32, 32), generator=draw, dtype=torch.uint8)
+        found.append(Batch(images, torch.arange(size) % 2, torch.arange(size), []))
+    return found
+
+
+def train(parts: int, **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Take ten steps in float64; return their losses, and the gradients of the first one."""
+    args = TrainingArguments(lr=1e-3, seed=3, **options)
+    seed_everything(0)
+    network = build_network("test_resnet", 2, 32)
+    network.freeze_unused_heads(args.lil_loss, args.gil_loss)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the processes draw different masks
+    with World("cpu") as world:
+        objective = Objective(InParts(network, parts), args, world).double().train()
+        state: Any = SimpleNamespace(
+            args=args, model=world.wrap(objective), schedule=Schedule("cosine", args.lr, 1, 10), channels="RGB",
+            optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
+            epoch=0, step=0, record=Record(),
+        )  # fmt: skip
+        losses: list[dict[str, float]] = []
+        gradients: dict[str, np.ndarray] = {}
+        for batch in batches(10):
+            mine = Batch(*(world.share(part) for part in batch))
+            losses.append(train_step(state, mine, world.handshake(len(mine.labels)), world))
+            state.step += 1
+            if not gradients:
+                found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
+                gradients = {name: gradient.numpy().copy() for name, gradient in found.items()}
+    return losses, gradients
+
+
+CASES = [
+    {"mi_calculator": "kl", "balance_loss_method": "auto", "mixup": True},
+    {"mi_calculator": "kl", "balance_loss_method": "hyper", "mixup": False},
+    {"mi_calculator": "w", "balance_loss_method": "auto", "mixup": False},
+    {"mi_calculator": "w", "balance_loss_method": "hyper", "mixup": True},
+    {"lil_loss": False, "gil_loss": False},
+]
+
+
+@pytest.mark.parametrize("options", CASES, ids=lambda options: " ".join(map(str, options.values())))
+def test_two_processes_take_the_step_of_one_that_passes_two_halves(options: dict[str, Any]) -> None:
+    expected, expected_gradients = train(2, **options)
+    for losses, gradients in in_processes(2, lambda: train(1, **options)):
+        for ours, theirs in zip(losses, expected, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-8, abs=0)
+        assert gradients.keys() == expected_gradients.keys()
+        for name, gradient in gradients.items():
+            assert abs(gradient - expected_gradients[name]).max() <= 1e-11 * abs(expected_gradients[name]).max(), name
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_order_does_not_depend_on_the_number_of_processes(size: int) -> None:
+    def steps(rank: int, size: int) -> list[list[tuple[int, int]]]:
+        world = World("cpu")
+        world.rank, world.size = rank, size
+        batches = TrainingBatches(20, 6, 1, world)
+        batches.first_step = 2
+        return list(batches)
+
+    shares = zip(*(steps(rank, size) for rank in range(size)), strict=True)
+    assert [sum(parts, []) for parts in shares] == steps(0, 1)
+    assert len(steps(0, 1)) == 2  # steps 3 and 4 of four
+
+
+# ---------------------------------------------------------------------------------------------- the commands
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose images two processes cannot share evenly, and ``output/run``, trained on it."""
+    root = tmp_path_factory.mktemp("trained")
+    make_dataset(root, videos=3, frames=3)
+    (root / "faces/tiny/test/fake/000/0002.png").unlink()
+    assert training.main(arguments(root, "--name", "run")) == 0
+    return root
+
+
+def rows(file: Path) -> list[list[str]]:
+    with file.open(newline="") as lines:
+        return list(csv.reader(lines))
+
+
+def test_two_processes_test_like_one(trained: Path, capfd: pytest.CaptureFixture) -> None:
+    model = ("--test", "--resume_model", str(trained / "output/run/model_best.pth"), "--test_bs", "3")
+    assert training.main(arguments(trained, *model, "--name", "one")) == 0
+    capfd.readouterr()
+    assert in_processes(2, lambda: training.main(arguments(trained, *model, "--name", "two"))) == [0, 0]
+    assert capfd.readouterr().out.count("video AUC") == 1  # rank 0 alone prints
+    one, two = (rows(trained / f"output/{name}/predictions.csv") for name in ("one", "two"))
+    assert len(one) == 18 and [row[:3] for row in one] == [row[:3] for row in two]
+    assert [float(row[3]) for row in two[1:]] == pytest.approx([float(row[3]) for row in one[1:]], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "more"), [(robustness, ["--corruptions", "noise"]), (embedding, ["--method", "pca"])]
+)
+def test_two_processes_study_like_one(trained: Path, study: Any, more: list[str]) -> None:
+    model = trained / "output/run/model_best.pth"
+    data = ("--dataset", "tiny", "--dataset_root", trained / "labels", "--data_root", trained / "faces")
+    argv = [str(part) for part in ("--model", model, *data, "--gpu_num", "cpu", "--num_workers", "0", *more)]
+    assert study.main([*argv, "--save_path", str(trained / "study1")]) == 0
+    assert in_processes(2, lambda: study.main([*argv, "--save_path", str(trained / "study2")])) == [0, 0]
+    one, two = (json.loads(next((trained / f"study{n}").glob("*.json")).read_text())["numbers"] for n in (1, 2))
+    for key in ("clean", "corruptions", "images", "paths", "silhouette"):
+        if key in one:
+            assert repr(two[key]) == repr(one[key]) or two[key] == pytest.approx(one[key], abs=1e-4), key
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--bs", "5"], ("--bs 5", "multiple of 2", "such as 6")),
+        (["--bs", "2"], ("--bs 2", "single image")),
+        (["--sync_bn", "True"], ("--sync_bn", "GPUs")),
+    ],
+)
+def test_arguments_that_two_processes_cannot_share(
+    trained: Path, capfd: pytest.CaptureFixture, more: list[str], says: tuple[str, ...]
+) -> None:
+    assert in_processes(2, lambda: training.main(arguments(trained, "--name", "refused", *more))) == [2, 2]
+    said = capfd.readouterr().err
+    assert all(text in said for text in says)
+    assert not (trained / "output/refused").exists()
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Path) -> None:
+    argv = arguments(trained, "--name", "dies", "--epoch", "1000")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with subprocess.Popen(
+        [*torchrun, str(ROOT / "training.py"), *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        for line in run.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        ranks = [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
+        victims = [pid for pid in ranks if b"RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(victims[0], signal.SIGKILL)
+        _, error = run.communicate(timeout=60)
+    assert run.returncode != 0 and re.search(r"rank\s*:\s*1 ", error)
+    last = trained / "output/dies/model_last.pth"
+    assert f"--resume_model {last}" in error
+    assert load_checkpoint(last)["epoch"] >= 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)

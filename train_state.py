@@ -1,0 +1,239 @@
+"""Everything that a training changes: what a checkpoint holds, and how a training continues from one."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
+
+from engine import Objective
+from evaluation.metrics import binary_metrics
+from faces.recipe import common_recipe
+from models.backbones import build_network
+from models.checkpoints import best_so_far, load_checkpoint, load_network, load_state, selection_score
+from utils import parsing as parse
+from utils.devices import seed_everything
+from utils.errors import InputError
+from utils.schedule import Schedule
+from utils.training_arguments import TrainingArguments
+from utils.world import World
+
+LOSS_WEIGHTS_LR = 1e-3  # independent of --lr
+
+Metrics = dict[str, float | None]
+
+
+def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_decay: float) -> torch.optim.Adam:
+    """Make Adam for the network and for the loss weights if they are learnt.
+
+    Args:
+        network: trained with `lr`.
+        balance: trained with `LOSS_WEIGHTS_LR` if it has parameters.
+        lr: initial learning rate of the network.
+        weight_decay: applied to both.
+    """
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "lr": lr, "initial_lr": lr}]
+    if weights := list(balance.parameters()):
+        groups.append({"params": weights, "lr": LOSS_WEIGHTS_LR, "initial_lr": LOSS_WEIGHTS_LR})
+    return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
+
+
+class Record:
+    """The losses, labels and scores of the current epoch's steps."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+        self.labels: list[Tensor] = []
+        self.scores: list[Tensor] = []
+        self.speed = 0.0
+
+    def add(self, losses: dict[str, float], labels: Tensor, scores: Tensor) -> None:
+        """Add the losses by name, and the B labels and B scores, of one step."""
+        self.losses.append(losses)
+        self.labels.append(labels.clone())  # a worker's tensor keeps a file open
+        self.scores.append(scores)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each loss over the images."""
+        counts = [len(labels) for labels in self.labels]
+        pairs = list(zip(self.losses, counts, strict=True))
+        return {name: sum(losses[name] * n for losses, n in pairs) / sum(counts) for name in self.losses[0]}
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of the training images; a mixup blend has the label with the larger share."""
+        return binary_metrics(torch.cat(self.labels).cpu().numpy(), torch.cat(self.scores).cpu().numpy())
+
+
+class TrainState:
+    """A training between two steps.
+
+    Args:
+        args: the arguments of the run; a run starts with weights from ``args.seed`` and ``args.pretrained``.
+        checkpoint: the result of `models.checkpoints.load_checkpoint` for ``args.resume_model``; None to start.
+        steps: number of steps in an epoch.
+        world: the processes.
+
+    Attributes:
+        network: the bare network.
+        objective: the network, loss terms and balance.
+        model: the objective as it is called, wrapped for several processes.
+        optimizer: Adam.
+        schedule: the learning rates.
+        channels: RGB or BGR.
+        epoch: number of finished epochs.
+        step: number of finished steps in the current epoch.
+        record: losses and scores of these steps.
+        train: metrics of the last finished epoch on the training images.
+        val: metrics of the same epoch on the validation set; None before the first.
+        threshold: decision threshold from the same scores.
+        best: `models.checkpoints.selection_score` of the best epoch; None before the first.
+        best_file: checkpoint of the best epoch.
+        lines: the lines of train.log.
+
+    Raises:
+        InputError: the weights cannot be loaded, or the checkpoint does not fit the arguments.
+    """
+
+    def __init__(self, args: TrainingArguments, checkpoint: dict[str, Any] | None, steps: int, world: World) -> None:
+        self.args = args
+        seed_everything(args.seed, 0)
+        pretrained = args.pretrained if checkpoint is None else False
+        self.network = build_network(args.model, args.num_LIBs, args.size, pretrained)
+        self.network.freeze_unused_heads(args.lil_loss, args.gil_loss)
+        if args.sync_bn:
+            if world.device.type != "cuda":
+                raise InputError("--sync_bn True works on GPUs only; leave it out.")
+            self.network = convert_sync_batchnorm(self.network)  # timm's, which knows its batch norms with activations
+        self.channels = "RGB" if checkpoint is None else checkpoint["channels"]
+        self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
+        self.epoch = self.step = 0
+        self.record = Record()
+        self.train: Metrics = {}
+        self.val: Metrics | None = None
+        self.best: float | None = None
+        self.threshold: float | None = None
+        self.best_file: Path | None = None
+        self.lines: list[str] = []
+        if checkpoint is not None:
+            load_network(self.network, checkpoint)
+        self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
+        self.optimizer = make_optimizer(self.network, self.objective.balance, args.lr, args.weight_decay)
+        if checkpoint is not None:
+            self._continue(checkpoint)
+        self.model = world.wrap(self.objective)
+
+    def _continue(self, checkpoint: dict[str, Any]) -> None:
+        file = self.args.resume_model
+        assert file is not None
+        self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
+        self.val, self.threshold = checkpoint.get("val"), checkpoint.get("threshold")
+        self.lines = checkpoint.get("lines", [])
+        if self.val is not None:
+            self.best_file, self.best = best_so_far(file, checkpoint)
+        self.schedule.load(checkpoint)
+        # The authors' checkpoints have no balance.
+        balance = self.objective.balance
+        load_state(balance, checkpoint.get("balance", balance.state_dict()), file)
+        if "optimizer" in checkpoint:
+            # Restore Adam's moments; keep the settings of this command.
+            kept = ("initial_lr", "weight_decay", "fused")
+            current = [{key: group[key] for key in kept} for group in self.optimizer.param_groups]
+            load_state(self.optimizer, checkpoint["optimizer"], file)
+            for group, settings in zip(self.optimizer.param_groups, current, strict=True):
+                group.update(settings)
+        else:
+            print(f"note: {file} holds no optimizer state; Adam starts without its moments")
+        self.schedule.set_initial_rate(self.optimizer)
+        record = checkpoint.get("record")
+        if record is not None:
+            counts = record["counts"]
+            self.record.losses = record["losses"]
+            device = next(self.network.parameters()).device
+            self.record.labels = list(record["labels"].to(device).split(counts))
+            self.record.scores = list(record["scores"].to(device).split(counts))
+
+    def finish_epoch(self, val: Metrics, threshold: float | None) -> bool:
+        """Count an epoch, and return whether it is the best so far.
+
+        Args:
+            val: metrics on the validation set.
+            threshold: decision threshold from the validation scores.
+        """
+        self.epoch, self.step = self.epoch + 1, 0
+        self.val, self.threshold = val, threshold
+        assert val["log_loss"] is not None  # defined for a single class too
+        self.schedule.val_losses = [*self.schedule.val_losses, val["log_loss"]]
+        self.train = self.record.metrics()
+        is_best = self.best is None or selection_score(val) > self.best
+        self.best = selection_score(val) if is_best else self.best
+        self.lines = [*self.lines, self._line(val, is_best)]
+        self.record = Record()
+        return is_best
+
+    def _line(self, val: Metrics, is_best: bool) -> str:
+        means = self.record.means()
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "total")
+        lr = self.optimizer.param_groups[0]["lr"]
+        return (
+            f"epoch {self.epoch}/{self.args.epoch}: loss {means['total']:.4f} ({terms}), lr {lr:.2e}, "
+            f"{self.record.speed:.1f} images/s, train {format_metrics(self.train)}, "
+            f"val {format_metrics(val)}{', best' if is_best else ''}"
+        )
+
+    def entries(self) -> dict[str, Any]:
+        """Return the checkpoint's entries for scoring, without those of the network."""
+        finished = {} if self.val is None else {"val": self.val, "best": self.best, "threshold": self.threshold}
+        return {
+            "args": parse.plain_arguments(self.args),
+            "channels": self.channels,
+            "balance": self.objective.balance.state_dict(),
+            "faces": common_recipe(self.args.dataset, self.args.data_root),
+            "lines": self.lines,
+            **self.schedule.state(),
+            **finished,
+        }
+
+    def continuing(self) -> dict[str, Any]:
+        """Return the entries that only a continued training needs."""
+        record: dict[str, Any] | None = None
+        if self.record.losses:
+            record = {
+                "losses": self.record.losses,
+                "counts": [len(labels) for labels in self.record.labels],
+                "labels": torch.cat(self.record.labels),
+                "scores": torch.cat(self.record.scores),
+            }
+        return {"optimizer": self.optimizer.state_dict(), "step": self.step, "record": record}
+
+
+def format_metrics(values: Metrics) -> str:
+    """Format accuracy, AUC and log loss for train.log."""
+    auc = "not defined" if values["auc"] is None else f"{values['auc']:.4f}"
+    return f"ACC {values['acc']:.4f} AUC {auc} log loss {values['log_loss']:.4f}"
+
+
+def check_resume(args: TrainingArguments, checkpoint: dict[str, Any], last: Path | None) -> None:
+    """Raise InputError if a training cannot continue from its checkpoint.
+
+    Args:
+        args: the arguments of the run.
+        checkpoint: the content of ``args.resume_model``.
+        last: the checkpoint that the run would replace, or None.
+    """
+    done = checkpoint["epoch"], checkpoint.get("step", 0)
+    if last is not None and last.is_file() and args.resume_model is not None and not last.samefile(args.resume_model):
+        try:
+            newer = load_checkpoint(last)
+        except InputError:  # damaged
+            newer = {"epoch": 0}
+        if (newer["epoch"], newer.get("step", 0)) > done:
+            raise InputError(
+                f"{last.parent} holds later epochs than {args.resume_model}, which would be lost; resume {last}, or "
+                "give another --name, or --overwrite."
+            )
+    if done > (args.epoch, 0) or (done[0] == args.epoch and "best" not in checkpoint):
+        raise InputError(
+            f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already finished "
+            f"{done[0]}; give a larger number."
+        )
