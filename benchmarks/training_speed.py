@@ -1,9 +1,10 @@
-"""Compare the training speed of two checkouts, side by side, for docs/performance.md.
+"""Compare the training speed of two checkouts, or of one and several processes, for docs/performance.md.
 
     git worktree add /tmp/before COMMIT
-    python -m benchmarks.training_speed /tmp/before [--rounds 3]
+    python -m benchmarks.training_speed --before /tmp/before [--rounds 3]
+    python -m benchmarks.training_speed --processes 2
 
-Both train the same epoch in turns, with the Python that runs this command. train.log gives the images per second.
+Both sides train the same epoch in turns, with the Python that runs this command. train.log gives the images per second.
 """
 
 import argparse
@@ -21,33 +22,34 @@ CASES = {
 }
 
 
-def images_per_second(checkout: Path, options: str, root: Path) -> float:
-    """Train in a checkout, and return the images per second of the last epoch."""
+def images_per_second(program: list[str], options: str, root: Path) -> float:
+    """Train, and return the images per second of the last epoch."""
     where = ["--dataset_root", root / "dataset", "--data_root", root, "--save_path", root / "output"]
     argv = [*where, "--dataset", "demo", "--name", "run", "--overwrite", "True", "--pretrained", "False"]
-    command = [sys.executable, checkout / "training.py", *argv, *options.split(), "--save_model", "False"]
+    command = [sys.executable, *program, *argv, *options.split(), "--num_workers", "1", "--save_model", "False"]
     subprocess.run(list(map(str, command)), cwd=root, check=True, capture_output=True)
     return float(re.findall(r"([\d.]+) images/s", (root / "output/run/train.log").read_text())[-1])
 
 
 def main() -> None:
-    """Print the speeds of both checkouts in each case, and their ratio."""
+    """Print the speeds of both sides in each case, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("other", type=Path, help="another checkout")
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each checkout and case (default: 3)")
+    parser.add_argument("--before", type=Path, help="another checkout")
+    parser.add_argument("--processes", type=int, help="number of processes for torchrun")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each side and case (default: 3)")
     args = parser.parse_args()
+    here = [str(HERE / "training.py")]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
+    pair = ([str(args.before / "training.py")], here) if args.before else (here, [*torchrun, *here])
     for case, (options, people) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             draw = [sys.executable, "-m", "demo", "--out", str(root / "dataset/demo"), "--people", people]
             subprocess.run(draw, cwd=HERE, check=True, capture_output=True)
-            pairs = [
-                (images_per_second(args.other, options, root), images_per_second(HERE, options, root))
-                for _ in range(args.rounds)
-            ]
-        before, after = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
-        ratio = statistics.median(b / a for a, b in pairs)
-        print(f"{case}: {before:.1f} and {after:.1f} images/s, ratio {ratio:.2f}", flush=True)
+            rounds = [[images_per_second(program, options, root) for program in pair] for _ in range(args.rounds)]
+        first, second = (statistics.median(speeds) for speeds in zip(*rounds, strict=True))
+        ratio = statistics.median(speeds[1] / speeds[0] for speeds in rounds)
+        print(f"{case}: {first:.1f} and {second:.1f} images/s, ratio {ratio:.2f}", flush=True)
 
 
 if __name__ == "__main__":
