@@ -65,7 +65,7 @@ class Objective(nn.Module):
     """The network, its loss terms and their balance: what a training minimises.
 
     The local and the global loss are not sums over images. With several processes the logits of the whole batch are
-    gathered first, so the loss does not depend on how many processes share a batch.
+    gathered first, so the same logits give the same loss for any number of processes.
 
     Args:
         network: maps images to `Logits`; it may be wrapped in `torch.nn.DataParallel`.
@@ -131,7 +131,7 @@ def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
 def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> dict[str, float]:
     """Take one optimizer step, and add its losses and scores to ``state.record``.
 
-    All random numbers depend on (seed, epoch, step): mixup draws the same on all processes, dropout differs.
+    All random numbers depend on (seed, epoch, step). Mixup is the same on all processes; dropout differs.
 
     Args:
         state: the training; ``state.step`` counts the steps before this one.
@@ -191,7 +191,7 @@ def train_one_epoch(
 
     Raises:
         InputError: an image cannot be read, a loss is not finite, or memory runs out.
-        Stopped: a signal asks the run to stop; `state` is that after a complete step.
+        Stopped: a signal asks the run to stop; `state` then holds the result of a complete step.
     """
     if state.step == 0:
         state.schedule.start_epoch(state.optimizer)

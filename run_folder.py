@@ -1,4 +1,4 @@
-"""The folder of a run, ``output/<name>/``: what may be written there, by whom, and when."""
+"""The folder of a run, ``output/<name>/``: checks, lock, checkpoints and logs."""
 
 import os
 import shutil

@@ -47,7 +47,7 @@ class TrainingJob:
             sys.exit(code)
 
     def checkpoint(self) -> object:
-        """Return what submitit shall run after it has requeued the job: the same."""
+        """Return this job, for submitit to run again after it has requeued it."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)

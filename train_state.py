@@ -1,4 +1,4 @@
-"""Everything that a training changes: what a checkpoint holds, and how a training continues from one."""
+"""The state of a training, and how it continues from a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class TrainState:
 
     Args:
         args: the arguments of the run; a run starts with weights from ``args.seed`` and ``args.pretrained``.
-        checkpoint: the result of `models.checkpoints.load_checkpoint` for ``args.resume_model``; None to start.
+        checkpoint: the result of `models.checkpoints.load_checkpoint` for ``args.resume_model``; None for a new run.
         steps: number of steps in an epoch.
         world: the processes.
 
@@ -229,8 +229,8 @@ def check_resume(args: TrainingArguments, checkpoint: dict[str, Any], last: Path
             newer = {"epoch": 0}
         if (newer["epoch"], newer.get("step", 0)) > done:
             raise InputError(
-                f"{last.parent} holds later epochs than {args.resume_model}, which would be lost; resume {last}, or "
-                "give another --name, or --overwrite."
+                f"{last} is newer than {args.resume_model}, and this run would overwrite it; give --resume_model "
+                f"{last}, another --name, or --overwrite."
             )
     if done > (args.epoch, 0) or (done[0] == args.epoch and "best" not in checkpoint):
         raise InputError(

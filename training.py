@@ -46,7 +46,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     """Parse the command line, and read the checkpoint of ``--resume_model``.
 
     With ``--test`` the network's settings come from the checkpoint. A resumed training takes every argument that is
-    not on the command line from the checkpoint.
+    not on the command line from the checkpoint, except those in `NOT_INHERITED`.
 
     Returns:
         The arguments, and the checkpoint or None.
@@ -253,7 +253,7 @@ def describe(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 130 for an interruption."""
+    """Run the command line; return its exit code: 0, 2 for wrong input, 128 and its number for a signal."""
     args: TrainingArguments | None = None
 
     def work() -> None:

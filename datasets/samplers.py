@@ -21,7 +21,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
 
     Attributes:
         epoch: number of the epoch, from 1.
-        first_step: number of batches to leave out.
+        first_step: number of batches to skip at the start of the epoch.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int, world: World) -> None:

@@ -48,7 +48,8 @@ def worker_count(requested: int, processes: int = 1) -> int:
     """
     cores = core_count() // processes
     if requested > cores:
-        print(f"note: --num_workers {requested} is more than the {cores} cores here; using {cores} workers")
+        where = "here" if processes == 1 else "of each process"
+        print(f"note: --num_workers {requested} is more than the {cores} cores {where}; using {cores} workers")
     return min(requested, cores)
 
 

@@ -19,8 +19,8 @@ LOCK_NAME = ".lock"
 def create_part(target: Path, folder: bool = False) -> tuple[Path, int]:
     """Create a hidden temporary file or folder beside `target`, and lock it for as long as this process lives.
 
-    The name is unique, and a lock holds for all hosts and containers that share the disk; process numbers and host
-    names do neither.
+    The name is random, because containers can share host name and process number. The lock holds on all hosts and in
+    all containers that share the disk.
 
     Args:
         target: what the temporary file or folder will replace.

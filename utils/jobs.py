@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import submitit
 
 SLURM_TEXT = (
-    "sbatch options with --submit slurm, such as partition=gpu,time=720,gpus_per_node=8; without time, the limit is "
-    "1440 minutes"
+    "comma-separated sbatch options with --submit slurm, such as partition=gpu,time=720,gpus_per_node=8; "
+    "without time, the limit is 1440 minutes"
 )
 
 

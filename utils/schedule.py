@@ -44,7 +44,13 @@ class Schedule:
         optimizer.param_groups[0]["initial_lr"] = self.lr * 0.5**self.halvings
 
     def set_rates(self, optimizer: Optimizer, epoch: int, step: int) -> None:
-        """Set the rate of every parameter group for a step, from 0, of an epoch, from 1."""
+        """Set the rate of every parameter group.
+
+        Args:
+            optimizer: each of its groups has an ``initial_lr``.
+            epoch: number of the epoch, from 1.
+            step: step within the epoch, from 0.
+        """
         if self.name == "official":
             factor = cosine_factor(step, OFFICIAL_PERIOD)
         else:

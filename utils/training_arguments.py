@@ -53,14 +53,19 @@ class TrainingArguments:
         "train",
     )
     bs: int = parse.argument(
-        256, parse.number(int, 2), "training batch size, in images, over all GPUs together", "train"
+        256,
+        parse.number(int, 2),
+        "training batch size, in images, over all GPUs; a multiple of the number of processes",
+        "train",
     )
     sync_bn: bool = parse.argument(
-        False, parse.boolean, "with several processes on GPUs: batch norm over the images of all of them", "train"
+        False, parse.boolean, "batch norm over the images of all processes (GPUs only)", "train"
     )
-    test_bs: int = parse.argument(1000, parse.count, "validation and test batch size, in images", "train")
+    test_bs: int = parse.argument(
+        1000, parse.count, "validation and test batch size, in images, over all GPUs", "train"
+    )
     num_workers: int = parse.argument(
-        12, parse.count_or_zero, "number of processes that load images, at most one per core", "train"
+        12, parse.count_or_zero, "loader processes per training process, at most its share of the cores", "train"
     )
     size: int = parse.argument(
         224, parse.number(int, 2), "input size of the network in pixels: images are resized to size x size", "train"
@@ -122,7 +127,7 @@ class TrainingArguments:
     resume_model: Path | None = parse.argument(
         None,
         parse.path,
-        "checkpoint to resume from, or to evaluate with --test; auto: the newest intact one of --name, if there is one",
+        "checkpoint to resume from, or to evaluate with --test; auto: the newest intact one of --name, or a new run",
         "model",
     )
 
@@ -142,7 +147,9 @@ class TrainingArguments:
     test: bool = parse.argument(
         False, parse.boolean, "evaluate the checkpoint given with --resume_model; do not train", "checkpoint"
     )
-    save_model: bool = parse.argument(True, parse.boolean, "write checkpoints", "checkpoint")
+    save_model: bool = parse.argument(
+        True, parse.boolean, "write checkpoints; a run without them cannot continue", "checkpoint"
+    )
     save_every_minutes: float = parse.argument(
         15.0, parse.number(float, 0), "minutes between checkpoints within an epoch; 0 for none", "checkpoint"
     )

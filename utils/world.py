@@ -40,8 +40,8 @@ class World:
 
     Args:
         gpu_num: the value of ``--gpu_num``. With several processes, each takes one of these GPUs.
-        catch_signals: note SIGINT, SIGTERM, SIGUSR1 and SIGUSR2 for `handshake` and `check_stop`, in place of stopping
-            at once. A second SIGINT stops at once.
+        catch_signals: record SIGINT, SIGTERM, SIGUSR1 and SIGUSR2; `handshake` then raises `Stopped`. A second SIGINT,
+            two seconds later or more, raises KeyboardInterrupt.
 
     Attributes:
         rank: from 0.
