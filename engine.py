@@ -49,8 +49,10 @@ class BadImages:
             )
         self.found.update(bad)
 
-    def report(self) -> None:
-        """Print the images skipped since the last report, and their total number."""
+    def report(self, world: World) -> None:
+        """Print the images that the processes skipped since the last report, and their total number."""
+        for found in world.gather_objects(self.found):
+            self.found = self.found | found
         new = [f"{path}: {reason}" for path, reason in self.found.items()][self.reported :]
         if new:
             listed = "\n  ".join(new)
@@ -232,7 +234,7 @@ def train_one_epoch(
         bar.close()
     world.handshake(0)
     if not state.record.losses:
-        bad_images.report()
+        bad_images.report(world)
         raise InputError(
             f"epoch {state.epoch + 1}: no batch of --bs {state.args.bs} has two readable images per device; "
             "replace the unreadable images."

@@ -50,6 +50,7 @@ class RunFolder:
         self._scratch = None if args.save_model else tempfile.TemporaryDirectory()  # the test needs the best weights
         checkpoints = self.path if self._scratch is None else Path(self._scratch.name)
         self.last, self.best = checkpoints / "model_last.pth", checkpoints / "model_best.pth"
+        self._newest = modified(self.last)
         self._replaced: dict[Path, int] = {}
         self._log: TrainingLog | None = None
         self._saved_at = time.monotonic()
@@ -91,6 +92,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
             self.same_run = self._check()  # again: another run may have ended here since
+            if self.same_run and modified(self.last) != self._newest:
+                raise InputError(f"another command has just continued {self.path}; run this one again.")
             remove_stale_parts(self.path)
             if not self.same_run:
                 old = [file for pattern in (*TRAINING_FILES, *TEST_FILES) for file in self.path.glob(pattern)]
@@ -190,6 +193,11 @@ class RunFolder:
         self._lock.release()
         if self._scratch is not None:
             self._scratch.cleanup()
+
+
+def modified(file: Path) -> int:
+    """Return when a file was last written, or 0 if it is missing."""
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def _link(file: Path, name: Path) -> None:

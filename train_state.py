@@ -121,6 +121,11 @@ class TrainState:
         self.optimizer = make_optimizer(self.network, self.objective.balance, args.lr, args.weight_decay)
         if checkpoint is not None:
             self._continue(checkpoint)
+        if len(set(world.gather_objects((self.epoch, self.step)))) > 1:
+            raise InputError(
+                f"the processes read different checkpoints at {args.save_path / args.name}; all machines must share "
+                "this folder."
+            )
         self.model = world.wrap(self.objective)
 
     def _continue(self, checkpoint: dict[str, Any]) -> None:

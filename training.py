@@ -123,7 +123,7 @@ def test(
         channels = checkpoint["channels"]
         scored = evaluate(network, loader, world, channels=channels, bad_images=bad_images, title=title)
         tested[dataset] = faces, *scored
-    bad_images.report()
+    bad_images.report(world)
     if not world.leads:
         return
     folder.replace_old_run()
@@ -186,7 +186,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
                 is_best = state.finish_epoch(binary_metrics(labels, scores), choose_threshold(labels, scores, args.fpr))
                 folder.log_epoch(state)
                 folder.save(state, is_best)
-                bad_images.report()
+                bad_images.report(world)
         except Stopped:
             folder.save(state)
             raise

@@ -251,7 +251,7 @@ def run(args: RobustnessArguments, world: World) -> None:
         channels=channels,
         bad_images=bad_images,
     )
-    bad_images.report()
+    bad_images.report(world)
     if not world.leads:
         return
     if len(set(test_set.labels[positions])) < 2:

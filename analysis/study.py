@@ -192,7 +192,7 @@ def run_on_test_set(
         title=title,
         output_fn=Tensor.float,
     )
-    bad_images.report()
+    bad_images.report(world)
     return found
 
 

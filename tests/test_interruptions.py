@@ -183,24 +183,19 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
     """
     draw, writing = random.Random(seed), 0
     argv = arguments(root, "--name", "run", "--epoch", str(epochs), *EVERY_STEP, *CONTINUE)
+    last = root / "output/run/model_last.pth"
     for _ in range(times):
-        before = newest_step(root)
+        before = run_folder.modified(last)
         process = get_context("fork").Process(target=training.main, args=(argv,))
         process.start()
         if draw.random() < 0.9:  # else killed while it starts
-            while process.is_alive() and newest_step(root) == before:
+            while process.is_alive() and run_folder.modified(last) == before:
                 time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.5))
         process.kill()
         process.join()
         writing += bool(list((root / "output/run").glob(".model_*.part")))
     return writing
-
-
-def newest_step(root: Path) -> int:
-    """Return the time of the newest checkpoint."""
-    last = root / "output/run/model_last.pth"
-    return last.stat().st_mtime_ns if last.is_file() else 0
 
 
 @pytest.mark.slow
@@ -396,3 +391,20 @@ def test_atomic_writes_reach_the_disk(tmp_path: Path, monkeypatch: pytest.Monkey
     with atomic_write(tmp_path / "a") as part:
         part.write_text("x")
     assert synced == [str(part), str(tmp_path)]
+
+
+def test_a_run_that_another_command_has_continued_is_not_overwritten(
+    tiny: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Between its start and the lock, another command trains a third epoch."""
+    argv, real = arguments(tiny, *TWO_EPOCHS, *CONTINUE, "--epoch", "3"), run_folder.RunFolder.open
+
+    def late(folder: run_folder.RunFolder, state: Any = None) -> None:
+        monkeypatch.setattr(run_folder.RunFolder, "open", real)
+        assert training.main(argv) == 0
+        real(folder, state)
+
+    monkeypatch.setattr(run_folder.RunFolder, "open", late)
+    assert training.main(argv) == 2
+    assert "run this one again" in capsys.readouterr().err
+    assert load_checkpoint(finished / "model_last.pth")["epoch"] == 3

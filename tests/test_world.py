@@ -183,6 +183,32 @@ def test_arguments_that_two_processes_cannot_share(
     assert not (trained / "output/refused").exists()
 
 
+def test_images_that_any_process_skips_are_listed(trained: Path, capfd: pytest.CaptureFixture) -> None:
+    image = trained / "faces/tiny/test/fake/002/0002.png"  # of the second process
+    content = image.read_bytes()
+    image.write_bytes(b"")
+    model = ("--test", "--resume_model", str(trained / "output/run/model_best.pth"), "--skip_bad_images")
+    try:
+        assert in_processes(2, lambda: training.main(arguments(trained, *model, "--name", "skipped"))) == [0, 0]
+    finally:
+        image.write_bytes(content)
+    assert str(image) in capfd.readouterr().out
+
+
+def test_processes_that_read_different_checkpoints_are_refused(trained: Path, capfd: pytest.CaptureFixture) -> None:
+    """Without a shared disk, one process starts and the other continues."""
+
+    def train() -> int:
+        folder = "output" if os.environ["RANK"] == "0" else "elsewhere"
+        more = ("--name", "run", "--epoch", "2", "--resume_model", "auto", "--save_path", str(trained / folder))
+        return training.main(arguments(trained, *more))
+
+    before = (trained / "output/run/model_last.pth").read_bytes()
+    assert in_processes(2, train) == [2, 2]
+    assert "share" in capfd.readouterr().err
+    assert (trained / "output/run/model_last.pth").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Path) -> None:
     argv = arguments(trained, "--name", "dies", "--epoch", "1000")
