@@ -39,8 +39,9 @@ class TrainingJob:
         os.environ |= {"LOCAL_RANK": str(task.local_rank), "LOCAL_WORLD_SIZE": str(task.local_world_size)}
         # An older checkpoint belongs to a run that --overwrite replaces.
         continues = self.last.is_file() and self.last.stat().st_mtime > self.submitted
-        more = ["--resume_model", "auto", "--overwrite", "False"] if continues else []
-        code = training.main([*self.argv, *more])
+        run = self.last.parent  # the flags may have left its name and its place to a checkpoint
+        more = ["--name", run.name, "--save_path", str(run.parent), "--resume_model", "auto", "--overwrite", "False"]
+        code = training.main([*self.argv, *more] if continues else self.argv)
         if code == 128 + signal.SIGUSR2:
             signal.raise_signal(signal.SIGUSR2)  # submitit's handler requeues the job
         elif code:

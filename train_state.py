@@ -102,8 +102,8 @@ class TrainState:
         self.network = build_network(args.model, args.num_LIBs, args.size, pretrained)
         self.network.freeze_unused_heads(args.lil_loss, args.gil_loss)
         if args.sync_bn:
-            if world.device.type != "cuda":
-                raise InputError("--sync_bn True works on GPUs only; leave it out.")
+            if world.device.type != "cuda" or len(world.devices) > 1:
+                raise InputError("--sync_bn True needs GPUs and torchrun, with one process per GPU; leave it out.")
             self.network = convert_sync_batchnorm(self.network)  # timm's, which knows its batch norms with activations
         self.channels = "RGB" if checkpoint is None else checkpoint["channels"]
         self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
@@ -142,8 +142,10 @@ class TrainState:
         load_state(balance, checkpoint.get("balance", balance.state_dict()), file)
         if "optimizer" in checkpoint:
             # Restore Adam's moments; keep the settings of this command.
-            kept = ("initial_lr", "weight_decay", "fused")
+            kept = ("initial_lr", "weight_decay")
             current = [{key: group[key] for key in kept} for group in self.optimizer.param_groups]
+            for group in checkpoint["optimizer"].get("param_groups", []):
+                group["fused"] = True  # decides where the optimizer keeps its step counters
             load_state(self.optimizer, checkpoint["optimizer"], file)
             for group, settings in zip(self.optimizer.param_groups, current, strict=True):
                 group.update(settings)
@@ -227,6 +229,13 @@ def check_resume(args: TrainingArguments, checkpoint: dict[str, Any], last: Path
         last: the checkpoint that the run would replace, or None.
     """
     done = checkpoint["epoch"], checkpoint.get("step", 0)
+    for key in ("bs", "seed", "dataset", "oversample") if done[1] else ():  # they determine the order of the images
+        now, before = getattr(args, key), checkpoint["args"].get(key)
+        if now != before:
+            raise InputError(
+                f"--{key} {now} contradicts {args.resume_model}, which is in the middle of an epoch with --{key} "
+                f"{before}; leave --{key} out, or continue from the checkpoint of a finished epoch."
+            )
     if last is not None and last.is_file() and args.resume_model is not None and not last.samefile(args.resume_model):
         try:
             newer = load_checkpoint(last)

@@ -169,18 +169,14 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
         folder.open(state)
         bad_images = BadImages(args.skip_bad_images)
         describe(state, train_faces, val_faces, folder, world)
+        network, start = state.objective.network, (state.epoch, state.step)
         try:
             while state.epoch < args.epoch:
                 train_one_epoch(state, loader, world, bad_images, partial(folder.after_step, state))
                 world.copy_from_rank_0(state.network)
                 title = f"validation {state.epoch + 1}"
                 positions, scores = evaluate(
-                    state.objective.network,
-                    val_loader,
-                    world,
-                    channels=state.channels,
-                    bad_images=bad_images,
-                    title=title,
+                    network, val_loader, world, channels=state.channels, bad_images=bad_images, title=title
                 )
                 labels = val_faces.labels[positions]
                 is_best = state.finish_epoch(binary_metrics(labels, scores), choose_threshold(labels, scores, args.fpr))
@@ -188,7 +184,8 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
                 folder.save(state, is_best)
                 bad_images.report(world)
         except Stopped:
-            folder.save(state)
+            if (state.epoch, state.step) != start:  # a run without a step must not replace an old one
+                folder.save(state)
             raise
 
         # Read the test sets once, with the best checkpoint.
@@ -198,7 +195,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
             load_network(state.network, best)
         world.copy_from_rank_0(state.network)
         saved = folder.best if args.save_model else None
-        test(state.objective.network, test_sets, args, world, folder, saved, best)
+        test(network, test_sets, args, world, folder, saved, best)
         print(f"curves: tensorboard --logdir {folder.path}")
 
 
@@ -232,7 +229,7 @@ def describe(
     state: TrainState, train_faces: FaceImages, val_faces: FaceImages, folder: RunFolder, world: World
 ) -> None:
     """Print what is trained where; show training images in TensorBoard."""
-    if state.epoch == state.step == 0:
+    if world.leads and state.epoch == state.step == 0:
         shown = collate([train_faces[1, int(i)] for i in np.linspace(0, len(train_faces) - 1, 16)])
         folder.log_images(shown.images, [CLASSES[label] for label in shown.labels])
     real, fake = np.bincount(train_faces.labels, minlength=2)

@@ -32,7 +32,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -82,27 +82,35 @@ def save_checkpoint(
     """
     state = to_official(unwrapped_state(network), model)
     content = {"state_dict": state, "epoch": epoch, **_on_cpu(entries)}
+    continuing = _on_cpu(continuing)
     try:
         with ExitStack() as stack:
             # The file replaces its predecessor before the copies do, so `best_so_far` never finds a later best.
             targets = [stack.enter_context(atomic_write(target)) for target in copies]
             part = stack.enter_context(atomic_write(file))
             with part.open("wb") as out:  # torch.save would write a file name into the archive
-                torch.save(content, out)
+                _save(content, out)
             for target in targets:
                 shutil.copyfile(part, target)
             if continuing is not None:
                 with zipfile.ZipFile(part, "a") as archive, archive.open(CONTINUING, "w", force_zip64=True) as member:
-                    torch.save(_on_cpu(continuing), member)
-    except (RuntimeError, InputError) as error:  # torch.save raises RuntimeError on a full disk
+                    _save(continuing, member)
+    except InputError as error:
         needed = tensor_bytes(content) * (1 + len(copies)) + tensor_bytes(continuing)
         free = shutil.disk_usage(file.parent).free
-        if isinstance(error, InputError) and free > needed:
+        if free > needed:
             raise
         raise InputError(
             f"{file} could not be written: it needs {needed:,} bytes, and the disk has {free:,} free; free disk space, "
             "or choose another --save_path."
         ) from error
+
+
+def _save(content: dict[str, Any], out: IO[bytes]) -> None:
+    try:
+        torch.save(content, out)
+    except RuntimeError as error:  # a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def tensor_bytes(value: Any) -> int:
@@ -183,12 +191,16 @@ def selection_score(val: dict[str, float | None]) -> float:
 def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
     """Return the file and the `selection_score` of the run's best epoch up to `checkpoint`.
 
-    This is ``model_best.pth`` beside `file`. If it is missing or from another run, it is `file` itself; within an
-    epoch, whose weights no score belongs to, both are None.
+    This is ``model_best.pth`` beside `file`. If it is missing, damaged or from another run, it is `file` itself; within
+    an epoch, whose weights no score belongs to, both are None.
     """
     best_file = file.with_name("model_best.pth")
     if best_file.is_file() and not best_file.samefile(file):
-        val = load_checkpoint(best_file).get("val")
+        try:
+            val = load_checkpoint(best_file).get("val")
+        except InputError as error:
+            print(f"note: {error}")
+            val = None
         if val is not None and selection_score(val) == checkpoint["best"]:
             return best_file, checkpoint["best"]
     return (None, None) if checkpoint.get("step") else (file, selection_score(checkpoint["val"]))

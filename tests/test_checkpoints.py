@@ -152,8 +152,8 @@ def test_random_numbers_depend_on_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "gpus", "smallest"), [(8, 1, 8), (1, 1, 1), (9, 2, 4), (3, 2, 1), (10, 4, 1), (9, 4, 3)]
+    ("images", "gpus", "smallest"), [(8, 1, 8), (1, 1, 1), (0, 2, 0), (9, 2, 4), (3, 2, 1), (10, 4, 1), (9, 4, 3)]
 )
 def test_smallest_share_equals_data_parallel(images: int, gpus: int, smallest: int) -> None:
     assert smallest_share(images, gpus) == smallest
-    assert min(len(piece) for piece in torch.arange(images).chunk(gpus)) == smallest  # DataParallel scatters like chunk
+    assert min(map(len, torch.arange(images).chunk(gpus))) == smallest  # DataParallel scatters like chunk

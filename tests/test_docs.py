@@ -76,3 +76,14 @@ def test_fidelity_names_existing_tests() -> None:
             named += 1
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
     assert named > 30
+
+
+def test_the_training_core_is_short() -> None:
+    text = (ROOT / "training.py").read_text()
+    assert len(text.splitlines()) <= 350
+    functions = {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+    run = functions["run_training"]
+    assert run.end_lineno is not None and run.end_lineno - run.lineno + 1 <= 50
+    engine = ast.parse((ROOT / "engine.py").read_text())
+    (epoch,) = (n for n in ast.walk(engine) if isinstance(n, ast.FunctionDef) and n.name == "train_one_epoch")
+    assert len(epoch.args.args) + len(epoch.args.kwonlyargs) <= 6

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +18,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import run_folder
+import run_with_submitit
 import training
 from models.checkpoints import load_checkpoint
 from tests.conftest import arguments, in_processes, make_dataset
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.parsing import Parser
+from utils.training_arguments import TrainingArguments
 
 CONTINUE = ("--resume_model", "auto")
 EVERY_STEP = ("--save_every_minutes", "1e-9")
@@ -188,10 +192,15 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
         before = run_folder.modified(last)
         process = get_context("fork").Process(target=training.main, args=(argv,))
         process.start()
-        if draw.random() < 0.9:  # else killed while it starts
+        moment = draw.random()
+        if moment < 0.9:  # else killed while it starts
             while process.is_alive() and run_folder.modified(last) == before:
                 time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.5))
+        if moment < 0.3:  # killed while it writes
+            while process.is_alive() and not list((root / "output/run").glob(".model_last*.part")):
+                pass
+        else:
+            time.sleep(draw.uniform(0, 0.5))
         process.kill()
         process.join()
         writing += bool(list((root / "output/run").glob(".model_*.part")))
@@ -202,7 +211,7 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
 def test_a_run_killed_25_times_equals_an_uninterrupted_one(tiny: Path) -> None:
     epochs = ("--epoch", "20")  # of three steps
     assert training.main(arguments(tiny, "--name", "complete", *epochs)) == 0
-    killed_at_random(tiny, times=25, epochs=20, seed=1)
+    assert killed_at_random(tiny, times=25, epochs=20, seed=1) > 0  # while a checkpoint was half written
     assert training.main(arguments(tiny, "--name", "run", *epochs, *EVERY_STEP, *CONTINUE)) == 0
     assert_same_run(tiny / "output/run", tiny / "output/complete")
     assert not list((tiny / "output/run").glob(".*.part"))
@@ -378,6 +387,53 @@ def test_overwrite_keeps_the_old_run_until_the_first_checkpoint(
     assert training.main(again) == 0
     assert load_checkpoint(finished / "model_last.pth")["args"]["seed"] == 8
     assert len(log_lines(finished)) == 2 and (finished / "results.json").read_bytes() != before["results.json"]
+
+
+def test_a_stop_before_the_first_step_keeps_the_old_run(
+    tiny: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {file.name: file.read_bytes() for file in finished.iterdir() if "events" not in file.name}
+    real = training.describe
+
+    def describe(*args: Any) -> None:
+        real(*args)
+        terminate()
+
+    monkeypatch.setattr(training, "describe", describe)
+    argv = arguments(tiny, *TWO_EPOCHS, "--overwrite", "True")
+    assert training.main(argv) == 128 + signal.SIGTERM
+    assert {file.name: file.read_bytes() for file in finished.iterdir() if "events" not in file.name} == before
+
+
+@pytest.mark.parametrize("change", [("--bs", "2"), ("--seed", "9"), ("--oversample", "2")])
+def test_within_an_epoch_the_order_of_the_images_cannot_change(
+    complete: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, change: tuple[str, str]
+) -> None:
+    argv = arguments(complete, *TWO_EPOCHS, "--name", f"order{change[0]}")
+    with monkeypatch.context() as patch:
+        stop_before(2, terminate, patch)
+        assert training.main(argv) == 128 + signal.SIGTERM
+    assert training.main([*argv, *CONTINUE, *change]) == 2
+    assert " ".join(change) in capsys.readouterr().err
+
+
+def test_a_requeued_job_keeps_the_folder_that_a_checkpoint_named(
+    complete: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helpers = pytest.importorskip("submitit.helpers")
+    task = SimpleNamespace(master_addr="", master_port=0, rank=0, world_size=1, local_rank=0, local_world_size=1)
+    monkeypatch.setattr(helpers, "TorchDistributedEnvironment", lambda: task)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    called: list[list[str]] = []
+    monkeypatch.setattr(training, "main", called.append)
+    last = complete / "output/complete/model_last.pth"
+    job = run_with_submitit.TrainingJob(["--resume_model", str(last)], last)
+    job()
+    job.submitted = 0  # before the checkpoint
+    job()
+    assert called[0] == ["--resume_model", str(last)]
+    args = TrainingArguments(**vars(Parser("training.py", None, TrainingArguments).parse(called[1])))
+    assert (args.name, args.save_path, args.resume_model) == ("complete", complete / "output", Path("auto"))
 
 
 def test_atomic_writes_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

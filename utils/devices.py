@@ -44,9 +44,12 @@ def core_count() -> int:
 def worker_count(requested: int, processes: int = 1) -> int:
     """Return the number of loader processes: at most one per core, shared among the `processes` of this machine.
 
-    Print a note if that is fewer than requested.
+    SLURM may give each process cores of its own, which it then does not share. Print a note if the number is fewer than
+    requested.
     """
-    cores = core_count() // processes
+    cores = core_count()
+    if cores == os.cpu_count():
+        cores //= processes
     if requested > cores:
         where = "here" if processes == 1 else "of each process"
         print(f"note: --num_workers {requested} is more than the {cores} cores {where}; using {cores} workers")
@@ -69,6 +72,8 @@ def smallest_share(images: int, gpus: int) -> int:
 
     The chunks have ceil(images / gpus) images; the last one may have fewer.
     """
+    if images == 0:
+        return 0
     chunk = -(-images // gpus)
     return images % chunk or chunk
 

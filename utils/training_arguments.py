@@ -8,7 +8,9 @@ from utils.errors import InputError
 from utils.jobs import SLURM_TEXT, check_job_arguments, key_values
 
 # These describe the current call and machine, so a resumed run does not take them from its checkpoint.
-NOT_INHERITED = ("test", "resume_model", "overwrite", "gpu_num", "num_workers", "submit", "nodes", "slurm")
+NOT_INHERITED = (
+    "test", "resume_model", "overwrite", "gpu_num", "num_workers", "sync_bn", "submit", "nodes", "slurm",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)

@@ -32,9 +32,9 @@ class Stopped(Exception):
 class World:
     """The processes that share a run, and the devices of this process.
 
-    torchrun and SLURM start several processes and set RANK, WORLD_SIZE and LOCAL_RANK. Without them there is one
-    process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is distributed. Every process must
-    call the methods that send something in the same order.
+    torchrun, or `run_with_submitit` on SLURM, starts several processes and sets RANK, WORLD_SIZE and LOCAL_RANK. Without
+    them there is one process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is distributed.
+    Every process must call the methods that send something in the same order.
 
     Use it as a context manager: at the end it leaves the group of processes. Only rank 0 prints to standard output.
 
@@ -207,5 +207,5 @@ class World:
 
 def is_lost_connection(error: RuntimeError) -> bool:
     """Return whether another process ended while this one waited for it."""
-    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "gloo", "NCCL")
     return isinstance(error, dist.DistError) or any(text in str(error) for text in texts)
