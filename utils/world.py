@@ -32,9 +32,9 @@ class Stopped(Exception):
 class World:
     """The processes that share a run, and the devices of this process.
 
-    torchrun, or `run_with_submitit` on SLURM, starts several processes and sets RANK, WORLD_SIZE and LOCAL_RANK. Without
-    them there is one process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is distributed.
-    Every process must call the methods that send something in the same order.
+    torchrun, or `run_with_submitit` on SLURM, starts several processes and sets RANK, WORLD_SIZE and LOCAL_RANK.
+    Without them there is one process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is
+    distributed. Every process must call the methods that send something in the same order.
 
     Use it as a context manager: at the end it leaves the group of processes. Only rank 0 prints to standard output.
 
