@@ -189,7 +189,7 @@ class TrainState:
         )
 
     def entries(self) -> dict[str, Any]:
-        """Return the checkpoint's entries for scoring, without those of the network."""
+        """Return what scoring needs from a checkpoint, apart from ``state_dict`` and ``epoch``."""
         finished = {} if self.val is None else {"val": self.val, "best": self.best, "threshold": self.threshold}
         return {
             "args": parse.plain_arguments(self.args),
@@ -202,7 +202,7 @@ class TrainState:
         }
 
     def continuing(self) -> dict[str, Any]:
-        """Return the entries that only a continued training needs."""
+        """Return what only a continued training needs from a checkpoint."""
         record: dict[str, Any] | None = None
         if self.record.losses:
             record = {

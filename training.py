@@ -269,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
         if args is None or args.test:
             return ""
         last = args.save_path / args.name / "model_last.pth"
-        return f"; continue with --resume_model {last}" if last.is_file() else ""
+        return f"; continue with: python training.py --resume_model {last}" if last.is_file() else ""
 
     return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_continue)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.reliability [--kills 200] [--seed 0]
 
-The training is that of tests/test_interruptions.py: it writes a checkpoint after every step.
+It runs the small training of tests/test_interruptions.py, which writes a checkpoint after every step.
 """
 
 import argparse

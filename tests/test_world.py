@@ -107,6 +107,14 @@ def test_two_processes_take_the_step_of_one_that_passes_two_halves(options: dict
             assert abs(gradient - expected_gradients[name]).max() <= 1e-11 * abs(expected_gradients[name]).max(), name
 
 
+def test_several_gpus_without_torchrun_share_a_batch_in_one_process() -> None:
+    world = World("cpu")
+    world.devices = [torch.device("cpu")] * 2
+    network = nn.Linear(1, 1)
+    assert isinstance(world.wrap_network(network), nn.DataParallel)
+    assert world.wrap(network) is network
+
+
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_order_does_not_depend_on_the_number_of_processes(size: int) -> None:
     def steps(rank: int, size: int) -> list[list[tuple[int, int]]]:

@@ -1,6 +1,5 @@
 """Run a command: its exit code, and one sentence for an error."""
 
-import os
 import sys
 import time
 import traceback
@@ -8,7 +7,7 @@ from collections.abc import Callable
 
 from utils.devices import is_out_of_memory
 from utils.errors import InputError, one_line
-from utils.world import Stopped, is_lost_connection
+from utils.world import Stopped, current_rank, is_lost_connection
 
 
 def run_command(
@@ -28,7 +27,7 @@ def run_command(
         0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 and the number
         of the signal for another signal.
     """
-    rank = int(os.environ.get("RANK", 0))
+    rank = current_rank()
     try:
         return work() or 0
     except InputError as error:

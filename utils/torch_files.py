@@ -37,7 +37,7 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     Args:
         file: the file.
         flag: the argument that named the file, for the message.
-        member: a PyTorch file inside the zip archive, if it is there; its entries join those of the file.
+        member: name of a PyTorch file inside the zip archive; if it is there, the result includes its entries.
 
     Raises:
         InputError: the file is missing, damaged, or not a PyTorch file.

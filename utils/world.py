@@ -21,6 +21,11 @@ Item = TypeVar("Item")
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
+def current_rank() -> int:
+    """Return the rank of this process, from 0."""
+    return int(os.environ.get("RANK", 0))
+
+
 class Stopped(Exception):
     """A signal asked the run to stop."""
 
@@ -55,7 +60,7 @@ class World:
     """
 
     def __init__(self, gpu_num: str | None, catch_signals: bool = False) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.size = current_rank(), int(os.environ.get("WORLD_SIZE", 1))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if self.size > 1 else 1
         self.devices = select_devices(gpu_num)
         if self.size > 1:
