@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
 import training
@@ -59,7 +61,7 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def train(parts: int, **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
     """Take ten steps in float64; return their losses, and the gradients of the first one."""
     args = TrainingArguments(lr=1e-3, seed=3, **options)
     seed_everything(0)
@@ -68,8 +70,9 @@ def train(parts: int, **options: Any) -> tuple[list[dict[str, float]], dict[str,
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # the processes draw different masks
-    with World("cpu") as world:
-        objective = Objective(InParts(network, parts), args, world).double().train()
+    network = convert_sync_batchnorm(network) if args.sync_bn else network
+    with World(gpu) as world:
+        objective = Objective(InParts(network, parts), args, world).double().to(world.device).train()
         state: Any = SimpleNamespace(
             args=args, model=world.wrap(objective), schedule=Schedule("cosine", args.lr, 1, 10), channels="RGB",
             optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
@@ -83,17 +86,15 @@ def train(parts: int, **options: Any) -> tuple[list[dict[str, float]], dict[str,
             state.step += 1
             if not gradients:
                 found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
-                gradients = {name: gradient.numpy().copy() for name, gradient in found.items()}
+                gradients = {name: gradient.cpu().numpy().copy() for name, gradient in found.items()}
     return losses, gradients
 
 
-CASES = [
-    {"mi_calculator": "kl", "balance_loss_method": "auto", "mixup": True},
-    {"mi_calculator": "kl", "balance_loss_method": "hyper", "mixup": False},
-    {"mi_calculator": "w", "balance_loss_method": "auto", "mixup": False},
-    {"mi_calculator": "w", "balance_loss_method": "hyper", "mixup": True},
-    {"lil_loss": False, "gil_loss": False},
+NAMES = ("mi_calculator", "balance_loss_method", "mixup")
+CASES: list[dict[str, Any]] = [
+    dict(zip(NAMES, values, strict=True)) for values in product(["kl", "w"], ["auto", "hyper"], [True, False])
 ]
+CASES.append({"lil_loss": False, "gil_loss": False})
 
 
 @pytest.mark.parametrize("options", CASES, ids=lambda options: " ".join(map(str, options.values())))
