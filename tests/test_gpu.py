@@ -57,7 +57,9 @@ def assert_same_steps(found: tuple[Any, Any], expected: tuple[Any, Any]) -> None
         assert ours == pytest.approx(theirs, rel=1e-8, abs=0)
     assert gradients.keys() == expected_gradients.keys()
     for name, gradient in gradients.items():
-        assert abs(gradient - expected_gradients[name]).max() <= 1e-11 * abs(expected_gradients[name]).max(), name
+        # A bias before a batch norm has a gradient of 0, up to rounding.
+        bar = 1e-11 * abs(expected_gradients[name]).max() + 1e-15
+        assert abs(gradient - expected_gradients[name]).max() <= bar, name
 
 
 @pytest.mark.parametrize("divergence", ["kl", "w"])
