@@ -1,6 +1,5 @@
 """One training step, one epoch of training, and one pass of evaluation."""
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.utils.data import DataLoader
 
 from datasets.augmentation import normalise
@@ -104,7 +104,7 @@ class Objective(nn.Module):
             counts: number of images of each process.
 
         Returns:
-            The total loss, its terms by name, and the logits of the whole batch, in at least float32.
+            The total loss, its terms by name, and the logits of the whole batch.
         """
         outputs = self.gather(self.network(images), counts)
         terms = self.criterion(outputs, labels)
@@ -114,38 +114,40 @@ class Objective(nn.Module):
         return self.balance(terms), terms, outputs
 
     def gather(self, outputs: Logits, counts: list[int]) -> Logits:
-        """Return the logits of all processes, in at least float32."""
-        logits = [outputs.fused, outputs.all, *outputs.leave_one_out]
-        if logits[0].dtype in (torch.float16, torch.bfloat16):
-            logits = [part.float() for part in logits]
-        if len(counts) > 1:
-            logits = list(self.world.gather(torch.stack(logits, dim=1), counts).unbind(dim=1))
-        return Logits(logits[0], logits[1], logits[2:])
+        """Return the logits of all processes."""
+        if len(counts) == 1:
+            return outputs
+        logits = torch.stack([outputs.fused, outputs.all, *outputs.leave_one_out], dim=1)
+        fused, all_, *leave_one_out = self.world.gather(logits, counts).unbind(dim=1)
+        return Logits(fused, all_, leave_one_out)
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor) -> None:
-    """Backpropagate the total loss, a scalar, and take one optimizer step."""
+def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: GradScaler | None = None) -> None:
+    """Backpropagate the total loss, a scalar, and take one optimizer step.
+
+    With a `scaler`, the optimizer skips the step if a float16 gradient is not finite.
+    """
     optimizer.zero_grad(set_to_none=True)
-    total.backward()
-    optimizer.step()
+    if scaler is None:
+        total.backward()
+        optimizer.step()
+    else:
+        scaler.scale(total).backward()
+        scaler.step(optimizer)
+        scaler.update()
 
 
-def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> dict[str, float]:
+def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> None:
     """Take one optimizer step, and add its losses and scores to ``state.record``.
 
-    All random numbers depend on (seed, epoch, step). Mixup is the same on all processes; dropout differs.
+    The device works on while this function returns: nothing is read back. All random numbers depend on (seed, epoch,
+    step). Mixup is the same on all processes; dropout differs.
 
     Args:
         state: the training; ``state.step`` counts the steps before this one.
         batch: this process's part of the batch.
         counts: number of images of each process.
         world: the processes.
-
-    Returns:
-        The losses by name: total and terms.
-
-    Raises:
-        InputError: a loss is not finite.
     """
     args, epoch = state.args, state.epoch + 1
     state.schedule.set_rates(state.optimizer, epoch, state.step)
@@ -162,17 +164,20 @@ def train_step(state: "TrainState", batch: Batch, counts: list[int], world: Worl
         seed_everything(args.seed, epoch, state.step, world.rank)
 
     total, terms, outputs = state.model(images, labels, mix, counts)
-    values = torch.stack([total, *terms.values()]).tolist()  # one device synchronisation
-    losses = dict(zip(["total", *terms], values, strict=True))
-    if not all(map(math.isfinite, values)):
-        raise InputError(
-            f"the loss is not finite in epoch {epoch}, step {state.step + 1}: "
-            f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
-            "unchanged; try a lower --lr."
-        )
-    optimizer_step(state.optimizer, total)
+    losses = {"total": total, **terms}
+    if state.scaler is None:
+        optimizer_step(state.optimizer, total)
+    else:
+        before = steps_taken(state.optimizer)
+        optimizer_step(state.optimizer, total, state.scaler)
+        losses["skipped"] = 1 + before - steps_taken(state.optimizer)
     state.record.add(losses, main_labels, fake_probability(outputs))
-    return losses
+
+
+def steps_taken(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Return the number of steps that Adam has taken, a scalar on its device."""
+    weight = optimizer.param_groups[0]["params"][0]
+    return optimizer.state[weight]["step"].clone() if optimizer.state else torch.zeros((), device=weight.device)
 
 
 def train_one_epoch(
@@ -180,7 +185,7 @@ def train_one_epoch(
     loader: DataLoader,
     world: World,
     bad_images: BadImages,
-    after_step: Callable[[dict[str, float]], None],
+    after_step: Callable[[dict[str, float] | None], None],
 ) -> None:
     """Train on the rest of the current epoch.
 
@@ -189,7 +194,7 @@ def train_one_epoch(
         loader: yields `datasets.images.Batch` in the order of `datasets.samplers.TrainingBatches`.
         world: the processes.
         bad_images: collects unreadable images.
-        after_step: called after each step with its losses, total and terms.
+        after_step: called after each step with its losses, total and terms; with None between two of ``--log_every``.
 
     Raises:
         InputError: an image cannot be read, a loss is not finite, or memory runs out.
@@ -216,12 +221,15 @@ def train_one_epoch(
             counts = world.handshake(len(batch.labels))
             # BatchNorm cannot be trained on one image
             if min(counts) >= 1 and min(smallest_share(n, len(world.devices)) for n in counts) >= 2:
-                losses = train_step(state, batch, counts, world)
+                train_step(state, batch, counts, world)
                 state.step += 1
                 trained += sum(counts)
+                losses = None
+                if (state.step - 1) % state.args.log_every == 0:
+                    losses = state.record.read(state.epoch, state.step)
+                    lr = state.optimizer.param_groups[0]["lr"]
+                    bar.set_postfix(loss=f"{losses['total']:.3f}", lr=f"{lr:.1e}", refresh=False)
                 state.record.speed = trained / (time.perf_counter() - start)
-                lr = state.optimizer.param_groups[0]["lr"]
-                bar.set_postfix(loss=f"{losses['total']:.3f}", lr=f"{lr:.1e}", refresh=False)
                 after_step(losses)
             else:
                 state.step += 1
@@ -233,6 +241,7 @@ def train_one_epoch(
     finally:
         bar.close()
     world.handshake(0)
+    state.record.read(state.epoch, state.step)
     if not state.record.losses:
         bad_images.report(world)
         raise InputError(

@@ -129,18 +129,13 @@ class RunFolder:
         if self._log is not None and names:
             self._log.images(images, names)
 
-    def log_step(self, state: TrainState, losses: dict[str, float]) -> None:
-        """Add every tenth step of an epoch, from the first, to TensorBoard."""
-        step = state.step - 1
-        if self._log is not None and step % 10 == 0:
+    def after_step(self, state: TrainState, losses: dict[str, float] | None) -> None:
+        """Add the losses, if given, to TensorBoard, and write ``model_last.pth`` every ``--save_every_minutes``."""
+        if losses and self._log is not None:
             weights = {name: w.item() for name, w in getattr(state.objective.balance, "weights", {}).items()}
             rates = [group["lr"] for group in state.optimizer.param_groups]
-            number = state.epoch * state.schedule.steps + step
+            number = state.epoch * state.schedule.steps + state.step - 1
             self._log.step(number, losses, weights, rates, state.record.speed)
-
-    def after_step(self, state: TrainState, losses: dict[str, float]) -> None:
-        """Add every tenth step to TensorBoard, and write ``model_last.pth`` every ``--save_every_minutes``."""
-        self.log_step(state, losses)
         minutes = self.args.save_every_minutes
         # After the last step, the epoch's own checkpoint follows, and its metrics must not be logged twice.
         if minutes and state.step < state.schedule.steps and time.monotonic() - self._saved_at >= 60 * minutes:
@@ -153,6 +148,8 @@ class RunFolder:
             state: the training, after a complete step.
             is_best: whether it has just finished its best epoch.
         """
+        if state.step:
+            state.record.read(state.epoch, state.step)  # a loss that is not finite must not reach a checkpoint
         finished = state.step == 0 and state.epoch > 0
         if not is_best and state.best_file is not None and state.best_file != self.best:
             if self.world.leads:

@@ -1,11 +1,13 @@
 """The state of a training, and how it continues from a checkpoint."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from engine import Objective
 from evaluation.metrics import binary_metrics
@@ -13,7 +15,7 @@ from faces.recipe import common_recipe
 from models.backbones import build_network
 from models.checkpoints import best_so_far, load_checkpoint, load_network, load_state, selection_score
 from utils import parsing as parse
-from utils.devices import seed_everything
+from utils.devices import PRECISIONS, seed_everything
 from utils.errors import InputError
 from utils.schedule import Schedule
 from utils.training_arguments import TrainingArguments
@@ -40,19 +42,50 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
 
 
 class Record:
-    """The losses, labels and scores of the current epoch's steps."""
+    """The losses, labels and scores of the current epoch's steps.
+
+    They stay on the device until `read`, because reading a loss makes the CPU wait for the step.
+
+    Attributes:
+        losses: the losses by name of each step that was read.
+        speed: images per second.
+    """
 
     def __init__(self) -> None:
         self.losses: list[dict[str, float]] = []
         self.labels: list[Tensor] = []
         self.scores: list[Tensor] = []
         self.speed = 0.0
+        self._unread: list[dict[str, Tensor]] = []
 
-    def add(self, losses: dict[str, float], labels: Tensor, scores: Tensor) -> None:
-        """Add the losses by name, and the B labels and B scores, of one step."""
-        self.losses.append(losses)
+    def add(self, losses: dict[str, Tensor], labels: Tensor, scores: Tensor) -> None:
+        """Add the losses by name, scalars, and the B labels and B scores, of one step."""
+        self._unread.append({name: loss.detach() for name, loss in losses.items()})
         self.labels.append(labels.clone())  # a worker's tensor keeps a file open
         self.scores.append(scores)
+
+    def read(self, epoch: int, step: int) -> dict[str, float]:
+        """Read the losses of the steps since the last call; return those of the last step, if any.
+
+        Args:
+            epoch: number of finished epochs.
+            step: number of finished steps of the current epoch.
+
+        Raises:
+            InputError: a loss is not finite.
+        """
+        unread, self._unread = self._unread, []
+        values = torch.stack([torch.stack(list(losses.values())) for losses in unread]).tolist() if unread else []
+        for number, row in enumerate(values, start=step - len(values) + 1):
+            losses = dict(zip(unread[0], row, strict=True))
+            if not all(map(math.isfinite, row)):
+                raise InputError(
+                    f"the loss is not finite in epoch {epoch + 1}, step {number}: "
+                    f"{', '.join(f'{name} {value:g}' for name, value in losses.items())}; the last checkpoint is "
+                    "unchanged; try a lower --lr."
+                )
+            self.losses.append(losses)
+        return self.losses[-1] if self.losses else {}
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss over the images."""
@@ -79,6 +112,7 @@ class TrainState:
         objective: the network, loss terms and balance.
         model: the objective as it is called, wrapped for several processes.
         optimizer: Adam.
+        scaler: scales the loss of ``--precision fp16``, whose gradients would underflow; else None.
         schedule: the learning rates.
         channels: RGB or BGR.
         epoch: number of finished epochs.
@@ -100,6 +134,7 @@ class TrainState:
         seed_everything(args.seed, 0)
         pretrained = args.pretrained if checkpoint is None else False
         self.network = build_network(args.model, args.num_LIBs, args.size, pretrained)
+        self.network.precision = PRECISIONS[args.precision]
         self.network.freeze_unused_heads(args.lil_loss, args.gil_loss)
         if args.sync_bn:
             if world.device.type != "cuda" or len(world.devices) > 1:
@@ -119,6 +154,7 @@ class TrainState:
             load_network(self.network, checkpoint)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
         self.optimizer = make_optimizer(self.network, self.objective.balance, args.lr, args.weight_decay)
+        self.scaler = GradScaler(world.device.type) if args.precision == "fp16" else None
         if checkpoint is not None:
             self._continue(checkpoint)
         if len(set(world.gather_objects((self.epoch, self.step)))) > 1:
@@ -149,6 +185,10 @@ class TrainState:
             load_state(self.optimizer, checkpoint["optimizer"], file)
             for group, settings in zip(self.optimizer.param_groups, current, strict=True):
                 group.update(settings)
+            for weight, state in self.optimizer.state.items():  # fused Adam needs the strides of the weights
+                state.update({name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")})
+            if self.scaler is not None:
+                self.scaler.load_state_dict(checkpoint.get("scaler") or self.scaler.state_dict())
         else:
             print(f"note: {file} holds no optimizer state; Adam starts without its moments")
         self.schedule.set_initial_rate(self.optimizer)
@@ -180,11 +220,13 @@ class TrainState:
 
     def _line(self, val: Metrics, is_best: bool) -> str:
         means = self.record.means()
-        terms = ", ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "total")
+        terms = ", ".join(f"{name} {means[name]:.4f}" for name in means if name not in ("total", "skipped"))
+        skipped = sum(losses.get("skipped", 0) for losses in self.record.losses)
         lr = self.optimizer.param_groups[0]["lr"]
         return (
             f"epoch {self.epoch}/{self.args.epoch}: loss {means['total']:.4f} ({terms}), lr {lr:.2e}, "
-            f"{self.record.speed:.1f} images/s, train {format_metrics(self.train)}, "
+            f"{self.record.speed:.1f} images/s, {f'{skipped:.0f} steps skipped, ' if self.scaler else ''}"
+            f"train {format_metrics(self.train)}, "
             f"val {format_metrics(val)}{', best' if is_best else ''}"
         )
 
@@ -211,7 +253,8 @@ class TrainState:
                 "labels": torch.cat(self.record.labels),
                 "scores": torch.cat(self.record.scores),
             }
-        return {"optimizer": self.optimizer.state_dict(), "step": self.step, "record": record}
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, "step": self.step, "record": record}
 
 
 def format_metrics(values: Metrics) -> str:

@@ -30,7 +30,7 @@ from run_with_submitit import submit_training
 from train_state import TrainState, check_resume
 from utils import parsing as parse
 from utils.command import run_command
-from utils.devices import smallest_share, worker_count
+from utils.devices import PRECISIONS, choose_precision, smallest_share, worker_count
 from utils.errors import InputError
 from utils.tables import format_rows
 from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
@@ -142,6 +142,8 @@ def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) 
         network = build_network(args.model, args.num_LIBs, args.size)
         load_network(network, checkpoint)
         args.num_workers = worker_count(args.num_workers, world.local_size)
+        args.precision = choose_precision(args.precision, world.device)
+        network.precision = PRECISIONS[args.precision]
         folder.open()
         test(world.wrap_network(network), test_sets, args, world, folder, args.resume_model, checkpoint)
 
@@ -157,6 +159,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
             args.dataset, args.dataset_root, args.data_root, args.oversample
         )
         args.num_workers = worker_count(args.num_workers, world.local_size)
+        args.precision = choose_precision(args.precision, world.device)
         train_faces, val_faces = FaceImages(train_videos, args.size, args.seed), FaceImages(val_videos, args.size)
         check_batch_size(args.bs, len(train_faces), world)
         batches = TrainingBatches(len(train_faces), args.bs, args.seed, world)
@@ -233,9 +236,10 @@ def describe(
         shown = collate([train_faces[1, int(i)] for i in np.linspace(0, len(train_faces) - 1, 16)])
         folder.log_images(shown.images, [CLASSES[label] for label in shown.labels])
     real, fake = np.bincount(train_faces.labels, minlength=2)
+    devices = f"{world.size * len(world.devices)} x {world.device.type} in {state.args.precision}"
     print(
-        f"{folder.path}: training on {world.size * len(world.devices)} x {world.device.type}, {real} real and {fake} "
-        f"fake images per epoch, {len(val_faces)} validation images",
+        f"{folder.path}: training on {devices}, {real} real and {fake} fake images per epoch, {len(val_faces)} "
+        "validation images",
         flush=True,
     )
     if state.epoch == state.args.epoch:

@@ -157,6 +157,7 @@ def make_loader(
         faces,
         **order,
         num_workers=num_workers,
+        persistent_workers=num_workers > 0,
         collate_fn=collate_fn,
         pin_memory=world.device.type == "cuda",
         worker_init_fn=init_worker,

@@ -59,6 +59,7 @@ def write_results(
         "threshold": threshold,
         "video_score": args.video_score,
         "group_by": args.group_by,
+        "precision": args.precision,
         "trained_with": checkpoint["args"],
         "datasets": results,
         **({"average": average(results)} if len(results) > 1 else {}),

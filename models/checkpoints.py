@@ -22,6 +22,7 @@ After a finished epoch they have:
 ``model_last.pth`` alone has what continuing needs:
 
 - ``optimizer``: state of the optimiser.
+- ``scaler``: state of the loss scale of ``--precision fp16``, else None.
 - ``step``: number of finished steps of the current epoch.
 - ``record``: losses, labels and scores of these steps.
 """

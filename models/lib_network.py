@@ -59,10 +59,15 @@ class LIBNetwork(nn.Module):
     Args:
         backbones: the LIBs, each with its own weights; B x 3 x H x W images to B x d features z_i.
         num_features: d.
+
+    Attributes:
+        precision: what the backbones compute in; torch.bfloat16 and torch.float16 use autocast. The heads compute in
+            the precision of their weights.
     """
 
     def __init__(self, backbones: list[nn.Module], num_features: int) -> None:
         super().__init__()
+        self.precision = torch.float32
         self.num_LIBs = n = len(backbones)
         for i, backbone in enumerate(backbones, start=1):
             setattr(self, f"region_model{i}", backbone)
@@ -75,7 +80,11 @@ class LIBNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Logits:
         """Return the logits of all heads for B x 3 x H x W normalised images."""
-        return self.forward_heads([backbone(images) for backbone in self.backbones()])
+        if self.precision == torch.float32:
+            return self.forward_heads([backbone(images) for backbone in self.backbones()])
+        with torch.autocast(images.device.type, self.precision):
+            features = [backbone(images) for backbone in self.backbones()]
+        return self.forward_heads([z.to(self.baseline_linear.weight.dtype) for z in features])
 
     def backbones(self) -> list[Backbone]:
         """Return the backbones of LIB 1 to LIB n."""

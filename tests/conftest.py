@@ -19,7 +19,10 @@ import torch
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
-TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0"
+TINY = (
+    "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0 "
+    "--precision fp32"  # the same on every processor
+)
 
 
 def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:

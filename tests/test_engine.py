@@ -65,10 +65,11 @@ def train(
     network: nn.Module, optimizer: torch.optim.Optimizer, mixup: bool, loader: Batches | DataLoader | None = None
 ) -> list[dict[str, float]]:
     args = TrainingArguments(mixup=mixup, lil_loss=False, gil_loss=False, balance_loss_method="hyper", scales=[3, 1, 1])
+    args.log_every = 1
     objective = engine.Objective(network, args, World("cpu"))
     state = SimpleNamespace(
         args=args, model=objective, optimizer=optimizer, schedule=Factors(), channels="RGB", epoch=0, step=0,
-        record=Record(),
+        record=Record(), scaler=None,
     )  # fmt: skip
     steps: list[dict[str, float]] = []
     engine.train_one_epoch(state, loader or batches(), World("cpu"), engine.BadImages(False), steps.append)

@@ -76,18 +76,18 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
         state: Any = SimpleNamespace(
             args=args, model=world.wrap(objective), schedule=Schedule("cosine", args.lr, 1, 10), channels="RGB",
             optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
-            epoch=0, step=0, record=Record(),
+            epoch=0, step=0, record=Record(), scaler=None,
         )  # fmt: skip
-        losses: list[dict[str, float]] = []
         gradients: dict[str, np.ndarray] = {}
         for batch in batches(10):
             mine = Batch(*(world.share(part) for part in batch))
-            losses.append(train_step(state, mine, world.handshake(len(mine.labels)), world))
+            train_step(state, mine, world.handshake(len(mine.labels)), world)
             state.step += 1
             if not gradients:
                 found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
                 gradients = {name: gradient.cpu().numpy().copy() for name, gradient in found.items()}
-    return losses, gradients
+        state.record.read(0, state.step)
+    return state.record.losses, gradients
 
 
 NAMES = ("mi_calculator", "balance_loss_method", "mixup")

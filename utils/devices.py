@@ -1,4 +1,4 @@
-"""Choice of GPUs, number of worker processes, and random seeds."""
+"""Choice of GPUs and precision, number of worker processes, and random seeds."""
 
 import os
 import random
@@ -7,6 +7,8 @@ import numpy as np
 import torch
 
 from utils.errors import InputError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def select_devices(gpu_num: str | None) -> list[torch.device]:
@@ -34,6 +36,17 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
     if absent := [number for number in wanted if number >= gpus]:
         raise InputError(f"--gpu_num {gpu_num}: GPU {absent[0]} does not exist; give numbers below {gpus}, or cpu.")
     return [torch.device("cuda", number) for number in wanted]
+
+
+def choose_precision(requested: str, device: torch.device) -> str:
+    """Turn ``--precision`` into fp32, bf16 or fp16; auto is bf16 where the device computes in it, else fp32."""
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if has_bf16 else "fp32"
 
 
 def core_count() -> int:

@@ -66,6 +66,13 @@ class TrainingArguments:
     test_bs: int = parse.argument(
         1000, parse.count, "validation and test batch size, in images, over all GPUs", "train"
     )
+    precision: str = parse.argument(
+        "auto",
+        parse.one_of("auto", "fp32", "bf16", "fp16"),
+        "number format of the backbones: fp32, bf16, fp16, or auto (bf16 where the GPU or CPU computes in it, else "
+        "fp32); heads, losses and metrics are in fp32",
+        "train",
+    )
     num_workers: int = parse.argument(
         12, parse.count_or_zero, "loader processes per training process, at most its share of the cores", "train"
     )
@@ -154,6 +161,9 @@ class TrainingArguments:
     )
     save_every_minutes: float = parse.argument(
         15.0, parse.number(float, 0), "minutes between checkpoints within an epoch; 0 for none", "checkpoint"
+    )
+    log_every: int = parse.argument(
+        10, parse.count, "steps between two points of the TensorBoard curves, and two looks at the loss", "checkpoint"
     )
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
     overwrite: bool = parse.argument(False, parse.boolean, "replace an earlier run of this name", "checkpoint")
