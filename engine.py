@@ -17,6 +17,7 @@ from datasets.mixup import Mix, draw_mix, mix_images, mix_terms
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import Logits, loss_terms
+from models.recompute import recompute
 from utils.devices import is_out_of_memory, seed_everything, smallest_share
 from utils.errors import InputError
 from utils.progress import progress
@@ -81,7 +82,7 @@ class Objective(nn.Module):
 
     def __init__(self, network: nn.Module, args: TrainingArguments, world: World) -> None:
         super().__init__()
-        self.network, self.world = network, world
+        self.network, self.world, self.micro_batches = network, world, args.accumulate
         self.criterion = partial(
             loss_terms,
             lil=args.lil_loss,
@@ -106,12 +107,21 @@ class Objective(nn.Module):
         Returns:
             The total loss, its terms by name, and the logits of the whole batch.
         """
-        outputs = self.gather(self.network(images), counts)
+        outputs = self.gather(self.run_network(images), counts)
         terms = self.criterion(outputs, labels)
         if mix is not None:
             partner_labels = labels[mix.partner.to(labels.device)]
             terms = mix_terms(terms, self.criterion(outputs, partner_labels), mix.lam)
         return self.balance(terms), terms, outputs
+
+    def run_network(self, images: Tensor) -> Logits:
+        """Return the logits; with ``--accumulate``, of one micro-batch after the other, each computed twice."""
+        if self.micro_batches == 1:
+            return self.network(images)
+        parts = [recompute(self.network, part) for part in images.tensor_split(self.micro_batches)]
+        heads = zip(*([part.fused, part.all, *part.leave_one_out] for part in parts), strict=True)
+        fused, all_, *leave_one_out = map(torch.cat, heads)
+        return Logits(fused, all_, leave_one_out)
 
     def gather(self, outputs: Logits, counts: list[int]) -> Logits:
         """Return the logits of all processes."""
@@ -220,7 +230,7 @@ def train_one_epoch(
             bad_images.add(batch.bad)
             counts = world.handshake(len(batch.labels))
             # BatchNorm cannot be trained on one image
-            if min(counts) >= 1 and min(smallest_share(n, len(world.devices)) for n in counts) >= 2:
+            if min(smallest_share(n, len(world.devices), state.args.accumulate) for n in counts) >= 2:
                 train_step(state, batch, counts, world)
                 state.step += 1
                 trained += sum(counts)

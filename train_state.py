@@ -135,6 +135,7 @@ class TrainState:
         pretrained = args.pretrained if checkpoint is None else False
         self.network = build_network(args.model, args.num_LIBs, args.size, pretrained)
         self.network.precision = PRECISIONS[args.precision]
+        self.network.recompute = args.checkpoint_blocks
         self.network.freeze_unused_heads(args.lil_loss, args.gil_loss)
         if args.sync_bn:
             if world.device.type != "cuda" or len(world.devices) > 1:

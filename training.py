@@ -161,7 +161,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
         args.num_workers = worker_count(args.num_workers, world.local_size)
         args.precision = choose_precision(args.precision, world.device)
         train_faces, val_faces = FaceImages(train_videos, args.size, args.seed), FaceImages(val_videos, args.size)
-        check_batch_size(args.bs, len(train_faces), world)
+        check_batch_size(args.bs, args.accumulate, len(train_faces), world)
         batches = TrainingBatches(len(train_faces), args.bs, args.seed, world)
         loader = make_loader(train_faces, args.bs, args.num_workers, world, batches)
         val_loader = make_loader(val_faces, args.test_bs, args.num_workers, world)
@@ -202,7 +202,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
         print(f"curves: tensorboard --logdir {folder.path}")
 
 
-def check_batch_size(batch_size: int, images: int, world: World) -> None:
+def check_batch_size(batch_size: int, micro_batches: int, images: int, world: World) -> None:
     """Raise InputError if BatchNorm would get a single image; print a note if only the last batch is too small."""
     processes, gpus = world.size, len(world.devices)
     if batch_size % processes:
@@ -213,12 +213,14 @@ def check_batch_size(batch_size: int, images: int, world: World) -> None:
         )
 
     def smallest(batch: int) -> int:
-        return min(smallest_share(batch // processes, gpus), smallest_share(-(-batch // processes), gpus))
+        shares = batch // processes, -(-batch // processes)
+        return min(smallest_share(share, gpus, micro_batches) for share in shares)
 
     if smallest(min(batch_size, images)) < 2:
         raise InputError(
-            f"--bs {batch_size} with {images} training images and {processes * gpus} devices gives a device a "
-            f"single image, but BatchNorm needs two; give --bs {2 * processes * gpus} or more, or fewer devices."
+            f"--bs {batch_size} with {images} training images, {processes * gpus} devices and --accumulate "
+            f"{micro_batches} gives a device a single image, but BatchNorm needs two; give --bs "
+            f"{2 * processes * gpus * micro_batches} or more, or fewer devices or micro-batches."
         )
     last_batch = images % batch_size or batch_size
     if smallest(last_batch) < 2:

@@ -3,12 +3,13 @@
 The attribute names follow the authors' release because they are the keys of its checkpoints.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from losses.terms import Logits
+from models.recompute import recompute
 
 
 class Backbone(Protocol):
@@ -63,11 +64,13 @@ class LIBNetwork(nn.Module):
     Attributes:
         precision: what the backbones compute in; torch.bfloat16 and torch.float16 use autocast. The heads compute in
             the precision of their weights.
+        recompute: whether a training keeps the activations of one LIB at a time, and computes them twice.
     """
 
     def __init__(self, backbones: list[nn.Module], num_features: int) -> None:
         super().__init__()
         self.precision = torch.float32
+        self.recompute = False
         self.num_LIBs = n = len(backbones)
         for i, backbone in enumerate(backbones, start=1):
             setattr(self, f"region_model{i}", backbone)
@@ -81,10 +84,15 @@ class LIBNetwork(nn.Module):
     def forward(self, images: Tensor) -> Logits:
         """Return the logits of all heads for B x 3 x H x W normalised images."""
         if self.precision == torch.float32:
-            return self.forward_heads([backbone(images) for backbone in self.backbones()])
+            return self.forward_heads(self._features(images))
         with torch.autocast(images.device.type, self.precision):
-            features = [backbone(images) for backbone in self.backbones()]
+            features = self._features(images)
         return self.forward_heads([z.to(self.baseline_linear.weight.dtype) for z in features])
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        if self.recompute and self.training:
+            return [recompute(cast(nn.Module, backbone), images) for backbone in self.backbones()]
+        return [backbone(images) for backbone in self.backbones()]
 
     def backbones(self) -> list[Backbone]:
         """Return the backbones of LIB 1 to LIB n."""

@@ -130,3 +130,34 @@ def test_weights_from_the_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network("mobilenet", 2, 32, pretrained=True)
     for lib in (network.region_model1, network.region_model2):
         assert torch.equal(lib.conv_stem.weight, fetched["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_recomputed_activations_give_the_same_gradients_and_statistics(precision: torch.dtype) -> None:
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for recomputed in (False, True):
+        torch.manual_seed(0)
+        network = build_network("test_resnet", 2, 32)
+        network.precision, network.recompute = precision, recomputed
+        logits = network(images)
+        torch.stack([logits.fused, logits.all, *logits.leave_one_out]).square().sum().backward()
+        gradients = {name: p.grad for name, p in network.named_parameters()}
+        results.append({**gradients, **dict(network.named_buffers())})
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_backbones_compute_in_half_precision_and_heads_in_float32(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network = build_network("test_resnet", 2, 32).eval()
+    images, seen = torch.rand(4, 3, 32, 32), []
+    with torch.inference_mode():
+        full = network(images)
+        network.precision = precision
+        network.region_model1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+        half = network(images)
+    assert seen == [precision]
+    assert half.fused.dtype == half.all.dtype == torch.float32
+    assert 0 < (half.fused - full.fused).abs().max() < 0.05

@@ -108,6 +108,16 @@ def test_two_processes_take_the_step_of_one_that_passes_two_halves(options: dict
             assert abs(gradient - expected_gradients[name]).max() <= 1e-11 * abs(expected_gradients[name]).max(), name
 
 
+@pytest.mark.parametrize("options", [{"mi_calculator": "kl", "mixup": True}, {"mi_calculator": "w", "mixup": False}])
+def test_micro_batches_take_the_step_of_one_that_passes_two_halves(options: dict[str, Any]) -> None:
+    expected, expected_gradients = train(2, **options)
+    losses, gradients = train(1, accumulate=2, **options)
+    for ours, theirs in zip(losses, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-8, abs=0)
+    for name, gradient in gradients.items():
+        assert abs(gradient - expected_gradients[name]).max() <= 1e-11 * abs(expected_gradients[name]).max(), name
+
+
 def test_several_gpus_without_torchrun_share_a_batch_in_one_process() -> None:
     world = World("cpu")
     world.devices = [torch.device("cpu")] * 2

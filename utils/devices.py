@@ -80,15 +80,17 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(int(draw[0]))
 
 
-def smallest_share(images: int, gpus: int) -> int:
-    """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits a batch.
+def smallest_share(images: int, gpus: int, micro_batches: int = 1) -> int:
+    """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits each micro-batch.
 
-    The chunks have ceil(images / gpus) images; the last one may have fewer.
+    The sizes of the micro-batches differ by at most one. The chunks of each have ceil(images / gpus) images; the last
+    one may have fewer.
     """
-    if images == 0:
-        return 0
-    chunk = -(-images // gpus)
-    return images % chunk or chunk
+    shares = []
+    for count in {images // micro_batches, -(-images // micro_batches)}:
+        chunk = -(-count // gpus)
+        shares.append(count % chunk or chunk if count else 0)
+    return min(shares)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -9,7 +9,8 @@ from utils.jobs import SLURM_TEXT, check_job_arguments, key_values
 
 # These describe the current call and machine, so a resumed run does not take them from its checkpoint.
 NOT_INHERITED = (
-    "test", "resume_model", "overwrite", "gpu_num", "num_workers", "sync_bn", "submit", "nodes", "slurm",
+    "test", "resume_model", "overwrite", "gpu_num", "num_workers", "sync_bn", "checkpoint_blocks", "submit", "nodes",
+    "slurm",
 )  # fmt: skip
 
 
@@ -58,6 +59,19 @@ class TrainingArguments:
         256,
         parse.number(int, 2),
         "training batch size, in images, over all GPUs; a multiple of the number of processes",
+        "train",
+    )
+    accumulate: int = parse.argument(
+        1,
+        parse.count,
+        "micro-batches that a batch is divided into to save GPU memory; each is computed twice and has its own batch "
+        "norm statistics",
+        "train",
+    )
+    checkpoint_blocks: bool = parse.argument(
+        False,
+        parse.boolean,
+        "keep the activations of one LIB at a time to save GPU memory; each is computed twice",
         "train",
     )
     sync_bn: bool = parse.argument(
