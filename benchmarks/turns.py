@@ -1,0 +1,47 @@
+"""Time two ways of the same work in turns."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def in_turns(ways: list[Callable[[], None]], images: int, turns: int, repeats: int, seconds: float) -> list[float]:
+    """Time ways of the same work in turns (A B A B), after one turn each to warm up.
+
+    Args:
+        ways: functions that work on `images` images.
+        images: number of images of a call.
+        turns: number of timed turns of each way.
+        repeats: number of calls in a turn.
+        seconds: start no turn after this time; each way gets at least one.
+
+    Returns:
+        Images per second of each way: the median of its turns.
+    """
+    speeds: list[list[float]] = [[] for _ in ways]
+    begin = time.perf_counter()
+    for turn in range(turns + 1):
+        for way, found in zip(ways, speeds, strict=True):
+            start = _now()
+            for _ in range(repeats):
+                way()
+            if turn:
+                found.append(repeats * images / (_now() - start))
+        if turn and (time.perf_counter() - begin) * (turn + 2) / (turn + 1) > seconds:
+            break
+    return [statistics.median(found) for found in speeds]
+
+
+def _now() -> float:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def processor() -> str:
+    """Return the name of the GPU, or of the CPU and its number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} threads"
