@@ -164,6 +164,9 @@ class TrainState:
                 "this folder."
             )
         self.model = world.wrap(self.objective)
+        if not args.checkpoint_blocks and args.accumulate == 1:
+            left = (args.epoch - self.epoch) * steps - self.step
+            world.compile(self.network.backbones(), left)
 
     def _continue(self, checkpoint: dict[str, Any]) -> None:
         file = self.args.resume_model

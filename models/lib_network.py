@@ -3,6 +3,7 @@
 The attribute names follow the authors' release because they are the keys of its checkpoints.
 """
 
+from functools import cache
 from typing import Protocol, cast
 
 import torch
@@ -23,6 +24,12 @@ class Backbone(Protocol):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Pool the features to B x d."""
+
+
+@cache  # each stream keeps memory of its own
+def cuda_streams(device: torch.device, number: int) -> list[torch.cuda.Stream]:
+    """Return `number` CUDA streams of a device."""
+    return [torch.cuda.Stream(device) for _ in range(number)]
 
 
 class Bottleneck(nn.Module):
@@ -83,16 +90,34 @@ class LIBNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Logits:
         """Return the logits of all heads for B x 3 x H x W normalised images."""
-        if self.precision == torch.float32:
-            return self.forward_heads(self._features(images))
-        with torch.autocast(images.device.type, self.precision):
-            features = self._features(images)
-        return self.forward_heads([z.to(self.baseline_linear.weight.dtype) for z in features])
+        return self.forward_heads(self.features(images))
 
-    def _features(self, images: Tensor) -> list[Tensor]:
-        if self.recompute and self.training:
-            return [recompute(cast(nn.Module, backbone), images) for backbone in self.backbones()]
-        return [backbone(images) for backbone in self.backbones()]
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the features z_1 to z_n, each B x d, in the precision of the heads."""
+        if self.precision == torch.float32:
+            return self._run_backbones(images)
+        with torch.autocast(images.device.type, self.precision):
+            features = self._run_backbones(images)
+        return [z.to(self.baseline_linear.weight.dtype) for z in features]
+
+    def _run_backbones(self, images: Tensor) -> list[Tensor]:
+        def run(backbone: Backbone) -> Tensor:
+            keep = not (self.recompute and self.training)
+            return backbone(images) if keep else recompute(cast(nn.Module, backbone), images)
+
+        if not images.is_cuda:
+            return [run(backbone) for backbone in self.backbones()]
+        # A CUDA stream for each LIB: while one LIB waits for memory, another computes.
+        here, features = torch.cuda.current_stream(images.device), []
+        for backbone, stream in zip(self.backbones(), cuda_streams(images.device, self.num_LIBs), strict=True):
+            stream.wait_stream(here)
+            images.record_stream(stream)  # its memory is not free until the stream is done with it
+            with torch.cuda.stream(stream):
+                features.append(run(backbone))
+            features[-1].record_stream(here)
+        for stream in cuda_streams(images.device, self.num_LIBs):
+            here.wait_stream(stream)
+        return features
 
     def backbones(self) -> list[Backbone]:
         """Return the backbones of LIB 1 to LIB n."""

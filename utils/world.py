@@ -18,6 +18,7 @@ from utils.devices import select_devices
 from utils.errors import InputError
 
 Item = TypeVar("Item")
+COMPILE_FROM = 2000  # steps; docs/performance.md
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
@@ -205,6 +206,12 @@ class World:
         """
         network.to(self.device).to(memory_format=torch.channels_last)
         return nn.DataParallel(network, self.devices) if len(self.devices) > 1 else network
+
+    def compile(self, modules: Sequence[Any], steps: int) -> None:
+        """Compile modules, if this process has one GPU and `steps` training steps gain more time than this takes."""
+        if self.device.type == "cuda" and len(self.devices) == 1 and steps >= COMPILE_FROM:
+            for module in modules:
+                module.compile()
 
     def copy_from_rank_0(self, network: nn.Module) -> None:
         """Give all processes the parameters and buffers of rank 0."""
