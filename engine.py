@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils.data import DataLoader
 
-from datasets.augmentation import normalise
 from datasets.images import BadImage, Batch
 from datasets.mixup import Mix, draw_mix, mix_images, mix_terms
+from datasets.transforms import normalise
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import DIVERGENCES
 from losses.terms import Logits, loss_terms

@@ -13,16 +13,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from faces.detectors import DETECTORS
-from scoring.detector import load_detector
-from scoring.export import export
-from scoring.files import annotation_targets, find_files, is_video, open_tables, score_file
+from faces.recipe import DETECTORS
 from utils import parsing as parse
-from utils.command import run_command
+from utils.command import check_command_line, run_command
 from utils.errors import InputError, one_line, require_package
-from utils.progress import progress
+from utils.files import require_file
 
 NOT_ALL_SCORED = 3  # exit code if a file has no score
 
@@ -73,7 +68,7 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
     """Parse the command line.
 
     Raises:
-        InputError: an argument is wrong or missing, or contradicts another.
+        InputError: an argument is wrong or missing, contradicts another, or names a missing file.
     """
     args = parse.Parser("inference.py", __doc__, InferenceArguments).parse(argv)
     if not args.paths and args.export is None and not args.serve:
@@ -87,7 +82,24 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
         raise InputError("--evidence draws into annotated copies; add --annotate FOLDER.")
     if args.annotate is not None and args.annotate.exists() and not args.annotate.is_dir():
         raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
+    for path in args.paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give images, videos or folders.")
+    require_file(args.model, "--model")
+    if args.detector_weights is not None:
+        require_file(args.detector_weights, "--detector_weights")
     return args
+
+
+if __name__ == "__main__":
+    check_command_line("inference.py", lambda: parse_arguments(None))  # before the slow imports
+
+from tqdm import tqdm
+
+from scoring.detector import load_detector
+from scoring.export import export
+from scoring.files import annotation_targets, find_files, is_video, open_tables, score_file
+from utils.progress import progress
 
 
 def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]:

@@ -17,17 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from corpora.label_files import REPORT, check_label_folder, write_contact_sheet, write_label_files
-from corpora.layouts import LAYOUTS, SourceVideo, find_videos
-from faces.detectors import DETECTORS, Detector, load_face_detector
-from faces.extraction import Source, StageTimes, extract_faces, is_done, read_record
-from faces.recipe import Recipe, claim_folder, read_recipe
+from corpora.layouts import LAYOUTS, SourceVideo, check_dataset, find_videos
+from faces.recipe import DETECTORS, Recipe, claim_folder, read_recipe
 from utils import parsing as parse
-from utils.command import run_command
-from utils.devices import core_count, select_devices, worker_count
+from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten, one_line, require_package
+from utils.files import require_file
 from utils.jobs import SLURM_TEXT, check_job_arguments, key_values, submit_jobs
 from utils.progress import progress
 from utils.tables import format_rows
@@ -126,7 +121,7 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
     """Parse the command line.
 
     Raises:
-        InputError: an argument is wrong or missing, or contradicts another argument.
+        InputError: an argument is wrong or missing, contradicts another argument, or names a missing file.
     """
     args: PreprocessingArguments = parse.Parser("preprocessing.py", __doc__, PreprocessingArguments).parse(argv)
     if args.every is not None and args.frames is not None:
@@ -141,8 +136,21 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
     if args.submit == "slurm" and args.jobs > 1:
         raise InputError("--jobs runs on this machine only; with --submit slurm, give --nodes instead.")
     check_job_arguments(args.submit, args.nodes, args.slurm)
+    check_dataset(args.dataset, args.videos)
+    if args.detector_weights is not None:
+        require_file(args.detector_weights, "--detector_weights")
     return args
 
+
+if __name__ == "__main__":
+    check_command_line("preprocessing.py", lambda: parse_arguments(None))  # before the slow imports
+
+import torch
+
+from corpora.label_files import REPORT, check_label_folder, write_contact_sheet, write_label_files
+from faces.detectors import Detector, load_face_detector
+from faces.extraction import Source, StageTimes, extract_faces, is_done, read_record
+from utils.devices import core_count, select_devices, worker_count
 
 # ------------------------------------------------------------------------------------- extraction in this process
 

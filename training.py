@@ -13,11 +13,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets.labels import CLASSES, Video, find_label_folder, read_datasets, read_split
+from utils import parsing as parse
+from utils.command import check_command_line, run_command
+from utils.errors import InputError
+from utils.files import require_file
+from utils.process import Stopped
+from utils.tables import format_rows
+from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
+
+
+def check_arguments() -> None:
+    """Raise InputError if the command line is wrong, as far as this shows without reading a checkpoint."""
+    args: TrainingArguments = parse.Parser("training.py", __doc__, TrainingArguments).parse(None)
+    if args.resume_model is None:
+        check_training_arguments(args)
+    elif args.resume_model != Path("auto"):
+        require_file(args.resume_model, "--resume_model")
+    if args.submit == "local" and (args.test or args.resume_model is None):  # else the checkpoint names the dataset
+        for dataset in args.dataset:
+            find_label_folder(dataset, args.dataset_root)
+
+
+if __name__ == "__main__":
+    check_command_line("training.py", check_arguments)  # before the slow imports
+
 import numpy as np
 from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
-from datasets.labels import CLASSES, Video, read_datasets, read_split
 from datasets.samplers import TrainingBatches
 from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics, choose_threshold
@@ -28,13 +52,8 @@ from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, 
 from run_folder import RunFolder
 from run_with_submitit import submit_training
 from train_state import TrainState, check_resume
-from utils import parsing as parse
-from utils.command import run_command
 from utils.devices import PRECISIONS, choose_precision, smallest_share, worker_count
-from utils.errors import InputError
-from utils.tables import format_rows
-from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
-from utils.world import Stopped, World
+from utils.world import World
 
 FIXED_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")  # when resuming
 

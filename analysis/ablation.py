@@ -18,14 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.figure import Figure
-
-from analysis.study import BLUE, ORANGE, format_mean, mean_and_deviation, prepare_folder, study_name, write_study
 from datasets.labels import read_datasets
-from models.backbones import check_model_name
 from utils import parsing as parse
-from utils.command import run_command
-from utils.devices import select_devices
+from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
 from utils.files import read_json, write_if_changed
 from utils.progress import progress
@@ -66,6 +61,42 @@ class AblationArguments:
         [0, 1, 2], seeds, "comma-separated seeds; each configuration is trained once per seed"
     )
     only: list[str] = parse.argument(list(TABLES), parse.some_of("table", TABLES), "comma-separated tables to make")
+
+
+def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
+    """Parse the command line; return its arguments and the arguments after ``--``, which every run gets.
+
+    Raises:
+        InputError: an argument of this command or of training.py is wrong, or this command sets it for each run.
+    """
+    cut = argv.index("--") if "--" in argv else len(argv)
+    args = parse.Parser("-m analysis.ablation", __doc__, AblationArguments).parse(argv[:cut])
+    passed_on = argv[cut + 1 :]
+    args.only = [table for table in TABLES if table in args.only]
+    if args.save_path.exists() and not args.save_path.is_dir():
+        raise InputError(f"--save_path {args.save_path} is a file; give a folder.")
+    for part in passed_on:
+        if part.split("=")[0] in RESERVED:
+            raise InputError(f"{part.split('=')[0]} cannot follow --: this command sets it for each run; remove it.")
+    parse_training(passed_on)
+    return args, passed_on
+
+
+def parse_training(argv: list[str]) -> TrainingArguments:
+    """Parse and check a command line of training.py that does not resume a checkpoint."""
+    args = parse.Parser("training.py", None, TrainingArguments).parse(argv)
+    check_training_arguments(args)
+    return args
+
+
+if __name__ == "__main__":
+    check_command_line("analysis.ablation", lambda: parse_arguments(sys.argv[1:]))  # before the slow imports
+
+from matplotlib.figure import Figure
+
+from analysis.study import BLUE, ORANGE, format_mean, mean_and_deviation, prepare_folder, study_name, write_study
+from models.backbones import check_model_name
+from utils.devices import select_devices
 
 
 class Run(NamedTuple):
@@ -249,36 +280,11 @@ def draw(tables: Tables) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
-    """Parse the command line; return its arguments and the arguments after ``--``, which every run gets.
-
-    Raises:
-        InputError: an argument is wrong, or this command sets it for each run.
-    """
-    cut = argv.index("--") if "--" in argv else len(argv)
-    args = parse.Parser("-m analysis.ablation", __doc__, AblationArguments).parse(argv[:cut])
-    passed_on = argv[cut + 1 :]
-    args.only = [table for table in TABLES if table in args.only]
-    if args.save_path.exists() and not args.save_path.is_dir():
-        raise InputError(f"--save_path {args.save_path} is a file; give a folder.")
-    for part in passed_on:
-        if part.split("=")[0] in RESERVED:
-            raise InputError(f"{part.split('=')[0]} cannot follow --: this command sets it for each run; remove it.")
-    return args, passed_on
-
-
-def parse_training(argv: list[str]) -> TrainingArguments:
-    """Parse and check a command line of training.py that does not resume a checkpoint."""
-    args = parse.Parser("training.py", None, TrainingArguments).parse(argv)
-    check_training_arguments(args)
-    check_model_name(args.model)
-    return args
-
-
 def run(args: AblationArguments, passed_on: list[str]) -> None:
     """Train the missing runs, then write the study."""
     # Check all input before the first of many runs.
     base = parse_training(["--dataset", ",".join(args.dataset), *passed_on])
+    check_model_name(base.model)
     select_devices(base.gpu_num)
     read_datasets(base.dataset, base.dataset_root, base.data_root, base.oversample)
     grid = make_grid(args.only, base)

@@ -12,6 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from utils import parsing as parse
+from utils.command import check_command_line, run_command
+from utils.errors import InputError, first_ten
+from utils.progress import progress
+
+
+@dataclass(kw_only=True)
+class CompareArguments:
+    """All arguments of the study; the help texts document the fields."""
+
+    run_a: Path = parse.positional(parse.path, "folder of the first tested run")
+    run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written here")
+    video_score: str = parse.argument(
+        "mean",
+        parse.video_score,
+        parse.VIDEO_SCORE_TEXT,
+    )
+
+
+def parse_arguments(argv: list[str] | None) -> CompareArguments:
+    """Parse and check the command line."""
+    args: CompareArguments = parse.Parser("-m analysis.compare", __doc__, CompareArguments).parse(argv)
+    for folder in (args.run_a, args.run_b):
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; give the folder of a tested run.")
+    return args
+
+
+if __name__ == "__main__":
+    check_command_line("analysis.compare", lambda: parse_arguments(None))  # before the slow imports
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,10 +51,6 @@ from evaluation.delong import delong_test
 from evaluation.intervals import RESAMPLES, draw_videos, interval, weighted_auc
 from evaluation.metrics import score_videos
 from evaluation.predictions import read_predictions
-from utils import parsing as parse
-from utils.command import run_command
-from utils.errors import InputError, first_ten
-from utils.progress import progress
 
 UNITS = ("frames", "videos")
 
@@ -211,24 +238,6 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
 
 
 # ------------------------------------------------------------------------------------------------------------- command
-
-
-@dataclass(kw_only=True)
-class CompareArguments:
-    """All arguments of the study; the help texts document the fields."""
-
-    run_a: Path = parse.positional(parse.path, "folder of the first tested run")
-    run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written here")
-    video_score: str = parse.argument(
-        "mean",
-        parse.video_score,
-        parse.VIDEO_SCORE_TEXT,
-    )
-
-
-def parse_arguments(argv: list[str] | None) -> CompareArguments:
-    """Parse the command line."""
-    return parse.Parser("-m analysis.compare", __doc__, CompareArguments).parse(argv)
 
 
 def run(args: CompareArguments) -> None:

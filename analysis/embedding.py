@@ -13,6 +13,41 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.arguments import StudyArguments, check_study_arguments
+from utils import parsing as parse
+from utils.command import check_command_line
+
+METHODS = {"tsne": "t-SNE", "pca": "PCA"}
+
+
+@dataclass(kw_only=True)
+class EmbeddingArguments(StudyArguments):
+    """All arguments of the study; the help texts document the fields."""
+
+    test_bs: int = parse.argument(256, parse.count, "batch size, in images")
+    max_images: int | None = parse.argument(
+        2000, parse.number(int, 4), "maximum number of images, evenly spaced over the test set"
+    )
+    method: str = parse.argument(
+        "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (keeps neighbours together) or pca (linear)"
+    )
+    group_by: str | None = parse.argument(
+        None,
+        parse.pattern,
+        parse.GROUP_BY_TEXT,
+    )
+
+
+def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
+    """Parse and check the command line."""
+    args = parse.Parser("-m analysis.embedding", __doc__, EmbeddingArguments).parse(argv)
+    check_study_arguments(args)
+    return args
+
+
+if __name__ == "__main__":
+    check_command_line("analysis.embedding", lambda: parse_arguments(None))  # before the slow imports
+
 import numpy as np
 import torch
 from matplotlib.artist import setp
@@ -23,8 +58,6 @@ from torch.utils.tensorboard import SummaryWriter
 from analysis.study import (
     BLUE,
     ORANGE,
-    StudyArguments,
-    check_save_path,
     read_test_set,
     run_on_test_set,
     run_study,
@@ -36,7 +69,6 @@ from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, group_of
 from models.checkpoints import load_trained
 from models.lib_network import LIBNetwork
-from utils import parsing as parse
 from utils.errors import InputError
 from utils.progress import progress
 from utils.world import World
@@ -44,7 +76,6 @@ from utils.world import World
 PERPLEXITY = 30.0  # of t-SNE; lower for fewer than 91 images
 # Manipulations take warm colours in turn; real images are blue.
 MARKERS, WARM = "^sDvP*Xpd<>", (ORANGE, "#E69F00", "#CC79A7", "#7A3B00")
-METHODS = {"tsne": "t-SNE", "pca": "PCA"}
 
 
 class Features(nn.Module):
@@ -178,32 +209,8 @@ def describe_method(dataset: str, images: int, method: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-@dataclass(kw_only=True)
-class EmbeddingArguments(StudyArguments):
-    """All arguments of the study; the help texts document the fields."""
-
-    test_bs: int = parse.argument(256, parse.count, "batch size, in images")
-    max_images: int | None = parse.argument(
-        2000, parse.number(int, 4), "maximum number of images, evenly spaced over the test set"
-    )
-    method: str = parse.argument(
-        "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (keeps neighbours together) or pca (linear)"
-    )
-    group_by: str | None = parse.argument(
-        None,
-        parse.pattern,
-        parse.GROUP_BY_TEXT,
-    )
-
-
-def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
-    """Parse the command line."""
-    return parse.Parser("-m analysis.embedding", __doc__, EmbeddingArguments).parse(argv)
-
-
 def run(args: EmbeddingArguments, world: World) -> None:
     """Compute and project the features, and write the study."""
-    check_save_path(args)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = read_test_set(args, size)

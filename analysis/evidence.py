@@ -12,6 +12,31 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from analysis.arguments import StudyArguments, check_study_arguments
+from utils import parsing as parse
+from utils.command import check_command_line
+
+
+@dataclass(kw_only=True)
+class EvidenceArguments(StudyArguments):
+    """All arguments of the study; the help texts document the fields."""
+
+    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
+    max_images: int | None = parse.argument(
+        200, parse.count, "maximum number of images, evenly spaced over the test set"
+    )
+
+
+def parse_arguments(argv: list[str] | None) -> EvidenceArguments:
+    """Parse and check the command line."""
+    args = parse.Parser("-m analysis.evidence", __doc__, EvidenceArguments).parse(argv)
+    check_study_arguments(args)
+    return args
+
+
+if __name__ == "__main__":
+    check_command_line("analysis.evidence", lambda: parse_arguments(None))  # before the slow imports
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,8 +44,6 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from torch import Tensor, nn
 
 from analysis.study import (
-    StudyArguments,
-    check_save_path,
     evenly_spaced,
     format_mean,
     mean_and_deviation,
@@ -35,7 +58,6 @@ from engine import fake_probability
 from models.checkpoints import load_trained
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
-from utils import parsing as parse
 from utils.errors import InputError
 from utils.progress import progress
 from utils.world import World
@@ -335,24 +357,8 @@ def draw_matrix(figure: SubFigure, shared: list[list[float | None]]) -> None:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-@dataclass(kw_only=True)
-class EvidenceArguments(StudyArguments):
-    """All arguments of the study; the help texts document the fields."""
-
-    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
-    max_images: int | None = parse.argument(
-        200, parse.count, "maximum number of images, evenly spaced over the test set"
-    )
-
-
-def parse_arguments(argv: list[str] | None) -> EvidenceArguments:
-    """Parse the command line."""
-    return parse.Parser("-m analysis.evidence", __doc__, EvidenceArguments).parse(argv)
-
-
 def run(args: EvidenceArguments, world: World) -> None:
     """Measure overlaps and drops, and write the study."""
-    check_save_path(args)
     network, checkpoint = load_trained(args.model)
     trained, channels = checkpoint["args"], checkpoint["channels"]
     size = trained["size"]

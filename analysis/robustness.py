@@ -11,19 +11,47 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.arguments import StudyArguments, check_study_arguments
+from analysis.corruptions import CORRUPTIONS, check_installed
+from utils import parsing as parse
+from utils.command import check_command_line
+
+
+@dataclass(kw_only=True)
+class RobustnessArguments(StudyArguments):
+    """All arguments of the study; the help texts document the fields."""
+
+    test_bs: int = parse.argument(8, parse.count, "batch size, in images; each image is scored in 36 versions")
+    corruptions: list[str] = parse.argument(
+        list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "comma-separated corruptions to apply"
+    )
+    video_score: str = parse.argument(
+        "mean",
+        parse.video_score,
+        parse.VIDEO_SCORE_TEXT,
+    )
+
+
+def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
+    """Parse and check the command line."""
+    args = parse.Parser("-m analysis.robustness", __doc__, RobustnessArguments).parse(argv)
+    check_study_arguments(args)
+    return args
+
+
+if __name__ == "__main__":
+    check_command_line("analysis.robustness", lambda: parse_arguments(None))  # before the slow imports
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from analysis.corruptions import CORRUPTIONS, check_installed
 from analysis.study import (
     BLUE,
     GREY,
     ORANGE,
-    StudyArguments,
-    check_save_path,
     evenly_spaced,
     prepare_folder,
     read_test_set,
@@ -35,7 +63,6 @@ from engine import BadImages, evaluate, fake_probability
 from evaluation.metrics import dataset_metrics
 from losses.terms import Logits
 from models.checkpoints import load_trained
-from utils import parsing as parse
 from utils.devices import worker_count
 from utils.errors import InputError
 from utils.world import World
@@ -208,29 +235,8 @@ def draw(numbers: dict[str, Any]) -> Figure:
 # ------------------------------------------------------------------------------------------------------------- command
 
 
-@dataclass(kw_only=True)
-class RobustnessArguments(StudyArguments):
-    """All arguments of the study; the help texts document the fields."""
-
-    test_bs: int = parse.argument(8, parse.count, "batch size, in images; each image is scored in 36 versions")
-    corruptions: list[str] = parse.argument(
-        list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "comma-separated corruptions to apply"
-    )
-    video_score: str = parse.argument(
-        "mean",
-        parse.video_score,
-        parse.VIDEO_SCORE_TEXT,
-    )
-
-
-def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
-    """Parse the command line."""
-    return parse.Parser("-m analysis.robustness", __doc__, RobustnessArguments).parse(argv)
-
-
 def run(args: RobustnessArguments, world: World) -> None:
     """Score the corrupted test set and write the study."""
-    check_save_path(args)
     check_installed(args.corruptions)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]

@@ -1,8 +1,7 @@
-"""Shared parts of the studies: their arguments, the pass over the test set, and the files they write."""
+"""Shared parts of the studies: the pass over the test set, and the files they write."""
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,11 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from analysis.arguments import StudyArguments
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
 from engine import BadImages, evaluate
 from evaluation.report import write_report
-from utils import parsing as parse
 from utils.command import run_command
 from utils.devices import worker_count
 from utils.errors import InputError
@@ -23,7 +22,7 @@ from utils.files import atomic_write, write_json
 from utils.tables import format_rows
 from utils.world import World
 
-Arguments = TypeVar("Arguments", bound="StudyArguments")
+Arguments = TypeVar("Arguments", bound=StudyArguments)
 
 # From Okabe and Ito's palette, which colour-blind readers can distinguish (https://jfly.uni-koeln.de/color/).
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#767676"
@@ -89,43 +88,6 @@ def prepare_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"--save_path {folder} cannot be written: {error.strerror}; give another folder.") from error
-
-
-@dataclass(kw_only=True)
-class StudyArguments:
-    """Arguments that every study of a checkpoint has; the help texts document the fields."""
-
-    model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
-    dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
-    dataset_root: Path = parse.argument(
-        Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
-    )
-    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
-    save_path: Path | None = parse.argument(
-        None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
-    )
-    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT)
-    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
-    num_workers: int = parse.argument(
-        12, parse.count_or_zero, "number of processes that load images, at most one per core"
-    )
-    skip_bad_images: bool = parse.argument(
-        False, parse.boolean, "skip and list images that cannot be read, instead of stopping"
-    )
-    max_images: int | None = parse.argument(
-        None, parse.count, "number of images to use, evenly spaced over the test set (default: all)"
-    )
-
-    @property
-    def folder(self) -> Path:
-        """Run folder to write to."""
-        return self.save_path or self.model.parent
-
-
-def check_save_path(args: StudyArguments) -> None:
-    """Raise InputError if the folder to write to is a file."""
-    if args.folder.exists() and not args.folder.is_dir():
-        raise InputError(f"--save_path {args.folder} is a file; give a folder.")
 
 
 def read_test_set(args: StudyArguments, size: int) -> FaceImages:

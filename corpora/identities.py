@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+import scipy  # its subpackages, which are slow to import, load when they are used
 
 Identities = frozenset[str]
 
@@ -29,7 +28,7 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
     names = sorted({name for _, identities in videos for name in identities}, key=_hash)
     index = {name: i for i, name in enumerate(names)}
     links = _link_graph([sorted(index[name] for name in identities) for _, identities in videos], len(names))
-    count, group = connected_components(links, directed=False)
+    count, group = scipy.sparse.csgraph.connected_components(links, directed=False)
     labels: list[set[int]] = [set() for _ in range(count)]
     for label, identities in videos:
         for name in identities:
@@ -57,14 +56,14 @@ def _hash(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _link_graph(members: list[list[int]], total: int) -> csr_array:
+def _link_graph(members: list[list[int]], total: int) -> "scipy.sparse.csr_array":
     """Return the graph (total x total) that links identities of the same video."""
     pairs = [(first, other) for first, *others in members for other in others]
     rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
-    return csr_array((np.ones(len(pairs)), (rows, columns)), shape=(total, total))
+    return scipy.sparse.csr_array((np.ones(len(pairs)), (rows, columns)), shape=(total, total))
 
 
-def _take(groups: list[list[int]], need: int, total: int, links: csr_array) -> list[int]:
+def _take(groups: list[list[int]], need: int, total: int, links: "scipy.sparse.csr_array") -> list[int]:
     """Remove about `need` of `total` identities from `groups` (sorted by size) and return them; keep the last group."""
     taken_groups = 0
     taken: list[int] = []
@@ -82,11 +81,11 @@ def _take(groups: list[list[int]], need: int, total: int, links: csr_array) -> l
     return taken
 
 
-def _cut_group(members: list[int], need: int, links: csr_array) -> list[int]:
+def _cut_group(members: list[int], need: int, links: "scipy.sparse.csr_array") -> list[int]:
     """Choose `need` members of a group along its links, so that few videos have identities in both parts."""
     inside = links[members][:, members]
-    _, part = connected_components(inside, directed=False)
-    largest = np.argmax(np.bincount(part))
-    order = breadth_first_order(inside, int(np.argmax(part == largest)), directed=False)[0].tolist()
+    _, part = scipy.sparse.csgraph.connected_components(inside, directed=False)
+    start = int(np.argmax(part == np.argmax(np.bincount(part))))  # in the largest part
+    order = scipy.sparse.csgraph.breadth_first_order(inside, start, directed=False)[0].tolist()
     rest = sorted(set(range(len(members))) - set(order))
     return [members[i] for i in [*order, *rest][:need]]

@@ -50,6 +50,20 @@ class SourceVideo:
     left_out: str = ""
 
 
+def check_dataset(dataset: str, root: Path) -> str:
+    """Return the key in `LAYOUTS` of a dataset; raise InputError if there is none, or if `root` does not exist."""
+    base, _, manipulation = dataset.partition("/")
+    if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith("FF++"))):
+        raise InputError(
+            f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}, or "
+            "FF++_c23/Deepfakes for a single manipulation."
+        )
+    if not root.exists():
+        wanted = "your videos, or a CSV file" if base == "folder" else f"the videos of {base}"
+        raise InputError(f"--videos {root} does not exist; give the folder of {wanted}.")
+    return base
+
+
 def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
     """List the videos of a dataset with their splits.
 
@@ -61,15 +75,7 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
     Raises:
         InputError: the dataset is unknown, or its files are not below the root.
     """
-    base, _, manipulation = dataset.partition("/")
-    if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith("FF++"))):
-        raise InputError(
-            f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}, or "
-            "FF++_c23/Deepfakes for a single manipulation."
-        )
-    if not root.exists():
-        wanted = "your videos, or a CSV file" if base == "folder" else f"the videos of {base}"
-        raise InputError(f"--videos {root} does not exist; give the folder of {wanted}.")
+    base = check_dataset(dataset, root)
     videos = LAYOUTS[base](dataset, root)
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]

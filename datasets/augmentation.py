@@ -1,12 +1,11 @@
-"""Augmentation, resizing and normalisation of images.
+"""Augmentation of the training images.
 
-The augmentation has the strengths of albumentations 1.3.1, the version that the authors trained with. Version 2
-renamed parameters and changed defaults, so every strength is given explicitly. It also changed the algorithm of two
-transforms; this module keeps the old ones.
+It has the strengths of albumentations 1.3.1, the version that the authors trained with. Version 2 renamed parameters
+and changed defaults, so every strength is given explicitly. It also changed the algorithm of two transforms; this
+module keeps the old ones.
 """
 
 import os
-from functools import cache
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations looks for updates on the internet
@@ -14,11 +13,6 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # albumentations looks f
 import albumentations as A
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class GaussianNoise(A.ImageOnlyTransform):
@@ -81,31 +75,3 @@ def training_augmentation(size: int) -> A.Compose:
             ),
         ]
     )
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize a validation or test image from H x W x 3 to size x size x 3 with bilinear interpolation."""
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def normalise(images: Tensor, channels: str = "RGB") -> Tensor:
-    """Normalise images with the ImageNet mean and standard deviation: (images / 255 - mean) / std.
-
-    Args:
-        images: B x 3 x H x W, uint8, RGB.
-        channels: channel order that the network was trained with, RGB or BGR. The authors trained with BGR images
-            and the RGB mean, so BGR flips the images but not the mean.
-
-    Returns:
-        B x 3 x H x W, float32.
-    """
-    if channels == "BGR":
-        images = images.flip(1)
-    mean, std = _mean_and_std(images.device)
-    return (images.float() / 255 - mean) / std
-
-
-@cache  # a copy to the GPU in each batch would make the CPU wait
-def _mean_and_std(device: torch.device) -> Tensor:
-    """Return the ImageNet mean and standard deviation, 2 x 3 x 1 x 1."""
-    return torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=device)[:, :, None, None]

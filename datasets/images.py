@@ -11,9 +11,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from datasets.augmentation import resize, training_augmentation
 from datasets.labels import Video
 from datasets.samplers import TrainingBatches
+from datasets.transforms import resize
 from utils.errors import InputError
 from utils.workers import init_worker
 from utils.world import World
@@ -85,7 +85,11 @@ class FaceImages(Dataset):
         self.videos = videos
         self.size = size
         self.seed = seed
-        self.augment = None if seed is None else training_augmentation(size)
+        self.augment = None
+        if seed is not None:
+            from datasets.augmentation import training_augmentation  # albumentations takes a second to import
+
+            self.augment = training_augmentation(size)
         # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)

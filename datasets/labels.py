@@ -89,6 +89,18 @@ def _list_images(folder: Path) -> tuple[str, ...] | None:
         return None
 
 
+def find_label_folder(dataset: str, dataset_root: Path) -> Path:
+    """Return the folder of a dataset's label files; raise InputError if it does not exist."""
+    label_folder = dataset_root / dataset
+    if not label_folder.is_dir():
+        known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
+        choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
+        raise InputError(
+            f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
+        )
+    return label_folder
+
+
 def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) -> list[Video]:
     """Read and check both label files of one split, and list the images of each video.
 
@@ -105,13 +117,7 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         InputError: the dataset is unknown; a label file is missing, empty or malformed; a folder is missing, has
             no images or is listed twice. A test set may have one empty label file.
     """
-    label_folder = dataset_root / dataset
-    if not label_folder.is_dir():
-        known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
-        choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
-        raise InputError(
-            f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
-        )
+    label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
     entries = [_parse_label_file(file, label) for label, file in enumerate(files)]
     empty_files = [str(file) for file, videos_of_class in zip(files, entries, strict=True) if not videos_of_class]

@@ -12,6 +12,7 @@ from pathlib import Path
 from datasets.labels import SPLITS
 from demo.dataset import make_demo
 from utils import parsing as parse
+from utils.command import run_command
 
 
 def three_counts(text: str) -> list[int]:
@@ -55,7 +56,6 @@ def run(args: DemoArguments) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
-    from utils.command import run_command  # here, so that the drawing processes do not import PyTorch
 
     def work() -> None:
         run(parse.Parser("-m demo", __doc__, DemoArguments).parse(argv))

@@ -3,7 +3,11 @@
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms.functional import crop as crop_or_pad
+
+from utils.imports import without_compiler
+
+with without_compiler():
+    from torchvision.transforms.functional import crop as crop_or_pad
 
 
 def crop_face(frame: np.ndarray, box: np.ndarray, margin: float, size: int) -> tuple[np.ndarray, float]:

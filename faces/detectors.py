@@ -11,14 +11,16 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
 from utils.errors import InputError, one_line, require_package
 from utils.files import sha256
+from utils.imports import without_compiler
 from utils.torch_files import read_torch_file
 
-DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")
+with without_compiler():
+    from torchvision.ops import batched_nms
+
 LONGER_SIDE = 640  # pixels; larger frames are shrunk to this before detection
 MIN_SCORE = 0.5
 NMS_IOU = 0.4  # IoU threshold of non-maximum suppression, as in RetinaFace
@@ -67,7 +69,7 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
     """Load a face detector.
 
     Args:
-        name: one of `DETECTORS`.
+        name: one of `faces.recipe.DETECTORS`.
         weights: a RetinaFace checkpoint; its tensors determine the body (MobileNet-0.25 or ResNet-50). None for the
             published checkpoint, which is downloaded once into PyTorch's cache.
         device: where the network runs.

@@ -8,6 +8,7 @@ from typing import Any
 from utils.errors import InputError
 from utils.files import atomic_write
 
+DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")  # the values of --detector
 RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of face crops
 
 

@@ -6,7 +6,11 @@ The module names match the published Pytorch_Retinaface checkpoints, so these lo
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+
+from utils.imports import without_compiler
+
+with without_compiler():
+    from torchvision.models.resnet import Bottleneck, ResNet
 
 MEAN_BGR = (104.0, 117.0, 123.0)
 ANCHOR_SIDES = {8: (16, 32), 16: (64, 128), 32: (256, 512)}  # feature map stride: anchor sides in pixels

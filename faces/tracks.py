@@ -4,9 +4,13 @@ from collections import deque
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # scipy.optimize, which is slow to import, loads when it is used
 import torch
-from scipy.optimize import linear_sum_assignment
-from torchvision.ops import box_iou
+
+from utils.imports import without_compiler
+
+with without_compiler():
+    from torchvision.ops import box_iou
 
 MIN_IOU = 0.2  # of a face's boxes in successive sampled frames
 MAX_GAP = 10  # sampled frames after which a lost face gets a new track
@@ -71,7 +75,7 @@ class FaceTracker:
         if candidates and len(boxes):
             last_boxes = np.stack([self._last[track][1] for track in candidates])
             overlap = box_iou(torch.from_numpy(boxes), torch.from_numpy(last_boxes)).numpy()
-            for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
+            for row, column in zip(*scipy.optimize.linear_sum_assignment(-overlap), strict=True):
                 if overlap[row, column] >= MIN_IOU:
                     tracks[row] = candidates[column]
         for row, box in enumerate(boxes):

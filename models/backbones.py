@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
-import timm
 import torch
 from torch import Tensor, nn
 
 from models.lib_network import LIBNetwork
 from utils.errors import InputError, did_you_mean
+from utils.imports import without_compiler
+
+with without_compiler():
+    import timm
 
 # --model name to timm name; --model also takes any other timm name.
 BACKBONES = {
@@ -98,8 +101,6 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
     Raises:
         InputError: the file is missing, is not a weights file, or has the weights of another network.
     """
-    if not file.is_file():
-        raise InputError(f"--pretrained: there is no file {file}; give True, False or a weights file.")
     try:
         weights = timm.models.load_state_dict(str(file), use_ema=False, weights_only=True)
         if not all(isinstance(value, Tensor) for value in weights.values()):

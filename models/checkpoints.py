@@ -38,7 +38,6 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from models.backbones import build_network
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
@@ -269,6 +268,8 @@ def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
     Raises:
         InputError: the file is not a checkpoint, or its network is unknown.
     """
+    from models.backbones import build_network  # timm takes a second to import
+
     checkpoint = load_checkpoint(file, "--model")
     # The keys of an authors' checkpoint identify resnet and mobilenet; all their networks use 224 pixels.
     checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]

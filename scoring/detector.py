@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from datasets.augmentation import normalise, resize
+from datasets.transforms import normalise, resize
 from engine import fake_probability
 from faces.crops import crop_face, crop_square
-from faces.detectors import DETECTORS, Detections, Detector, load_face_detector, shrink
-from faces.recipe import Recipe
+from faces.detectors import Detections, Detector, load_face_detector, shrink
+from faces.recipe import DETECTORS, Recipe
 from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
 from models.checkpoints import load_trained
@@ -226,7 +226,7 @@ def load_detector(
         checkpoint: checkpoint of training.py or of the authors' release.
         gpu_num: GPU number, or cpu; None selects the first GPU, or the CPU if there is none.
         faces_given: treat every image and frame as one face crop, without face detection.
-        detector: face detector, one of `faces.detectors.DETECTORS`; None selects the detector of the training data,
+        detector: face detector, one of `faces.recipe.DETECTORS`; None selects the detector of the training data,
             or retinaface if the checkpoint does not name it.
         detector_weights: RetinaFace checkpoint; None downloads the published one once, when the first image is scored.
         evidence: compute a heatmap for each face.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets.augmentation import IMAGENET_MEAN, IMAGENET_STD
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from scoring.detector import ForgeryDetector
 from utils.errors import InputError, require_package
 from utils.files import atomic_write

@@ -68,7 +68,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     In folders, hidden files and annotated copies are skipped.
 
     Raises:
-        InputError: a path does not exist, or there is no file to score.
+        InputError: there is no file to score.
     """
     files = []
     for path in paths:
@@ -76,8 +76,6 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
             inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
             inside = (file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)))
             files += [file for file in inside if not is_annotated(file)]
-        elif not path.exists():
-            raise InputError(f"{path} does not exist; give images, videos or folders.")
         else:
             files.append(path)
     if not files:

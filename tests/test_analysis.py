@@ -23,9 +23,9 @@ from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
 from analysis.study import evenly_spaced
 from datasets import images
-from datasets.augmentation import normalise
 from datasets.images import FaceImages
 from datasets.labels import read_split
+from datasets.transforms import normalise
 from engine import BadImages, fake_probability
 from evaluation.delong import auc_covariance, delong_test
 from evaluation.intervals import RESAMPLES

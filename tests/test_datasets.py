@@ -13,18 +13,11 @@ import pytest
 import torch
 
 from benchmarks.augmentation_strength import picture
-from datasets.augmentation import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    FancyPCA,
-    GaussianNoise,
-    normalise,
-    resize,
-    training_augmentation,
-)
+from datasets.augmentation import FancyPCA, GaussianNoise, training_augmentation
 from datasets.images import FaceImages, make_loader, read_image
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from datasets.samplers import TrainingBatches
+from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, resize
 from tests.conftest import make_dataset
 from utils.errors import InputError
 from utils.world import World

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import training
 from analysis import ablation, evidence
-from datasets.augmentation import normalise
 from datasets.images import FaceImages
 from datasets.labels import read_split
+from datasets.transforms import normalise
 from engine import fake_probability
 from models.backbones import build_network
 from models.checkpoints import load_trained, save_checkpoint

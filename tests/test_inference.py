@@ -24,7 +24,7 @@ from PIL import Image
 import inference
 import preprocessing
 import training
-from datasets.augmentation import normalise, resize
+from datasets.transforms import normalise, resize
 from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
 from inference import load_detector

@@ -5,9 +5,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from utils.devices import is_out_of_memory
 from utils.errors import InputError, one_line
-from utils.world import Stopped, current_rank, is_lost_connection
+from utils.process import Stopped, current_rank
 
 
 def run_command(
@@ -38,6 +37,9 @@ def run_command(
         where = f"{one_line(error.filename)}: " if error.filename else ""
         sentence = f"{where}{error.strerror or error}."
     except RuntimeError as error:
+        from utils.devices import is_out_of_memory  # imports PyTorch
+        from utils.world import is_lost_connection
+
         caught = error
         if "DataLoader worker" in str(error):  # PyTorch has no exception class for it
             sentence = (
@@ -67,3 +69,20 @@ def run_command(
         traceback.print_exception(caught)
     print(f"{program}: error: {sentence}", file=sys.stderr)
     return 2
+
+
+def check_command_line(program: str, parse: Callable[[], object]) -> None:
+    """Print the help or refuse a wrong command line, and exit; return if the command line is right.
+
+    A command calls this before its slow imports, and parses again when it runs.
+
+    Args:
+        program: the command's name.
+        parse: parses and checks the command line.
+    """
+
+    def work() -> None:
+        parse()
+
+    if code := run_command(program, work, less_memory=""):
+        sys.exit(code)

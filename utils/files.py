@@ -146,6 +146,15 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
+def require_file(file: Path, flag: str) -> None:
+    """Raise InputError if the file that the argument `flag` names does not exist."""
+    if file.is_dir():
+        checkpoints = ", ".join(path.name for path in sorted(file.glob("*.pth"))) or "none"
+        raise InputError(f"{flag}: {file} is a folder; give one of its checkpoints ({checkpoints}).")
+    if not file.is_file():
+        raise InputError(f"{flag}: there is no file {file}.")
+
+
 def copy_file(source: Path, target: Path) -> None:
     """Copy a file atomically."""
     with atomic_write(target) as part:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from utils.errors import InputError
+from utils.files import require_file
 
 # torch.load and zipfile raise any of these for a damaged file.
 DAMAGE_ERRORS = (
@@ -42,11 +43,7 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     Raises:
         InputError: the file is missing, damaged, or not a PyTorch file.
     """
-    if file.is_dir():
-        checkpoints = ", ".join(path.name for path in sorted(file.glob("*.pth"))) or "none"
-        raise InputError(f"{flag}: {file} is a folder; give one of its checkpoints ({checkpoints}).")
-    if not file.is_file():
-        raise InputError(f"{flag}: there is no file {file}.")
+    require_file(file, flag)
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as parts:

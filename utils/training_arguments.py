@@ -184,11 +184,14 @@ class TrainingArguments:
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
-    """Raise InputError if two arguments contradict each other."""
+    """Raise InputError if two arguments contradict each other, or if the weights file does not exist."""
     if args.test and args.resume_model is None:
         raise InputError("--test needs a checkpoint to evaluate; give --resume_model FILE.")
     if args.test and args.fpr is not None:
         raise InputError("--fpr sets the threshold during training, so it has no effect with --test; leave it out.")
     check_job_arguments(args.submit, args.nodes, args.slurm)
+    if isinstance(args.pretrained, Path) and args.resume_model is None and args.submit == "local":
+        if not args.pretrained.is_file():
+            raise InputError(f"--pretrained: there is no file {args.pretrained}; give True, False or a weights file.")
     if args.num_LIBs == 1 and args.lil_loss and not args.test:
         raise InputError("--num_LIBs 1 has no leave-one-out head and so no local loss; give --lil_loss False.")

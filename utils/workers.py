@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader
 
-from utils.world import STOP_SIGNALS
+from utils.process import STOP_SIGNALS
 
 
 def init_worker(_: int) -> None:

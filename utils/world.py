@@ -16,23 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import select_devices
 from utils.errors import InputError
+from utils.process import STOP_SIGNALS, Stopped, current_rank
 
 Item = TypeVar("Item")
 COMPILE_FROM = 2000  # steps; docs/performance.md
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-
-
-def current_rank() -> int:
-    """Return the rank of this process, from 0."""
-    return int(os.environ.get("RANK", 0))
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
 
 
 class World:

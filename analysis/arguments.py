@@ -1,0 +1,48 @@
+"""The arguments that several studies share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.labels import find_label_folder
+from utils import parsing as parse
+from utils.errors import InputError
+from utils.files import require_file
+
+
+@dataclass(kw_only=True)
+class StudyArguments:
+    """Arguments that every study of a checkpoint has; the help texts document the fields."""
+
+    model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
+    dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
+    dataset_root: Path = parse.argument(
+        Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
+    )
+    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
+    save_path: Path | None = parse.argument(
+        None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
+    )
+    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT)
+    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
+    num_workers: int = parse.argument(
+        12, parse.count_or_zero, "number of processes that load images, at most one per core"
+    )
+    skip_bad_images: bool = parse.argument(
+        False, parse.boolean, "skip and list images that cannot be read, instead of stopping"
+    )
+    max_images: int | None = parse.argument(
+        None, parse.count, "number of images to use, evenly spaced over the test set (default: all)"
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Run folder to write to."""
+        return self.save_path or self.model.parent
+
+
+def check_study_arguments(args: StudyArguments) -> None:
+    """Raise InputError if the checkpoint or the dataset does not exist, or if the folder to write to is a file."""
+    require_file(args.model, "--model")
+    if args.folder.exists() and not args.folder.is_dir():
+        raise InputError(f"--save_path {args.folder} is a file; give a folder.")
+    find_label_folder(args.dataset, args.dataset_root)

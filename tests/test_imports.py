@@ -1,0 +1,95 @@
+"""Which packages the commands import: those that are slow to import only when they need them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from docs.generate import COMMANDS
+from models.backbones import build_network
+from models.checkpoints import save_checkpoint
+from tests.conftest import ROOT
+
+SLOW = (
+    "albumentations", "matplotlib", "scipy.optimize", "scipy.sparse", "sklearn", "tensorboard", "timm", "torch",
+    "torch._dynamo", "torchvision",
+)  # fmt: skip
+RUN_ALL = """
+import json, runpy, sys
+lines, slow = json.loads(sys.argv[1])
+for line in lines:
+    sys.argv = line
+    try:
+        if line[0] == "-m":
+            sys.argv = line[1:]
+            runpy.run_module(line[1], run_name="__main__")
+        else:
+            runpy.run_path(line[0], run_name="__main__")
+        code = "no exit"
+    except SystemExit as end:
+        code = end.code
+    print(json.dumps([line, code, [name for name in slow if name in sys.modules]]), file=sys.stderr)
+"""
+
+
+def run_python(script: str, *arguments: str) -> str:
+    """Run a script in a new interpreter, and return what it prints to standard error."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stderr
+
+
+def run_all(lines: list[list[str]]) -> list[Any]:
+    """Run command lines one after the other in one interpreter; return each with its code and the SLOW packages."""
+    output = run_python(RUN_ALL, json.dumps([lines, SLOW]))
+    return [json.loads(line) for line in output.splitlines() if line.startswith("[[")]
+
+
+def test_help_imports_nothing_slow() -> None:
+    lines = [[*command.split(), "--help"] for command in COMMANDS]
+    assert run_all(lines) == [[line, 0, []] for line in lines]
+
+
+def test_wrong_command_lines_import_nothing_slow() -> None:
+    study = ["--model", "README.md", "--dataset"]
+    lines = [
+        *([*command.split(), "--nonsense", "1"] for command in COMMANDS),
+        ["training.py", "--bs", "1"],
+        ["training.py", "--num_LIBs", "1"],
+        ["training.py", "--resume_model", "missing.pth"],
+        ["training.py", "--pretrained", "missing.pth"],
+        ["training.py", "--dataset", "missing"],
+        ["preprocessing.py", "--videos", "missing", "--faces", "missing"],
+        ["preprocessing.py", "--videos", ".", "--faces", "missing", "--dataset", "missing"],
+        ["inference.py", "--model", "README.md", "missing.png"],
+        ["inference.py", "--model", "missing.pth", "README.md"],
+        ["-m", "analysis.compare", "missing", "missing"],
+        ["-m", "analysis.ablation", "--save_path", "missing", "--", "--nonsense", "1"],
+        *(["-m", f"analysis.{name}", *study, "missing"] for name in ("embedding", "evidence", "robustness")),
+    ]
+    assert run_all(lines) == [[line, 2, []] for line in lines]
+    assert not (ROOT / "missing").exists()
+
+
+@pytest.mark.slow
+def test_inference_imports_only_what_it_uses(tmp_path: Path) -> None:
+    """The compiler, torch._dynamo, comes with timm and torchvision unless `without_compiler` keeps it out."""
+    network = build_network("test_resnet", 1, 32)
+    settings = {"model": "test_resnet", "num_LIBs": 1, "size": 32}
+    save_checkpoint(tmp_path / "model.pth", network, "test_resnet", 1, args=settings, channels="RGB")
+    cv2.imwrite(str(tmp_path / "face.png"), np.zeros((40, 40, 3), np.uint8))
+    script = f"""
+import json, sys
+import inference
+early = "timm" in sys.modules
+code = inference.main(sys.argv[1:])
+print(json.dumps([early, code, [name for name in {SLOW} if name in sys.modules]]), file=sys.stderr)
+"""
+    argv = ["--model", str(tmp_path / "model.pth"), "--faces_given", "True", "--gpu_num", "cpu"]
+    output = run_python(script, *argv, str(tmp_path / "face.png"))
+    assert json.loads(output.splitlines()[-1]) == [False, 0, ["timm", "torch", "torchvision"]]
