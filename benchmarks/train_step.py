@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.turns import in_turns, processor
-from datasets.normalise import normalise
+from datasets.transforms import normalise
 from datasets.images import Batch
 from engine import train_step
 from losses.divergences import kl_divergence
