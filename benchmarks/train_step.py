@@ -59,9 +59,16 @@ def authors_step(args: TrainingArguments, world: World, images: torch.Tensor) ->
     return step
 
 
-def our_step(args: TrainingArguments, world: World, images: torch.Tensor) -> Callable[[], None]:
-    """Return a function that takes a training step on `images`, B x 3 x H x W uint8, as training.py does."""
-    state = TrainState(args, None, 1_000_000, world)
+def our_step(args: TrainingArguments, world: World, images: torch.Tensor, steps: int = 1_000_000) -> Callable[[], None]:
+    """Return a function that takes a training step on `images`, B x 3 x H x W uint8, as training.py does.
+
+    Args:
+        args: arguments of training.py.
+        world: the process and its device.
+        images: the batch.
+        steps: steps of an epoch; a long run is compiled on a GPU.
+    """
+    state = TrainState(args, None, steps, world)
     state.model.train()
     batch = Batch(images, torch.arange(len(images)) % 2, torch.arange(len(images)), [])
 

@@ -1,12 +1,14 @@
 """``--precision``, ``--log_every``, and what a step may wait for."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import train_state
 import training
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
@@ -61,13 +63,16 @@ def test_a_stopped_run_continues_exactly(tiny: Path, monkeypatch: pytest.MonkeyP
     assert_same_run(tiny / "output/run", tiny / "output/complete")
 
 
-def test_fp16_counts_the_steps_that_it_skips(tiny: Path) -> None:
-    """The loss scale starts at 65,536, so the gradients of the first steps overflow."""
+@pytest.mark.parametrize(("scale", "skipped"), [(2.0, 0), (2.0**60, 3)])  # the larger one makes gradients overflow
+def test_fp16_counts_the_steps_that_it_skips(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, scale: float, skipped: int
+) -> None:
+    monkeypatch.setattr(train_state, "GradScaler", partial(torch.amp.GradScaler, init_scale=scale))
     assert training.main(arguments(tiny, "--precision", "fp16", "--name", "run")) == 0
     checkpoint = load_checkpoint(tiny / "output/run/model_last.pth")
-    taken = int(next(iter(checkpoint["optimizer"]["state"].values()))["step"])
-    assert f"{3 - taken} steps skipped" in (tiny / "output/run/train.log").read_text()
-    assert checkpoint["scaler"]["scale"] == 65536 * 0.5 ** (3 - taken)
+    assert int(next(iter(checkpoint["optimizer"]["state"].values()))["step"]) == 3 - skipped
+    assert f"{skipped} steps skipped" in (tiny / "output/run/train.log").read_text()
+    assert checkpoint["scaler"]["scale"] == scale * 0.5**skipped
 
 
 def record(*losses: float) -> Record:
