@@ -263,9 +263,14 @@ def train_one_epoch(
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-def fake_probability(outputs: Logits) -> Tensor:
-    """Return the score of each image, softmax(fused)[1]: B, float64, from 0 (real) to 1 (fake)."""
-    return outputs.fused.detach().double().softmax(dim=1)[:, 1]
+def fake_probability(outputs: Logits | Tensor) -> Tensor:
+    """Return the score of each image, softmax(fused)[1]: B, float64, from 0 (real) to 1 (fake).
+
+    Args:
+        outputs: all logits, or the fused ones alone, B x 2.
+    """
+    fused = outputs if isinstance(outputs, Tensor) else outputs.fused
+    return fused.detach().double().softmax(dim=1)[:, 1]
 
 
 @torch.no_grad()  # DataParallel does not pass inference_mode on to its threads

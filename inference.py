@@ -59,6 +59,11 @@ class InferenceArguments:
     detector_weights: Path | None = parse.argument(
         None, parse.path, "RetinaFace checkpoint (default: the published one, downloaded once)"
     )
+    precision: str = parse.argument(
+        "auto",
+        parse.one_of("auto", "fp32", "bf16"),
+        "number format of the backbones: fp32, bf16, or auto (bf16 where the GPU or CPU computes in it, else fp32)",
+    )
     gpu_num: str | None = parse.argument(
         None, str, "GPU number, or cpu (default: the first GPU, or the CPU if there is none)"
     )
@@ -134,6 +139,7 @@ def run(args: InferenceArguments) -> int:
         detector=args.detector,
         detector_weights=args.detector_weights,
         evidence=args.evidence,
+        precision=args.precision,
     )
     if args.export is not None:
         export(detector, args.export)

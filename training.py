@@ -49,6 +49,7 @@ from evaluation.published import read_published, select_tables
 from evaluation.results import format_table, write_results
 from models.backbones import build_network, check_model_name
 from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, newest_checkpoint
+from models.fast import fast_scorer
 from run_folder import RunFolder
 from run_with_submitit import submit_training
 from train_state import TrainState, check_resume
@@ -134,13 +135,14 @@ def test(
         checkpoint: its content.
     """
     bad_images = BadImages(args.skip_bad_images)
+    scorer = fast_scorer(network)
     tested = {}
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
         loader = make_loader(faces, args.test_bs, args.num_workers, world)
         title = f"test {dataset}"
         channels = checkpoint["channels"]
-        scored = evaluate(network, loader, world, channels=channels, bad_images=bad_images, title=title)
+        scored = evaluate(scorer, loader, world, channels=channels, bad_images=bad_images, title=title)
         tested[dataset] = faces, *scored
     bad_images.report(world)
     if not world.leads:
@@ -198,7 +200,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
                 world.copy_from_rank_0(state.network)
                 title = f"validation {state.epoch + 1}"
                 positions, scores = evaluate(
-                    network, val_loader, world, channels=state.channels, bad_images=bad_images, title=title
+                    fast_scorer(network), val_loader, world, channels=state.channels, bad_images=bad_images, title=title
                 )
                 labels = val_faces.labels[positions]
                 is_best = state.finish_epoch(binary_metrics(labels, scores), choose_threshold(labels, scores, args.fpr))

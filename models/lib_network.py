@@ -92,6 +92,10 @@ class LIBNetwork(nn.Module):
         """Return the logits of all heads for B x 3 x H x W normalised images."""
         return self.forward_heads(self.features(images))
 
+    def fused(self, images: Tensor) -> Tensor:
+        """Return the fused logits alone, B x 2: all that a score needs."""
+        return self.linear(self.bottleneck(torch.cat(self.features(images), dim=1)))
+
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the features z_1 to z_n, each B x d, in the precision of the heads."""
         if self.precision == torch.float32:

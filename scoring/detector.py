@@ -15,10 +15,12 @@ from faces.detectors import Detections, Detector, load_face_detector, shrink
 from faces.recipe import DETECTORS, Recipe
 from faces.tracks import Face, FaceTracker, FrameFaces
 from faces.videos import FrameReader
+from losses.terms import Logits
 from models.checkpoints import load_trained
+from models.fast import fast_scorer
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
-from utils.devices import select_devices
+from utils.devices import PRECISIONS, choose_precision, select_devices
 from utils.errors import InputError
 
 RECIPE_FIELDS = ("every", "frames", "margin", "crop_size")
@@ -67,8 +69,11 @@ class ForgeryDetector:
         detector: str | None,
         detector_weights: Path | None,
         evidence: bool,
+        precision: str,
     ) -> None:
-        self.network, self.device = network.to(device), device
+        self.network, self.device = network.to(device).to(memory_format=torch.channels_last), device
+        network.precision = PRECISIONS[choose_precision(precision, device)]
+        self._scorer = fast_scorer(network)
         self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]
         threshold = checkpoint.get("threshold")
         self.threshold = 0.5 if threshold is None else threshold
@@ -121,12 +126,13 @@ class ForgeryDetector:
         for start in range(0, len(crops), SCORING_BATCH):
             batch = np.stack([resize(crop, self.size) for crop in crops[start : start + SCORING_BATCH]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
+            outputs: Logits | torch.Tensor
             if self.evidence:
                 lib_maps, _, outputs = heatmaps(self.network, images)
                 maps += list(lib_maps.mean(dim=1).cpu().numpy())
             else:
                 with torch.inference_mode():
-                    outputs = self.network(images)
+                    outputs = self._scorer(images)
             scores.append(fake_probability(outputs).cpu().numpy())
         all_scores = np.concatenate(scores)
         if not np.isfinite(all_scores).all():
@@ -219,6 +225,7 @@ def load_detector(
     detector: str | None = None,
     detector_weights: Path | str | None = None,
     evidence: bool = False,
+    precision: str = "auto",
 ) -> ForgeryDetector:
     """Load a checkpoint to score images and videos.
 
@@ -229,7 +236,8 @@ def load_detector(
         detector: face detector, one of `faces.recipe.DETECTORS`; None selects the detector of the training data,
             or retinaface if the checkpoint does not name it.
         detector_weights: RetinaFace checkpoint; None downloads the published one once, when the first image is scored.
-        evidence: compute a heatmap for each face.
+        evidence: compute a heatmap for each face; scores are then in fp32.
+        precision: number format of the backbones: fp32, bf16, or auto (bf16 if the device computes in it, else fp32).
 
     Raises:
         InputError: the checkpoint cannot be used, the GPU or the face detector does not exist, or `evidence` is True
@@ -238,4 +246,4 @@ def load_detector(
     device = select_devices(None if gpu_num is None else str(gpu_num))[0]
     network, content = load_trained(Path(checkpoint))
     weights = None if detector_weights is None else Path(detector_weights)
-    return ForgeryDetector(network, content, device, faces_given, detector, weights, evidence)
+    return ForgeryDetector(network, content, device, faces_given, detector, weights, evidence, precision)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from models.lib_network import LIBNetwork
 from scoring.detector import ForgeryDetector
 from utils.errors import InputError, require_package
 from utils.files import atomic_write
@@ -22,13 +23,13 @@ LOGIT_TOLERANCE = 1e-3  # the same, relative to the largest logit
 class Score(nn.Module):
     """The network with its score as the only output: B x 3 x size x size, normalised, to B, 0 (real) to 1 (fake)."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: LIBNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
         """Score a batch of face crops."""
-        return self.network(images).fused.softmax(dim=1)[:, 1]
+        return self.network.fused(images).softmax(dim=1)[:, 1]
 
 
 def export(detector: ForgeryDetector, file: Path) -> None:
@@ -45,6 +46,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         import onnxruntime
         import onnxscript  # noqa: F401  torch.onnx needs it
     network = Score(copy.deepcopy(detector.network).cpu()).eval()
+    network.network.precision = torch.float32
     images = torch.randn(3, 3, detector.size, detector.size, generator=torch.Generator().manual_seed(0))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -76,7 +78,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
     for batch in (images, images[:1]):
         actual = session.run(None, {"images": batch.numpy()})
         with torch.inference_mode():
-            expected = network.network(batch).fused
+            expected = network.network.fused(batch)
         for name, found, wanted, tolerance in (
             ("scores", actual[0], expected.softmax(dim=1)[:, 1], SCORE_TOLERANCE),
             ("logits", actual[1], expected, LOGIT_TOLERANCE * float(expected.abs().max())),

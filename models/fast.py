@@ -1,0 +1,44 @@
+"""Scores without the heads and the time that they do not need."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from models.lib_network import LIBNetwork
+from utils.fast import OpenVINOLater
+
+OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+PATIENCE = 200  # images; the conversion of the paper's network takes as long as about 50 (docs/performance.md)
+
+
+class FusedLogits(nn.Module):
+    """The network with the fused logits as its only output: B x 3 x H x W, normalised, to B x 2."""
+
+    def __init__(self, network: LIBNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the logits of class 0 (real) and class 1 (fake)."""
+        return self.network.fused(images)
+
+
+def fast_scorer(network: nn.Module, patience: int = PATIENCE) -> nn.Module:
+    """Return a module that maps images to what `engine.fake_probability` takes, as fast as the device allows.
+
+    On a CPU, OpenVINO takes over after `patience` images, if it is installed; scores agree with the network's within
+    1e-4 in float32. A network in float64 stays in PyTorch. One in `torch.nn.DataParallel` is returned unchanged.
+
+    Args:
+        network: on its device; its weights must not change while the scorer is in use.
+        patience: number of images that PyTorch scores first.
+    """
+    if not isinstance(network, LIBNetwork):
+        return network
+    scorer, weight = FusedLogits(network), next(network.parameters())
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or network.precision not in OPENVINO_PRECISIONS:
+        return scorer
+    source = copy.copy(network)
+    source.precision = torch.float32  # autocast would leave its casts in the trace
+    return OpenVINOLater(scorer, patience, OPENVINO_PRECISIONS[network.precision], FusedLogits(source))

@@ -1,0 +1,173 @@
+"""Scores and face detection with OpenVINO agree with PyTorch."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import training
+from engine import fake_probability
+from faces.retinaface import MobileNet025, RetinaFace
+from models.backbones import build_network
+from models.fast import fast_scorer
+from models.lib_network import LIBNetwork
+from tests.conftest import arguments
+from utils import fast
+
+BACKBONES = ("resnet", "mobilenet", "efficientnet")
+SIZE = 64
+
+
+def trained_statistics(network: LIBNetwork) -> LIBNetwork:
+    """Give every batch norm the statistics of its input, and a scale and a shift as in a trained network."""
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.weight.data.uniform_(0.7, 1.3, generator=generator)
+            module.bias.data.normal_(0, 0.2, generator=generator)
+            module.momentum = None  # the statistics are the batch's
+    with torch.no_grad():
+        network.train()(torch.randn(32, 3, SIZE, SIZE, generator=generator))
+    return network.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("model", BACKBONES)
+def test_openvino_gives_equal_scores(model: str, trained: bool) -> None:
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = build_network(model, 2, SIZE).eval()
+    if trained:
+        trained_statistics(network)
+    scorer = fast_scorer(network, patience=3)
+    spread = []
+    for batch in (1, 2, 1, 7, 4, 1):  # PyTorch scores the first two batches
+        images = torch.randn(batch, 3, SIZE, SIZE)
+        with torch.no_grad():
+            expected, found = fake_probability(network(images)), fake_probability(scorer(images))
+        assert torch.allclose(found, expected, rtol=0, atol=1e-4)
+        assert found.shape == (batch,)
+        spread.append(expected)
+    if trained:
+        assert torch.cat(spread).std() > 0.01  # else equal scores mean nothing
+    assert scorer.compiled is not None
+
+
+def test_only_the_fused_head_is_computed() -> None:
+    network = build_network("test_resnet", 3, 32).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images).fused
+    for head in (network.baseline_linear, network.local_linear1, network.local_linear2, network.local_linear3):
+        head.forward = pytest.fail
+    with torch.no_grad():
+        assert torch.equal(fast_scorer(network)(images), expected)
+
+
+def test_openvino_finds_equal_faces() -> None:
+    """Frames of several sizes; the batch norms have the statistics of the first."""
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = RetinaFace(MobileNet025())
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    sizes = ((2, 96, 128), (1, 90, 160), (3, 131, 77), (5, 64, 64))
+    frames = [torch.rand(batch, 3, height, width) * 255 - 110 for batch, height, width in sizes]
+    with torch.no_grad():
+        network.train()(frames[0])
+        network.eval()
+        run = fast.convert(network, frames[0][:1])
+        for images in frames:
+            for found, expected, tolerance in zip(run(images), network(images), (1e-3, 0.1), strict=True):
+                assert found.shape == expected.shape
+                assert torch.allclose(found, expected, rtol=0, atol=tolerance)
+                assert expected.std() > tolerance
+
+
+class Doubled(nn.Module):
+    """A network that counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        return 2 * images.mean(dim=(2, 3))
+
+
+def test_the_batch_that_exceeds_the_patience_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = []
+
+    def convert(*arguments: Any) -> Any:
+        converted.append(arguments)
+        return lambda images: torch.full((len(images), 3), 7.0)
+
+    monkeypatch.setattr(fast, "find_spec", lambda name: name)
+    monkeypatch.setattr(fast, "convert", convert)
+    network = Doubled().eval()
+    later = fast.OpenVINOLater(network, 5)
+    values = [later(torch.ones(batch, 3, 4, 4))[0, 0].item() for batch in (3, 2, 1, 4)]
+    assert values == [2, 2, 7, 7] and network.calls == 2 and len(converted) == 1
+
+
+def test_without_openvino_pytorch_goes_on_with_one_note(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(fast, "find_spec", lambda _: None)
+    later = fast.OpenVINOLater(Doubled().eval(), 1)
+    for _ in range(4):
+        assert torch.equal(later(torch.ones(1, 3, 4, 4)), torch.full((1, 3), 2.0))
+    err = capsys.readouterr().err
+    assert err.count("note:") == 1 and "OpenVINO" in err and "requirements-extra.txt" in err
+
+
+class Unsupported(Doubled):
+    """A network whose trace is wrong for other batches."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) * float(len(images))  # a constant in the trace
+
+
+def test_a_wrong_conversion_is_not_used(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("openvino")
+    later = fast.OpenVINOLater(Unsupported().eval(), 0)
+    assert later(torch.ones(5, 3, 4, 4))[0, 0].item() == 10
+    assert "does not support" in capsys.readouterr().err
+
+
+def test_float64_networks_stay_in_pytorch() -> None:
+    network = build_network("test_resnet", 2, 32).eval().double()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(fast_scorer(network, patience=0)(images), network(images).fused)
+
+
+@pytest.mark.slow
+def test_training_and_test_mode_use_openvino(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation and test give the scores of PyTorch, and OpenVINO computes them."""
+    pytest.importorskip("openvino")
+    assert training.main(arguments(tiny, "--name", "slow")) == 0
+    used = []
+    convert = fast.convert
+    monkeypatch.setattr(fast, "convert", lambda *given: used.append(given) or convert(*given))
+    monkeypatch.setattr(training, "fast_scorer", lambda network: fast_scorer(network, patience=0))
+    assert training.main(arguments(tiny, "--name", "fast")) == 0
+    assert len(used) == 2  # validation and test
+    slow, quick = (
+        [line.split(",") for line in (tiny / f"output/{name}/predictions.csv").read_text().splitlines()[1:]]
+        for name in ("slow", "fast")
+    )
+    assert [row[:-1] for row in slow] == [row[:-1] for row in quick]
+    assert [float(row[-1]) for row in quick] == pytest.approx([float(row[-1]) for row in slow], abs=1e-4)
+
+
+def test_usage_data_is_not_sent() -> None:
+    pytest.importorskip("openvino")
+    fast.convert(Doubled().eval(), torch.ones(1, 3, 4, 4))
+    assert sys.modules["openvino_telemetry"] is None
