@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.turns import in_turns, processor
-from datasets.transforms import normalise
 from datasets.images import Batch
+from datasets.transforms import normalise
 from engine import train_step
 from losses.divergences import kl_divergence
 from models.backbones import build_network
