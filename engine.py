@@ -110,7 +110,7 @@ class Objective(nn.Module):
         outputs = self.gather(self.run_network(images), counts)
         terms = self.criterion(outputs, labels)
         if mix is not None:
-            partner_labels = labels[mix.partner.to(labels.device)]
+            partner_labels = labels[mix.partner.to(labels.device, non_blocking=True)]
             terms = mix_terms(terms, self.criterion(outputs, partner_labels), mix.lam)
         return self.balance(terms), terms, outputs
 
@@ -169,7 +169,7 @@ def train_step(state: "TrainState", batch: Batch, counts: list[int], world: Worl
     if args.mixup:
         mix = draw_mix(len(labels), args.alpha)
         images = mix_images(images, normalise(world.pick(pixels, counts, mix.partner), state.channels), mix.lam)
-        main_labels = labels if mix.lam >= 0.5 else labels[mix.partner.to(world.device)]
+        main_labels = labels if mix.lam >= 0.5 else labels[mix.partner.to(world.device, non_blocking=True)]
     if world.rank:
         seed_everything(args.seed, epoch, state.step, world.rank)
 

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import training
+from benchmarks.train_step import our_step
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint
 from tests.conftest import arguments, make_dataset
 from tests.test_world import train
 from utils.devices import seed_everything
+from utils.training_arguments import TrainingArguments
 from utils.world import World
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -104,6 +106,19 @@ def test_data_parallel_gives_the_logits_and_gradients_of_two_halves() -> None:
         results.append([logits.detach().cpu(), *gradients])
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_does_not_wait_for_the_gpu(precision: str) -> None:
+    args = TrainingArguments(model="test_resnet", num_LIBs=2, size=32, bs=4, pretrained=False, precision=precision)
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8).pin_memory()
+    step = our_step(args, World("0"), images)
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # ---------------------------------------------------------------------------------------------- the command

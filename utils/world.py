@@ -154,7 +154,7 @@ class World:
             The rows wanted for this process's rows, counts[rank] x ...
         """
         if self.size == 1:
-            return part[wanted.to(part.device)]
+            return part[wanted.to(part.device, non_blocking=True)]
         ends = torch.tensor(list(accumulate(counts)))
         first = int(ends[self.rank]) - counts[self.rank]
         by_rank = wanted.split(counts)
@@ -163,12 +163,12 @@ class World:
         received = torch.empty_like(part)
         dist.all_to_all_single(
             received,
-            part[torch.cat(sent).to(part.device)],
+            part[torch.cat(sent).to(part.device, non_blocking=True)],
             torch.bincount(owner, minlength=self.size).tolist(),
             [len(rows) for rows in sent],
         )
         fetched = torch.empty_like(part)
-        fetched[owner.argsort(stable=True).to(part.device)] = received
+        fetched[owner.argsort(stable=True).to(part.device, non_blocking=True)] = received
         return fetched
 
     def gather_objects(self, part: Item) -> list[Item]:
