@@ -5,20 +5,24 @@ Debian's packages slurmctld, slurmd, slurm-client and munge are needed, and root
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import preprocessing
 import training
+from models.checkpoints import load_checkpoint
 from tests import test_preprocessing as faces
 from tests.conftest import arguments, in_processes, make_dataset
 from tests.test_interruptions import assert_same_run
 from tests.test_preprocessing import clip, dataset  # noqa: F401  # fixtures
+from tests.test_world import rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -104,18 +108,27 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
+SUBMIT = ("--submit", "slurm", "--nodes", "2", "--slurm", "time=60")
+RUN = ("--epoch", "12", "--seed", "2")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, and ``output/complete``, a run of two processes."""
+    root = tmp_path_factory.mktemp("root")
+    make_dataset(root)
+    assert in_processes(2, lambda: training.main(arguments(root, *RUN, "--name", "complete"))) == [0, 0]
+    return root
+
+
 def test_a_training_on_two_nodes_is_requeued_and_continues(
-    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+    cluster: None, root: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    make_dataset(tmp_path)
-    run = ("--epoch", "12", "--seed", "2")
-    assert in_processes(2, lambda: training.main(arguments(tmp_path, *run, "--name", "complete"))) == [0, 0]
-    submit = ("--submit", "slurm", "--nodes", "2", "--slurm", "time=60", "--save_every_minutes", "1e-9")
-    argv = arguments(tmp_path, *run, "--name", "run", *submit)
+    argv = arguments(root, *RUN, "--name", "run", *SUBMIT, "--save_every_minutes", "1e-9")
     assert training.main(argv) == 0
     job = output("squeue", "-h", "-o", "%i").strip()
     assert f"job {job}" in capsys.readouterr().out
-    folder = tmp_path / "output/run"
+    folder = root / "output/run"
     log = folder / f"jobs/{job}_0_log.out"
 
     def starts() -> int:
@@ -127,7 +140,39 @@ def test_a_training_on_two_nodes_is_requeued_and_continues(
         subprocess.run(interrupt, check=True)
     wait_for(lambda: not output("squeue", "-h"))
     assert starts() == 3 and log.read_text().count("\ncontinuing ") == 2
-    assert_same_run(folder, tmp_path / "output/complete")
+    assert_same_run(folder, root / "output/complete")
+
+
+def test_a_checkpoint_is_tested_on_two_nodes(cluster: None, root: Path) -> None:
+    complete = root / "output/complete"
+    test = ("--test", "--resume_model", str(complete / "model_best.pth"), "--name", "tested")
+    assert training.main(arguments(root, *test, *SUBMIT)) == 0
+    wait_for(lambda: not output("squeue", "-h"))
+    expected, found = (rows(root / "output" / name / "predictions.csv") for name in ("complete", "tested"))
+    assert [row[:3] for row in found] == [row[:3] for row in expected]
+    assert [float(row[3]) for row in found[1:]] == pytest.approx([float(row[3]) for row in expected[1:]], abs=1e-6)
+
+
+def test_when_a_task_is_killed_the_job_ends(cluster: None, root: Path) -> None:
+    assert training.main(arguments(root, "--epoch", "100000", "--name", "dies", *SUBMIT)) == 0
+    job = output("squeue", "-h", "-o", "%i").strip()
+    last = root / "output/dies/model_last.pth"
+    wait_for(last.is_file)
+    variables = {f"SLURM_JOB_ID={job}".encode(), b"SLURM_PROCID=1"}
+    victims = [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if variables <= environment(pid)]
+    assert victims
+    for pid in victims:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not output("squeue", "-h"))
+    assert load_checkpoint(last)["epoch"] >= 1
+
+
+def environment(process: Path) -> set[bytes]:
+    """Return the variables of a process, such as b"RANK=1"."""
+    with suppress(OSError):  # it has ended
+        return set((process / "environ").read_bytes().split(b"\0"))
+    return set()
 
 
 def test_preprocessing_on_two_nodes(cluster: None, dataset: Path) -> None:  # noqa: F811
