@@ -268,11 +268,12 @@ def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
     Raises:
         InputError: the file is not a checkpoint, or its network is unknown.
     """
-    from models.backbones import build_network  # timm takes a second to import
+    from models.backbones import WithoutRandomInit, build_network  # timm takes a second to import
 
     checkpoint = load_checkpoint(file, "--model")
     # The keys of an authors' checkpoint identify resnet and mobilenet; all their networks use 224 pixels.
     checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
-    network = build_network(*(checkpoint["args"][name] for name in ("model", "num_LIBs", "size")))
+    with WithoutRandomInit():
+        network = build_network(*(checkpoint["args"][name] for name in ("model", "num_LIBs", "size")))
     load_network(network, checkpoint, "--model")
     return network.eval(), checkpoint

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,19 @@ TINY = (
     "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0 "
     "--precision fp32"  # the same on every processor
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_plots(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw neither the plots of report.html, except in the file that looks at them, nor images for TensorBoard.
+
+    They are half of the work of a tiny training.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.tensorboard.SummaryWriter.add_image", lambda *_, **__: None)
+        if request.module.__name__ != "tests.test_report":
+            patch.setattr("evaluation.report.dataset_plots", lambda *_: [])
+        yield
 
 
 def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 3, seed: int = 0) -> None:

@@ -1,6 +1,7 @@
 """The parameters and inputs behind tests/fidelity_reference.json, rebuilt from names and shapes."""
 
 import zlib
+from functools import cache
 
 import numpy as np
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor
 
 def parameter(name: str, shape: list[int]) -> Tensor:
     """Return the checkpoint entry `name`, drawn from a generator seeded by its name."""
+    return _parameter(name, tuple(shape))
+
+
+@cache
+def _parameter(name: str, shape: tuple[int, ...]) -> Tensor:
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)

@@ -460,7 +460,7 @@ def test_a_write_is_interrupted(tiny: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_a_traceback_only_when_asked_for(tiny: Path, command: Run) -> None:
-    done = command("--data_root", str(tiny / "nowhere"), "--traceback")
+    done = command("--dataset_root", str(tiny / "nowhere"), "--traceback")
     assert done.returncode == 2 and done.stderr.startswith("Traceback")
     assert (
         "nowhere" in done.stderr.splitlines()[-1]

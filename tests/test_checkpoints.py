@@ -10,7 +10,7 @@ import torch
 import training
 from datasets.images import FaceImages
 from datasets.labels import read_split
-from models.backbones import build_network
+from models.backbones import WithoutRandomInit, build_network
 from models.checkpoints import infer_settings, load_checkpoint, load_network, save_checkpoint, unwrapped_state
 from models.official_names import to_official
 from tests import reference_parameters as parameters
@@ -32,7 +32,8 @@ def official(file: Path, name: str, prefix: str = "", epoch: int = 3) -> dict[st
 @pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
 def test_checkpoint_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -> None:
     model, num_LIBs = NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"]
-    network = build_network(model, num_LIBs, 32)
+    with WithoutRandomInit():
+        network = build_network(model, num_LIBs, 32)
     save_checkpoint(tmp_path / "ours.pth", network, model, 7, args={}, channels="RGB")
     saved = torch.load(tmp_path / "ours.pth", weights_only=True)
     assert saved["epoch"] == 7
@@ -47,7 +48,8 @@ def test_authors_checkpoint_survives_a_round_trip(name: str, prefix: str, tmp_pa
     checkpoint = load_checkpoint(tmp_path / "theirs.pth")
     assert checkpoint["args"] == {"model": NETWORKS[name]["model"], "num_LIBs": NETWORKS[name]["num_LIBs"]}
     assert checkpoint["channels"] == "BGR"
-    network = build_network(NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"], 32)
+    with WithoutRandomInit():
+        network = build_network(NETWORKS[name]["model"], NETWORKS[name]["num_LIBs"], 32)
     load_network(network, checkpoint)
     out = to_official(network.state_dict(), NETWORKS[name]["model"])
     assert set(out) == set(theirs)
@@ -63,7 +65,8 @@ def test_data_parallel_does_not_change_the_keys(tmp_path: Path) -> None:
 
 
 def test_infer_settings() -> None:
-    state = build_network("resnet", 3, 32).state_dict()
+    with WithoutRandomInit():
+        state = build_network("resnet", 3, 32).state_dict()
     assert infer_settings(state) == {"model": "resnet", "num_LIBs": 3}
     assert infer_settings({f"module.{k}": v for k, v in state.items()}) == {"model": "resnet", "num_LIBs": 3}
 

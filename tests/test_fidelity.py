@@ -6,6 +6,7 @@ second training step are comparable. The environment variables FIDELITY_REFERENC
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.mixup import Mix, mix_images, mix_terms
@@ -21,7 +23,7 @@ from engine import Objective, optimizer_step
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import kl_divergence
 from losses.terms import Logits, loss_terms
-from models.backbones import build_network
+from models.backbones import WithoutRandomInit, build_network
 from models.checkpoints import load_checkpoint, load_network
 from models.official_names import to_official
 from tests import reference_parameters as parameters
@@ -47,13 +49,14 @@ def difference(ours: Any, theirs: Any) -> float:
 
 def import_network(settings: dict[str, Any], folder: Path) -> nn.Module:
     """Write a checkpoint as the authors' code does (from DataParallel), and load it as a user would."""
-    blank = build_network(settings["model"], settings["num_LIBs"], settings["size"]).state_dict()
-    shapes = {name: list(value.shape) for name, value in to_official(blank, settings["model"]).items()}
+    with WithoutRandomInit():
+        network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
+    blank = to_official(network.state_dict(), settings["model"])
+    shapes = {name: list(value.shape) for name, value in blank.items()}
     shapes = settings.get("checkpoint_shapes", shapes)
     state = {f"module.{name}": parameters.parameter(name, shape) for name, shape in shapes.items()}
     file = folder / "official.pth"
     torch.save({"state_dict": state, "epoch": 3}, file)
-    network = build_network(settings["model"], settings["num_LIBs"], settings["size"])
     load_network(network, load_checkpoint(file))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
@@ -99,6 +102,29 @@ def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
     """Order scales by name; the authors' code applies them by position among the terms in use."""
     theirs = dict(zip(terms, scales, strict=False))
     return [theirs.get(name, 1.0) for name in ("classification", "local", "global")]
+
+
+@pytest.fixture
+def fast_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute each float64 convolution as one matrix product.
+
+    On the CPU, PyTorch computes one product for each image and group, which takes up to three times as long. The tests
+    of the logits use PyTorch's convolution.
+    """
+
+    original = nn.Conv2d._conv_forward
+
+    def convolve(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if images.dtype != torch.float64:
+            return original(layer, images, weight, bias)
+        assert bias is None and isinstance(layer.padding, tuple)
+        patches = F.unfold(images, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        grouped = patches.unflatten(1, (layer.groups, -1))  # B x groups x inputs x pixels
+        product = torch.einsum("goi,bgip->bgop", weight.flatten(1).unflatten(0, (layer.groups, -1)), grouped)
+        side = math.isqrt(patches.shape[2])  # square, like the images
+        return product.reshape(len(images), -1, side, side)
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", convolve)
 
 
 def take_step(
@@ -157,7 +183,7 @@ def test_logits(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(REFERENCE64.get("training", []))))
-def test_training(case: int, tmp_path: Path) -> None:
+def test_training(case: int, tmp_path: Path, fast_convolution: None) -> None:
     reference = REFERENCE64["training"][case]
     steps = list(training_steps(reference, torch.float64, tmp_path))
     assert len(steps) == len(reference["steps"])
@@ -168,7 +194,7 @@ def test_training(case: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(REFERENCE64.get("recipe", []))))
-def test_recipe(case: int, tmp_path: Path) -> None:
+def test_recipe(case: int, tmp_path: Path, fast_convolution: None) -> None:
     reference = REFERENCE64["recipe"][case]
     steps = list(recipe_steps(reference, tmp_path))
     assert len(steps) == len(reference["steps"])

@@ -220,11 +220,19 @@ def test_a_run_killed_25_times_equals_an_uninterrupted_one(tiny: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two epochs, not to be changed."""
+    root = tmp_path_factory.mktemp("trained")
+    make_dataset(root)
+    assert training.main(arguments(root, *TWO_EPOCHS)) == 0
+    return root / "output/run"
+
+
 @pytest.fixture
-def finished(tiny: Path) -> Path:
-    """The folder of a finished run of two epochs."""
-    assert training.main(arguments(tiny, *TWO_EPOCHS)) == 0
-    return tiny / "output/run"
+def finished(tiny: Path, trained: Path) -> Path:
+    """A copy of the finished run, in the output folder of the tiny dataset."""
+    return Path(shutil.copytree(trained, tiny / "output/run"))
 
 
 def test_only_the_last_checkpoint_holds_what_continuing_needs(finished: Path) -> None:
@@ -343,7 +351,7 @@ def compete(root: Path, barrier: Any, codes: Any) -> None:
 
     training.test = lambda *_: None  # to save time
     setattr(run_folder.RunFolder, "open", open_together)  # noqa: B010  # mypy allows no other assignment
-    code = training.main(arguments(root, "--name", "run"))
+    code = training.main(arguments(root, "--name", "run", "--bs", "12"))  # one step
     if code:
         refused()
     codes.put(code)

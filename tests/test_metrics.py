@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from torchmetrics.functional import classification as tm
 
 from evaluation.intervals import bootstrap_auc, interval
 from evaluation.metrics import METRICS, binary_metrics, choose_threshold, dataset_metrics, group_metrics, score_videos
@@ -28,6 +27,10 @@ def by_pairs(labels: np.ndarray, scores: np.ndarray) -> float:
 
 @pytest.mark.parametrize("digits", [1, 2, 9])
 def test_metrics_equal_their_definitions_and_another_library(digits: int) -> None:
+    from torchmetrics.functional import (
+        classification as tm,
+    )  # slow to import, and every worker of xdist imports this file
+
     labels, scores = sample(digits=digits)
     ours = binary_metrics(labels, scores, threshold=0.4)
     assert tuple(ours) == (*METRICS, "acc_at_threshold")

@@ -42,7 +42,7 @@ def predictions(file: Path) -> list[dict[str, str]]:
 
 
 def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
-    done = command("--name", "run", "--epoch", "2", "--model", "mobilenet")
+    done = command("--name", "run", "--epoch", "2")
     assert done.returncode == 0, done.stderr
     folder = tiny / "output/run"
     written = {file.name for file in folder.iterdir() if not file.name.startswith("events")}
