@@ -6,7 +6,6 @@ second training step are comparable. The environment variables FIDELITY_REFERENC
 """
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.mixup import Mix, mix_images, mix_terms
@@ -104,29 +102,6 @@ def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
     return [theirs.get(name, 1.0) for name in ("classification", "local", "global")]
 
 
-@pytest.fixture
-def fast_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compute each float64 convolution as one matrix product.
-
-    On the CPU, PyTorch computes one product for each image and group, which takes up to three times as long. The tests
-    of the logits use PyTorch's convolution.
-    """
-
-    original = nn.Conv2d._conv_forward
-
-    def convolve(layer: nn.Conv2d, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if images.dtype != torch.float64:
-            return original(layer, images, weight, bias)
-        assert bias is None and isinstance(layer.padding, tuple)
-        patches = F.unfold(images, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-        grouped = patches.unflatten(1, (layer.groups, -1))  # B x groups x inputs x pixels
-        product = torch.einsum("goi,bgip->bgop", weight.flatten(1).unflatten(0, (layer.groups, -1)), grouped)
-        side = math.isqrt(patches.shape[2])  # square, like the images
-        return product.reshape(len(images), -1, side, side)
-
-    monkeypatch.setattr(nn.Conv2d, "_conv_forward", convolve)
-
-
 def take_step(
     objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mix: Mix | None = None
 ) -> Losses:
@@ -183,7 +158,7 @@ def test_logits(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(REFERENCE64.get("training", []))))
-def test_training(case: int, tmp_path: Path, fast_convolution: None) -> None:
+def test_training(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["training"][case]
     steps = list(training_steps(reference, torch.float64, tmp_path))
     assert len(steps) == len(reference["steps"])
@@ -194,7 +169,7 @@ def test_training(case: int, tmp_path: Path, fast_convolution: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(len(REFERENCE64.get("recipe", []))))
-def test_recipe(case: int, tmp_path: Path, fast_convolution: None) -> None:
+def test_recipe(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["recipe"][case]
     steps = list(recipe_steps(reference, tmp_path))
     assert len(steps) == len(reference["steps"])
