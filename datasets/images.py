@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from datasets.augmentation import resize, training_augmentation
+from datasets.augmentation import augment, resize
 from datasets.labels import Video
 from datasets.samplers import TrainingBatches
 from utils.errors import InputError
@@ -85,7 +86,6 @@ class FaceImages(Dataset):
         self.videos = videos
         self.size = size
         self.seed = seed
-        self.augment = None if seed is None else training_augmentation(size)
         # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)
@@ -98,23 +98,36 @@ class FaceImages(Dataset):
     def path(self, position: int) -> str:
         """Return the path of an image: the folder as written in the label file, then the file name."""
         video = self.videos[self.video_of[position]]
-        return f"{video.path.rstrip('/')}/{video.images[self.frame_of[position]]}"
+        return f"{video.path.rstrip('/')}/{self._name(position)}"
+
+    def file(self, position: int) -> Path:
+        """Return the file of an image."""
+        return self.videos[self.video_of[position]].folder / self._name(position)
+
+    def _name(self, position: int) -> str:
+        return self.videos[self.video_of[position]].images[self.frame_of[position]]
+
+    def _read(self, position: int) -> np.ndarray:
+        """Return an image without augmentation, size x size x 3, uint8, RGB: from the pack, or else from its file."""
+        video = self.videos[self.video_of[position]]
+        pack, row = video.pack, video.row + int(self.frame_of[position])
+        if pack is None or pack.size != self.size or row in pack.unreadable:
+            return resize(read_image(self.file(position)), self.size)
+        image = pack.read(row)
+        if image is None:
+            raise InputError(f"{self.file(position)}: its copy in {pack.folder} is damaged; run datasets.pack again")
+        return image
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int, int] | BadImage:
         epoch, position = index if isinstance(index, tuple) else (0, index)
-        video = self.videos[self.video_of[position]]
-        path = video.folder / video.images[self.frame_of[position]]
         try:
-            image = read_image(path)
+            image = self._read(position)
         except InputError as error:
-            return BadImage(str(path), str(error).removeprefix(f"{path}: "))
-        if self.augment is None or self.seed is None:
-            image = resize(image, self.size)
-        else:
-            state = np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)
-            self.augment.set_random_seed(int(state[0]))
-            image = self.augment(image=image)["image"]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), video.label, position
+            path = str(self.file(position))
+            return BadImage(path, str(error).removeprefix(f"{path}: "))
+        if self.seed is not None:
+            image = augment(image, np.random.default_rng([self.seed, epoch, position]))
+        return torch.from_numpy(np.stack(cv2.split(image))), int(self.labels[position]), position
 
 
 def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:

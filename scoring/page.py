@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from datasets.augmentation import normalise, resize
-from datasets.labels import IMAGE_ENDINGS
+from datasets.folders import IMAGE_ENDINGS
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from models.gradcam import heatmaps
