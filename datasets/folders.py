@@ -27,21 +27,38 @@ class Names(Sequence[str]):
         return os.fsdecode(self.encoded[number])
 
 
-def list_images(folder: Path) -> Names | None:
+def list_images(folder: str | Path) -> Names | None:
     """Return the sorted file names of the images in a folder; None if the folder does not exist."""
     try:
         names = sorted(filter(_is_image, os.listdir(folder)))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Names(np.array(list(map(os.fsencode, names)), dtype=np.bytes_))
+    encoded = os.fsencode("\0".join(names)).split(b"\0") if names else []  # one call is faster
+    return Names(np.array(encoded, dtype=np.bytes_))
 
 
 def _is_image(name: str) -> bool:
     # macOS writes a hidden file ._0000.png beside 0000.png on foreign disks.
-    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
+    return (name.endswith(IMAGE_ENDINGS) or name.lower().endswith(IMAGE_ENDINGS)) and not name.startswith(".")
 
 
-def fingerprint(folder: Path, names: Names | None) -> str:
+def real_path(folder: str, parents: dict[str, str]) -> str:
+    """Return the absolute path of a folder without symbolic links, as `os.path.realpath` does, with fewer system calls.
+
+    Args:
+        folder: the folder; it may be missing.
+        parents: the paths found so far, by parent; the function adds to them.
+    """
+    parent, name = os.path.split(folder)
+    if name in ("", ".", ".."):
+        return os.path.realpath(folder)
+    if parent not in parents:
+        parents[parent] = os.path.realpath(parent)
+    path = os.path.join(parents[parent], name)
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
+def fingerprint(folder: str | Path, names: Names | None) -> str:
     """Return a SHA-256 of the name, the size and the time of the last change of files in a folder.
 
     Raises:

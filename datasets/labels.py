@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets.folders import list_images
+from datasets.folders import list_images, real_path
 from datasets.packs import Pack, find_pack
 from utils.errors import InputError, did_you_mean, first_ten
 from utils.progress import progress
@@ -118,9 +118,10 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
     missing: list[str] = []
     empty: list[str] = []
     unpacked: list[str] = []
+    root, parents = str(data_root), dict[str, str]()
     for label, path in progress(lines, f"{dataset} {split}", unit="folders", delay=2):
-        folder = Path(os.path.realpath(data_root / path))  # Path.resolve would raise on a loop of links
-        if pack and (entry := pack.find(path, folder)):
+        folder = Path(real_path(os.path.join(root, path), parents))
+        if pack and (entry := pack.find(path, str(folder))):
             videos.append(Video(dataset, path, label, folder, pack.names(entry), pack, entry.row))
             continue
         images = list_images(folder)

@@ -183,10 +183,11 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
             text = json.dumps(Entry(source.path, row, count, offset, width, unreadable, *stamp)).encode()
             of_images = np.array(checksums, np.uint32)
             files[CHECKSUMS].write(of_images.data)
-            files[NAMES].write(source.names.encoded.tobytes())
+            encoded = source.names.encoded.view(np.uint8)
+            files[NAMES].write(encoded.data)
             for name in (IMAGES, CHECKSUMS, NAMES):
                 files[name].flush()
-            files[INDEX].write(b"%d %s\n" % (line_checksum(text, source.names, of_images), text))
+            files[INDEX].write(b"%d %s\n" % (line_checksum(text, encoded, of_images), text))
             files[INDEX].flush()
             row, offset, checksums, unreadable = row + count, offset + count * width, [], []
     for name in ends:

@@ -95,19 +95,21 @@ class Pack:
         if entry.row + entry.images > min(len(self.images), len(self._checksums)):
             raise ValueError(f"{IMAGES} or {CHECKSUMS} is too short")
         checksums = self._checksums[entry.row : entry.row + entry.images]
-        if int(checksum) != line_checksum(text, self.names(entry), checksums):
+        if int(checksum) != line_checksum(text, self._encoded(entry), checksums):
             raise ValueError(f"wrong checksum in {INDEX}")
         return entry
+
+    def _encoded(self, entry: Entry) -> np.ndarray:
+        return self._names[entry.offset : entry.offset + entry.images * entry.width]
 
     def __reduce__(self) -> tuple[type["Pack"], tuple[Path]]:
         return Pack, (self.folder,)  # a spawned process maps the files itself
 
     def names(self, entry: Entry) -> Names:
         """Return the file names of a folder."""
-        names = self._names[entry.offset : entry.offset + entry.images * entry.width]
-        return Names(names.view(f"S{entry.width}"))
+        return Names(self._encoded(entry).view(f"S{entry.width}"))
 
-    def find(self, path: str, folder: Path) -> Entry | None:
+    def find(self, path: str, folder: str) -> Entry | None:
         """Return the entry of a folder; None if the folder is not in the pack, or has changed.
 
         The check is fast: it looks at the folder and at its first file, and at all files only if the folder has another
@@ -155,6 +157,6 @@ def map_file(file: Path, dtype: type[np.generic]) -> np.ndarray:
     return np.asarray(np.memmap(file, dtype, "r", shape=(count,))) if count else np.empty(0, dtype)
 
 
-def line_checksum(text: bytes, names: Names, checksums: np.ndarray) -> int:
+def line_checksum(text: bytes, names: np.ndarray, checksums: np.ndarray) -> int:
     """Return the CRC-32 of a line of the index, of the file names and of the checksums of its images."""
-    return zlib.crc32(checksums.tobytes(), zlib.crc32(names.encoded.tobytes(), zlib.crc32(text)))
+    return zlib.crc32(checksums.data, zlib.crc32(names.data, zlib.crc32(text)))
