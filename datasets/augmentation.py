@@ -58,10 +58,11 @@ def shift_pca(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     Adds alpha * (sum of eigenvalue * eigenvector) of the colour covariance to each pixel, for colours from 0 to 1.
     Each image draws one alpha ~ N(0, 0.1).
     """
-    # Sums of integers are exact in float64, so equal on every processor.
-    planes = [plane.astype(np.float64).ravel() for plane in cv2.split(image)]
-    count, sums = len(planes[0]), cv2.sumElems(image)[:3]
-    products = [[a @ b for a in planes] for b in planes]
+    # a * b = (a * a + b * b - (a - b) * (a - b)) / 2. OpenCV sums these integers fast, exactly and in one thread.
+    planes, sums, count = cv2.split(image), cv2.sumElems(image)[:3], image.shape[0] * image.shape[1]
+    squares = np.array([cv2.norm(plane, cv2.NORM_L2SQR) for plane in planes])
+    differences = np.array([[cv2.norm(a, b, cv2.NORM_L2SQR) for a in planes] for b in planes])
+    products = (squares + squares[:, None] - differences) / 2
     covariance = (products - np.outer(sums, sums) / count) / (count - 1)
     values, vectors = np.linalg.eigh(covariance / 255**2)
     shift = 255 * vectors @ (rng.normal(0, 0.1) * values)

@@ -130,7 +130,7 @@ class Pack:
             return None
 
     def read(self, row: int) -> np.ndarray | None:
-        """Return an image, size x size x 3, uint8, RGB, read-only; None if it does not match its checksum."""
+        """Return an image, size x size x 3, uint8, RGB, in the mapped file; None if it does not match its checksum."""
         image = self.images[row]
         return image if zlib.crc32(image.data) == self._checksums[row] else None
 
@@ -152,9 +152,9 @@ def find_pack(label_folder: Path, size: int) -> Pack | None:
 
 
 def map_file(file: Path, dtype: type[np.generic]) -> np.ndarray:
-    """Map a file into memory, read-only; a missing or empty file gives an empty array."""
+    """Map a file into memory; a missing or empty file gives an empty array. Writing to the array leaves the file."""
     count = file.stat().st_size // np.dtype(dtype).itemsize if file.is_file() else 0
-    return np.asarray(np.memmap(file, dtype, "r", shape=(count,))) if count else np.empty(0, dtype)
+    return np.asarray(np.memmap(file, dtype, "c", shape=(count,))) if count else np.empty(0, dtype)
 
 
 def line_checksum(text: bytes, names: np.ndarray, checksums: np.ndarray) -> int:

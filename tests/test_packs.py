@@ -18,16 +18,18 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from torch.utils.data import Subset
 
 import training
 from datasets import pack as command
 from datasets.folders import real_path
-from datasets.images import BadImage, FaceImages
+from datasets.images import BadImage, FaceImages, ThreadLoader, make_loader
 from datasets.labels import SPLITS, read_datasets, read_split
 from datasets.packs import Pack, find_pack
 from models.checkpoints import load_checkpoint
 from tests.conftest import ROOT, arguments, make_dataset
 from utils.errors import InputError
+from utils.world import World
 
 SIZE = 32
 
@@ -318,3 +320,23 @@ def test_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         for folder in (path, str(tmp_path / path)):
             assert real_path(folder, parents) == os.path.realpath(folder)
+
+
+def test_threads_read_the_batches_of_a_pack(tiny: Path) -> None:
+    (tiny / "faces/tiny/test/real/001/0001.png").write_bytes(b"")
+    world = World("cpu")
+    assert not isinstance(make_loader(faces(tiny), 5, 2, world), ThreadLoader)
+    write_pack(tiny)
+    assert not isinstance(make_loader(faces(tiny, seed=0), 5, 2, world), ThreadLoader)
+    for packed, files in (
+        (faces(tiny), faces(tiny, packed=False)),
+        (Subset(faces(tiny), [3, 9, 4]), Subset(faces(tiny, packed=False), [3, 9, 4])),
+    ):
+        loader = make_loader(packed, 5, 2, world)
+        assert isinstance(loader, ThreadLoader) and loader.batch_size == 5
+        for _ in range(2):
+            for batch, expected in zip(loader, make_loader(files, 5, 0, world), strict=True):
+                assert torch.equal(batch.images, expected.images) and batch.images.is_contiguous()
+                assert torch.equal(batch.labels, expected.labels) and torch.equal(batch.positions, expected.positions)
+                assert batch.bad == expected.bad
+    next(iter(loader))  # and stop
