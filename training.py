@@ -159,7 +159,7 @@ def test(
 def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) -> None:
     """Evaluate a checkpoint (``--test``)."""
     with closing(RunFolder(args, world)) as folder:
-        test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root) for d in args.dataset}
+        test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root, args.size) for d in args.dataset}
         network = build_network(args.model, args.num_LIBs, args.size)
         load_network(network, checkpoint)
         args.num_workers = worker_count(args.num_workers, world.local_size)
@@ -177,7 +177,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
     with closing(RunFolder(args, world)) as folder:
         # Check all input before writing anything.
         train_videos, val_videos, test_sets = read_datasets(
-            args.dataset, args.dataset_root, args.data_root, args.oversample
+            args.dataset, args.dataset_root, args.data_root, args.oversample, args.size
         )
         args.num_workers = worker_count(args.num_workers, world.local_size)
         args.precision = choose_precision(args.precision, world.device)

@@ -96,7 +96,7 @@ def read_test_set(args: StudyArguments, size: int) -> FaceImages:
     Raises:
         InputError: the label files are missing or malformed (see `datasets.labels.read_split`), or list one class only.
     """
-    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), size)
+    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root, size), size)
     if len(set(faces.labels)) < 2:
         raise InputError(f"--dataset {args.dataset}: the test set has one class only; a study needs real and fake.")
     return faces

@@ -1,16 +1,20 @@
 """Datasets and loaders of face images."""
 
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from datasets.augmentation import augment
 from datasets.labels import Video
 from datasets.samplers import TrainingBatches
 from datasets.transforms import resize
@@ -85,11 +89,6 @@ class FaceImages(Dataset):
         self.videos = videos
         self.size = size
         self.seed = seed
-        self.augment = None
-        if seed is not None:
-            from datasets.augmentation import training_augmentation  # albumentations takes a second to import
-
-            self.augment = training_augmentation(size)
         # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)
@@ -99,26 +98,45 @@ class FaceImages(Dataset):
     def __len__(self) -> int:
         return len(self.video_of)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether all images come from packs, and are not augmented."""
+        packs = [video.pack for video in self.videos]
+        return self.seed is None and all(pack is not None and pack.size == self.size for pack in packs)
+
     def path(self, position: int) -> str:
         """Return the path of an image: the folder as written in the label file, then the file name."""
         video = self.videos[self.video_of[position]]
-        return f"{video.path.rstrip('/')}/{video.images[self.frame_of[position]]}"
+        return f"{video.path.rstrip('/')}/{self._name(position)}"
+
+    def file(self, position: int) -> Path:
+        """Return the file of an image."""
+        return self.videos[self.video_of[position]].folder / self._name(position)
+
+    def _name(self, position: int) -> str:
+        return self.videos[self.video_of[position]].images[self.frame_of[position]]
+
+    def _read(self, position: int) -> np.ndarray:
+        """Return an image without augmentation, size x size x 3, uint8, RGB: from the pack, or else from its file."""
+        video = self.videos[self.video_of[position]]
+        pack, row = video.pack, video.row + int(self.frame_of[position])
+        if pack is None or pack.size != self.size or row in pack.unreadable:
+            return resize(read_image(self.file(position)), self.size)
+        image = pack.read(row)
+        if image is None:
+            raise InputError(f"{self.file(position)}: its copy in {pack.folder} is damaged; run datasets.pack again")
+        return image
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int, int] | BadImage:
         epoch, position = index if isinstance(index, tuple) else (0, index)
-        video = self.videos[self.video_of[position]]
-        path = video.folder / video.images[self.frame_of[position]]
         try:
-            image = read_image(path)
+            image = self._read(position)
         except InputError as error:
-            return BadImage(str(path), str(error).removeprefix(f"{path}: "))
-        if self.augment is None or self.seed is None:
-            image = resize(image, self.size)
-        else:
-            state = np.random.SeedSequence([self.seed, epoch, position]).generate_state(1)
-            self.augment.set_random_seed(int(state[0]))
-            image = self.augment(image=image)["image"]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), video.label, position
+            path = str(self.file(position))
+            return BadImage(path, str(error).removeprefix(f"{path}: "))
+        if self.seed is not None:
+            image = augment(image, np.random.default_rng([self.seed, epoch, position]))
+        return torch.from_numpy(image.transpose(2, 0, 1)), int(self.labels[position]), position
 
 
 def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
@@ -127,11 +145,60 @@ def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
     good = [item for item in items if not isinstance(item, BadImage)]
     images, labels, positions = zip(*good, strict=True) if good else ((), (), ())
     return Batch(
-        torch.stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+        _stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
         torch.tensor(labels, dtype=torch.int64),
         torch.tensor(positions, dtype=torch.int64),
         bad,
     )
+
+
+def _is_packed(images: Dataset) -> bool:
+    images = images.dataset if isinstance(images, Subset) else images
+    return isinstance(images, FaceImages) and images.is_packed
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """Stack images, 3 x H x W in any memory order, into B x 3 x H x W; versions of images, V x 3 x H x W, likewise."""
+    batch = np.empty((len(images), *images[0].shape), np.uint8)  # NumPy asks for huge pages, PyTorch does not
+    for image, target in zip(images, batch, strict=True):
+        if image.ndim == 3:
+            np.stack(cv2.split(image.permute(1, 2, 0).numpy()), out=target)  # NumPy alone takes twice as long
+        else:
+            target[:] = image.numpy()
+    return torch.from_numpy(batch)
+
+
+class ThreadLoader(DataLoader):
+    """A loader that reads batches in threads of this process.
+
+    Images from a pack need no decoding, and processes would spend most of their time on sending them.
+
+    Args:
+        images: a dataset whose items `collate` takes.
+        batch_size: number of images per batch.
+        threads: number of threads; each reads a batch.
+        pin_memory: whether to copy the images to page-locked memory.
+    """
+
+    def __init__(self, images: Dataset, batch_size: int, threads: int, pin_memory: bool) -> None:
+        super().__init__(images, batch_size, collate_fn=collate)
+        self.threads, self.pins = threads, pin_memory
+
+    def _load(self, positions: list[int]) -> Batch:
+        batch = collate([self.dataset[position] for position in positions])
+        return batch._replace(images=batch.images.pin_memory()) if self.pins else batch
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator without the methods for processes
+        pool, waiting = ThreadPoolExecutor(self.threads), deque[Future[Batch]]()
+        try:
+            for positions in self.batch_sampler:  # type: ignore[union-attr]  # never None here
+                waiting.append(pool.submit(self._load, positions))
+                if len(waiting) > 2 * self.threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def make_loader(
@@ -147,7 +214,7 @@ def make_loader(
     Args:
         faces: the images.
         batch_size: number of images per batch, over all processes; ignored with `batches`.
-        num_workers: number of worker processes.
+        num_workers: number of worker processes; number of threads if all images come from packs, unaugmented.
         world: the processes.
         batches: the order of a training.
         collate_fn: makes a batch of a list of items.
@@ -157,6 +224,8 @@ def make_loader(
         order = {"batch_size": max(1, batch_size // world.size)}
         if world.size > 1:
             faces = Subset(faces, world.share(range(len(faces))))  # type: ignore[arg-type]  # Dataset has no length
+        if num_workers and _is_packed(faces):
+            return ThreadLoader(faces, order["batch_size"], num_workers, world.device.type == "cuda")
     return DataLoader(
         faces,
         **order,

@@ -8,15 +8,17 @@ absolute. It may contain spaces but no commas.
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets.folders import list_images, real_path
+from datasets.packs import Pack, find_pack
 from utils.errors import InputError, did_you_mean, first_ten
 from utils.progress import progress
 
 CLASSES = ("real", "fake")  # indexed by the label
 SPLITS = ("train", "val", "test")
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 # How often the paper repeats the real videos of a training set to balance the classes.
 PAPER_OVERSAMPLING = {"FF++": 4, "DFDC-Preview": 4, "Celeb-DF-v2": 6, "DFDC": 5}
@@ -32,13 +34,17 @@ class Video:
         label: 0 real, 1 fake.
         folder: absolute folder without symbolic links; it identifies the video.
         images: file names of the images, sorted so that a seed gives the same run on every file system.
+        pack: the pack that holds the images at training size; None to read the files.
+        row: row of the first image in the pack; the others follow.
     """
 
     dataset: str
     path: str
     label: int
     folder: Path
-    images: tuple[str, ...] = field(repr=False)
+    images: Sequence[str] = field(repr=False)
+    pack: Pack | None = field(default=None, repr=False)
+    row: int = 0
 
 
 def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
@@ -75,20 +81,6 @@ def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
     return entries
 
 
-def _is_image(name: str) -> bool:
-    # macOS writes a hidden file ._0000.png beside 0000.png on foreign disks.
-    return name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")
-
-
-def _list_images(folder: Path) -> tuple[str, ...] | None:
-    """Return the sorted file names of the images in a folder; None if the folder does not exist."""
-    try:
-        with os.scandir(folder) as entries:
-            return tuple(sorted(e.name for e in entries if _is_image(e.name)))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     """Return the folder of a dataset's label files; raise InputError if it does not exist."""
     label_folder = dataset_root / dataset
@@ -101,7 +93,7 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     return label_folder
 
 
-def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) -> list[Video]:
+def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, size: int | None = None) -> list[Video]:
     """Read and check both label files of one split, and list the images of each video.
 
     Args:
@@ -109,13 +101,15 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         split: train, val or test.
         dataset_root: folder of the datasets' label files.
         data_root: folder that relative paths in label files start from.
+        size: side of the images in pixels, to use the pack of this size if there is one (see `datasets.packs`). A
+            folder that has changed since it was packed is read from its files, with a note. None for no pack.
 
     Returns:
         The real videos, then the fake videos, in file order.
 
     Raises:
         InputError: the dataset is unknown; a label file is missing, empty or malformed; a folder is missing, has
-            no images or is listed twice. A test set may have one empty label file.
+            no images or is listed twice; the pack is damaged. A test set may have one empty label file.
     """
     label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
@@ -125,14 +119,21 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
         raise InputError(f"{' and '.join(empty_files)}: empty; write one line per video: label,path,number of frames.")
 
     lines = [(label, path) for label in (0, 1) for path, _ in entries[label]]
+    pack = None if size is None else find_pack(label_folder, size)
     videos: list[Video] = []
     missing: list[str] = []
     empty: list[str] = []
+    unpacked: list[str] = []
+    root, parents = str(data_root), dict[str, str]()
     for label, path in progress(lines, f"{dataset} {split}", unit="folders", delay=2):
-        folder = Path(os.path.realpath(data_root / path))  # Path.resolve would raise on a loop of links
-        images = _list_images(folder)
+        folder = Path(real_path(os.path.join(root, path), parents))
+        if pack and (entry := pack.find(path, str(folder))):
+            videos.append(Video(dataset, path, label, folder, pack.names(entry), pack, entry.row))
+            continue
+        images = list_images(folder)
         if not images:
             (missing if images is None else empty).append(path)
+        unpacked.append(path)
         videos.append(Video(dataset, path, label, folder, images or ()))
 
     _check_duplicates(videos, split)
@@ -149,6 +150,13 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path) ->
             f"note: {label_folder}: the {split} label files declare {declared_frames} images, but the folders contain "
             f"{found}; using all {found}"
         )
+    if pack:
+        print(f"note: {label_folder}: the {split} images come from {pack.folder}")
+        if unpacked:
+            print(
+                f"note: {len(unpacked)} of the {len(videos)} folders are not in the pack or have changed, and are read "
+                f"from their files: {first_ten(unpacked)}; python -m datasets.pack {dataset} --size {size} packs them"
+            )
     return videos
 
 
@@ -207,7 +215,7 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
 
 
 def read_datasets(
-    datasets: list[str], dataset_root: Path, data_root: Path, oversample: str
+    datasets: list[str], dataset_root: Path, data_root: Path, oversample: str, size: int | None = None
 ) -> tuple[list[Video], list[Video], dict[str, list[Video]]]:
     """Read all splits of the datasets for a training, and check that no folder is in two splits.
 
@@ -219,7 +227,7 @@ def read_datasets(
         InputError: see `read_split` and `check_leaks`.
     """
     read = {
-        split: {dataset: read_split(dataset, split, dataset_root, data_root) for dataset in datasets}
+        split: {dataset: read_split(dataset, split, dataset_root, data_root, size) for dataset in datasets}
         for split in SPLITS
     }
     check_leaks({split: [v for videos in sets.values() for v in videos] for split, sets in read.items()})

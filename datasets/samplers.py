@@ -33,6 +33,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         return -(-self.images // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images)
         for start in range(self.first_step * self.batch_size, self.images, self.batch_size):
-            yield [(self.epoch, position) for position in self.world.share(order[start : start + self.batch_size])]
+            batch = order[start : start + self.batch_size].tolist()
+            yield [(self.epoch, position) for position in self.world.share(batch)]

@@ -17,6 +17,7 @@ from analysis.compare import CompareArguments
 from analysis.embedding import EmbeddingArguments
 from analysis.evidence import EvidenceArguments
 from analysis.robustness import RobustnessArguments
+from datasets.pack import PackArguments
 from demo.__main__ import DemoArguments
 from evaluation.published import published_markdown, read_published
 from inference import InferenceArguments
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "training.py": TrainingArguments,
     "preprocessing.py": PreprocessingArguments,
     "inference.py": InferenceArguments,
+    "-m datasets.pack": PackArguments,
     "-m demo": DemoArguments,
     "-m analysis.compare": CompareArguments,
     "-m analysis.robustness": RobustnessArguments,

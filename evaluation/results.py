@@ -123,11 +123,10 @@ def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: 
     digest = hashlib.sha256()
     for kind in CLASSES:
         digest.update((dataset_root / dataset / f"test_{kind}.txt").read_bytes())
-    images = [(video, image) for video in faces.videos for image in video.images]
     for position in positions:
-        video, image = images[position]
-        size = (video.folder / image).stat().st_size
-        digest.update(f"{video.path}/{image} {size}\n".encode("utf-8", "surrogateescape"))
+        file = faces.file(position)
+        line = f"{faces.videos[faces.video_of[position]].path}/{file.name} {file.stat().st_size}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from datasets.folders import IMAGE_ENDINGS
 from datasets.images import read_image
-from datasets.labels import IMAGE_ENDINGS
 from faces.extraction import MIN_TRACK_LENGTH
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces

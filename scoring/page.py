@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from datasets.labels import IMAGE_ENDINGS
+from datasets.folders import IMAGE_ENDINGS
 from datasets.transforms import normalise, resize
 from faces.crops import crop_face
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import albumentations as A
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.augmentation_strength import picture
-from datasets.augmentation import FancyPCA, GaussianNoise, training_augmentation
+from benchmarks.augmentation_strength import AUTHORS, picture
+from datasets import augmentation
+from datasets.augmentation import AUGMENTATION, augment
 from datasets.images import FaceImages, make_loader, read_image
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from datasets.samplers import TrainingBatches
@@ -35,7 +35,7 @@ def test_read_split(tiny: Path) -> None:
         ("tiny/train/fake/000", 1),
         ("tiny/train/fake/001", 1),
     ]
-    assert videos[0].images == ("0000.png", "0001.png", "0002.png")
+    assert list(videos[0].images) == ["0000.png", "0001.png", "0002.png"]
 
 
 def test_images_are_sorted_and_other_files_ignored(tiny: Path) -> None:
@@ -44,7 +44,7 @@ def test_images_are_sorted_and_other_files_ignored(tiny: Path) -> None:
         (folder / name).rename(folder / f"x{name}")
     for name in ("b.PNG", "a.jpg", "c.txt", ".hidden"):
         (folder / name).write_bytes(b"")
-    assert read(tiny)[0].images == ("a.jpg", "b.PNG", "x0000.png", "x0001.png", "x0002.png")
+    assert list(read(tiny)[0].images) == ["a.jpg", "b.PNG", "x0000.png", "x0001.png", "x0002.png"]
 
 
 def test_label_file_with_bom_crlf_blank_lines_spaces_and_absolute_paths(tiny: Path) -> None:
@@ -57,7 +57,7 @@ def test_label_file_with_bom_crlf_blank_lines_spaces_and_absolute_paths(tiny: Pa
 
 def test_each_folder_is_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each file system call is slow on a network disk with a hundred thousand folders."""
-    calls, realpath, scandir = [], os.path.realpath, os.scandir
+    calls, realpath, listdir = [], os.path.realpath, os.listdir
 
     def counting(function: Callable[[Path], Any]) -> Callable[..., Any]:
         return lambda folder, **options: (calls.append(folder), function(folder, **options))[1]
@@ -68,11 +68,11 @@ def test_each_folder_is_read_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (tiny / "link").symlink_to(tiny / "faces")
     monkeypatch.setattr(os.path, "realpath", counting(realpath))
-    monkeypatch.setattr(os, "scandir", counting(scandir))
+    monkeypatch.setattr(os, "listdir", counting(listdir))
     monkeypatch.setattr(Path, "is_dir", is_label_folder)
     read_datasets(["tiny"], tiny / "labels", tiny / "link", "1")
-    assert len(calls) == 2 * 12
-    assert calls[:2] == [tiny / "link/tiny/train/real/000", tiny / "faces/tiny/train/real/000"]
+    assert len(calls) == 6 + 12  # parents and folders
+    assert calls[:2] == [str(tiny / "link/tiny/train/real"), tiny / "faces/tiny/train/real/000"]
 
 
 def test_symbolic_link_to_itself(tiny: Path) -> None:
@@ -195,61 +195,75 @@ def test_validation_images_are_only_resized(tiny: Path) -> None:
     assert resize(image, 20).shape == (20, 20, 3)
 
 
-def only(kind: type) -> A.BasicTransform:
-    """Return one transform of the training augmentation, with probability 1."""
-    for transform in training_augmentation(64).transforms:
-        for candidate in (transform, *getattr(transform, "transforms", ())):
-            if type(candidate) is kind:
-                candidate.p = 1.0
-                return candidate
-    raise AssertionError(f"no {kind.__name__}")
-
-
-def mean_change(kind: type, draws: int = 600) -> float:
-    image, transform = picture(), A.Compose([only(kind)], seed=0)
-    changes = [np.abs(transform(image=image)["image"].astype(float) - image).mean() for _ in range(draws)]
-    return float(np.mean(changes))
-
-
-def test_augmentation_probabilities() -> None:
-    augmentation = training_augmentation(64).transforms
-    assert [(type(t).__name__, t.p) for t in augmentation] == [
-        ("Resize", 1),
-        ("ImageCompression", 0.5),
-        ("GaussianNoise", 0.1),
-        ("GaussianBlur", 0.05),
-        ("HorizontalFlip", 0.5),
-        ("PadIfNeeded", 1),
-        ("OneOf", 0.7),
-        ("ToGray", 0.2),
-        ("Affine", 0.5),
+def test_augmentation_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [(probability, [transform.__name__ for transform in choice]) for probability, choice in AUGMENTATION]
+    assert steps == [
+        (0.5, ["compress"]),
+        (0.1, ["add_noise"]),
+        (0.05, ["blur"]),
+        (0.5, ["flip"]),
+        (0.7, ["change_brightness", "shift_pca", "shift_hsv"]),
+        (0.2, ["to_grey"]),
+        (0.5, ["shift_scale_rotate"]),
     ]
-    one_of = augmentation[6].transforms
-    assert [type(t).__name__ for t in one_of] == ["RandomBrightnessContrast", "FancyPCA", "HueSaturationValue"]
-    assert len({t.p for t in one_of}) == 1  # equally likely
+
+    applied: list[str] = []
+
+    def recorder(name: str) -> Callable[..., np.ndarray]:
+        return lambda image, rng: (applied.append(name), image)[1]  # type: ignore[func-returns-value]
+
+    recorders = tuple((p, tuple(recorder(name) for name in names)) for p, names in steps)
+    monkeypatch.setattr(augmentation, "AUGMENTATION", recorders)
+    rng, draws = np.random.default_rng(0), 5000
+    for _ in range(draws):
+        augment(picture(), rng)
+    for probability, names in steps:
+        for name in names:
+            assert applied.count(name) / draws == pytest.approx(probability / len(names), abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("kind", "strength"),
-    [
-        (A.ImageCompression, 1.956),
-        (GaussianNoise, 4.300),
-        (A.GaussianBlur, 0.457),
-        (A.RandomBrightnessContrast, 27.345),
-        (FancyPCA, 1.222),
-        (A.HueSaturationValue, 19.035),
-        (A.ToGray, 44.202),
-    ],
-)
-def test_strengths_equal_albumentations_1_3_1(kind: type, strength: float) -> None:
-    # measured with version 1.3.1: python -m benchmarks.augmentation_strength
-    assert mean_change(kind) == pytest.approx(strength, rel=0.1)
+@pytest.mark.parametrize("name", AUTHORS)
+def test_strengths_equal_albumentations_1_3_1(name: str) -> None:
+    image, rng, transform = picture(), np.random.default_rng(0), getattr(augmentation, name)
+    changes = [np.abs(transform(image, rng).astype(float) - image).mean() for _ in range(3000)]
+    assert np.mean(changes) == pytest.approx(AUTHORS[name], rel=0.03)
 
 
-def test_affine_ranges() -> None:
-    affine = only(A.Affine)
-    assert affine.scale == {"x": (0.8, 1.2), "y": (0.8, 1.2)}
-    assert affine.keep_ratio
-    assert affine.rotate == (-10, 10)
-    assert affine.translate_percent == {"x": (-0.1, 0.1), "y": (-0.1, 0.1)}
-    assert (affine.border_mode, affine.fill) == (cv2.BORDER_CONSTANT, 0)
+class Extreme:
+    """A generator that draws the lowest (0) or the highest (1) value."""
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+
+    def uniform(self, *limits: float) -> float:
+        return limits[self.end]
+
+
+@pytest.mark.parametrize(("end", "angle", "scale", "shift"), [(0, -10, 0.8, -0.1), (1, 10, 1.2, 0.1)])
+def test_affine_ranges(end: int, angle: float, scale: float, shift: float) -> None:
+    image = np.zeros((101, 101, 3), np.uint8)
+    image[48:53, 68:73] = 200  # 20 pixels right of the centre
+    moved = augmentation.shift_scale_rotate(image, Extreme(end))  # type: ignore[arg-type]
+    y, x = np.nonzero(moved[..., 0] > 100)
+    direction = np.array([np.cos(np.radians(angle)), -np.sin(np.radians(angle))])  # anticlockwise, y points down
+    assert (x.mean(), y.mean()) == pytest.approx(50 + 101 * shift + 20 * scale * direction, abs=0.5)
+    white = augmentation.shift_scale_rotate(np.full_like(image, 255), Extreme(0))  # type: ignore[arg-type]
+    assert white[-1, -1].tolist() == [0, 0, 0]
+
+
+def test_pca_moves_colours_along_the_principal_component() -> None:
+    rng = np.random.default_rng(0)
+    image = (rng.integers(0, 2, (64, 64, 1)) * [160, 80, 40] + [40, 80, 100]).astype(np.uint8)
+    component, value = np.array([4, 2, 1]) / 21**0.5, (160**2 + 80**2 + 40**2) / 255**2 / 4  # p (1 - p) = 1 / 4
+    shifts = np.array([(augmentation.shift_pca(image, rng) - image.astype(float)).mean((0, 1)) for _ in range(2000)])
+    assert (shifts @ component).std() == pytest.approx(255 * 0.1 * value, rel=0.05)  # alpha ~ N(0, 0.1)
+    assert np.abs(shifts - np.outer(shifts @ component, component)).max() < 1  # rounded down
+
+
+def test_augmentation_does_not_change_its_input() -> None:
+    image, rng = picture(), np.random.default_rng(0)
+    image.setflags(write=False)  # as in a pack
+    for name in (*AUTHORS, "flip"):
+        before = image.copy()
+        getattr(augmentation, name)(image, rng)
+        assert np.array_equal(image, before)

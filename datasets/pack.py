@@ -1,0 +1,259 @@
+"""Write the images of a dataset at training size into one memory-mapped file, which training.py then reads.
+
+    python -m datasets.pack FF++_c23 --data_root /data/faces
+
+The pixels equal those of the files, so the results of a training do not change. Run the command again after an
+interruption or after a change of the files: it checks the pack, and writes only what is missing.
+"""
+
+import json
+import os
+import shutil
+import sys
+import zlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from torch.utils.data import DataLoader, Dataset
+
+from datasets.folders import Names, fingerprint, list_images, size_and_time
+from datasets.images import read_image
+from datasets.labels import CLASSES, SPLITS, read_split
+from datasets.packs import (
+    CHECKSUMS,
+    IMAGES,
+    INDEX,
+    NAMES,
+    VERSION,
+    Entry,
+    Pack,
+    find_pack,
+    line_checksum,
+    pack_folder,
+)
+from datasets.transforms import resize
+from utils import parsing as parse
+from utils.command import run_command
+from utils.devices import worker_count
+from utils.errors import InputError, first_ten
+from utils.files import sync
+from utils.progress import progress
+from utils.training_arguments import TrainingArguments
+from utils.workers import init_worker, iterate
+
+PART = 64  # images that a worker process reads at once
+
+
+@dataclass(kw_only=True)
+class PackArguments:
+    """The arguments of the command; `parse.argument` has the help text of each."""
+
+    name: str = parse.positional(str, "dataset name: a folder of label files under --dataset_root")
+    size: int = parse.argument(
+        TrainingArguments.size, parse.number(int, 2), "side of the packed images in pixels: --size of the training"
+    )
+    dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
+    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
+    num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
+
+
+class Source(NamedTuple):
+    """A folder of images, as it was before its images were read.
+
+    Attributes:
+        path: the folder as written in the label file.
+        folder: the folder on the disk.
+        names: the file names of the images.
+        changed: time of the last change of the folder in nanoseconds.
+        first: size and time of the last change of the first file.
+        fingerprint: value of `datasets.folders.fingerprint`.
+    """
+
+    path: str
+    folder: Path
+    names: Names
+    changed: int
+    first: list[int]
+    fingerprint: str
+
+
+class Part(NamedTuple):
+    """Up to `PART` images of one folder.
+
+    Attributes:
+        images: n x size x size x 3, uint8, RGB; an unreadable image is black.
+        checksums: CRC-32 of each image.
+        unreadable: numbers of the images that cannot be read, counted in the part.
+    """
+
+    images: np.ndarray
+    checksums: list[int]
+    unreadable: list[int]
+
+
+class Parts(Dataset):
+    """The images of several folders, read and resized, in parts that belong to one folder each."""
+
+    def __init__(self, sources: list[Source], size: int) -> None:
+        self.sources, self.size = sources, size
+        self.starts = [(i, start) for i, source in enumerate(sources) for start in range(0, len(source.names), PART)]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, part: int) -> Part:
+        number, start = self.starts[part]
+        source = self.sources[number]
+        names = [source.names[i] for i in range(start, min(start + PART, len(source.names)))]
+        images = np.zeros((len(names), self.size, self.size, 3), np.uint8)
+        unreadable = []
+        for i, name in enumerate(names):
+            try:
+                images[i] = resize(read_image(source.folder / name), self.size)
+            except InputError:
+                unreadable.append(i)
+        return Part(images, [zlib.crc32(image.data) for image in images], unreadable)
+
+
+def read_sources(args: PackArguments) -> list[Source]:
+    """Return every folder in the label files of the dataset."""
+    root = args.dataset_root / args.name
+    splits = [split for split in SPLITS if any((root / f"{split}_{kind}.txt").is_file() for kind in CLASSES)]
+    videos = [v for split in splits or SPLITS for v in read_split(args.name, split, args.dataset_root, args.data_root)]
+    sources = []
+    for path, folder in progress({v.path: v.folder for v in videos}.items(), "files", unit="folders", delay=2):
+        changed, names = os.stat(folder).st_mtime_ns, list_images(folder)
+        if names:
+            first = size_and_time(f"{folder}/{names[0]}")
+            sources.append(Source(path, folder, names, changed, first, fingerprint(folder, names)))
+    return sources
+
+
+def is_packed(source: Source, pack: Pack) -> bool:
+    """Return whether a folder is in the pack with its present files, and undamaged."""
+    entry = pack.entries.get(source.path)
+    if entry is None or entry.fingerprint != source.fingerprint:
+        return False
+    return all(pack.read(row) is not None for row in range(entry.row, entry.row + entry.images))
+
+
+def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, num_workers: int) -> None:
+    """Append folders to a pack.
+
+    Args:
+        folder: the folder of the pack.
+        pack: the pack so far, if there is one.
+        sources: the folders.
+        size: side of the images in pixels.
+        num_workers: number of worker processes.
+    """
+    entries = pack.entries.values() if pack else ()
+    row = max((entry.row + entry.images for entry in entries), default=0)
+    offset = max((entry.offset + entry.images * entry.width for entry in entries), default=0)
+    index = folder / INDEX
+    complete = index.read_bytes().rpartition(b"\n")[0] + b"\n" if pack else b""
+    # Cut off what a killed command has written after its last complete folder.
+    ends = {IMAGES: row * size * size * 3, CHECKSUMS: 4 * row, NAMES: offset, INDEX: len(complete)}
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / name).open("ab")) for name in ends}
+        for name, end in ends.items():
+            files[name].truncate(end)
+        if not pack:
+            files[INDEX].write(f"{json.dumps([VERSION, size])}\n".encode())
+        parts = Parts(sources, size)
+        loader = DataLoader(parts, 1, num_workers=num_workers, collate_fn=list, worker_init_fn=init_worker)
+        total = sum(len(source.names) for source in sources)
+        bar = stack.enter_context(progress(None, "packing", unit="images", total=total))
+        checksums: list[int] = []
+        unreadable: list[int] = []
+        for (number, start), (part,) in zip(parts.starts, iterate(loader), strict=True):
+            files[IMAGES].write(part.images.data)
+            checksums += part.checksums
+            unreadable += [row + start + image for image in part.unreadable]
+            bar.update(len(part.images))
+            source = sources[number]
+            count, width = len(source.names), source.names.encoded.itemsize
+            if start + PART < count:
+                continue
+            stamp = (source.changed, source.first, source.fingerprint)
+            text = json.dumps(Entry(source.path, row, count, offset, width, unreadable, *stamp)).encode()
+            of_images = np.array(checksums, np.uint32)
+            files[CHECKSUMS].write(of_images.data)
+            encoded = source.names.encoded.view(np.uint8)
+            files[NAMES].write(encoded.data)
+            for name in (IMAGES, CHECKSUMS, NAMES):
+                files[name].flush()
+            files[INDEX].write(b"%d %s\n" % (line_checksum(text, encoded, of_images), text))
+            files[INDEX].flush()
+            row, offset, checksums, unreadable = row + count, offset + count * width, [], []
+    for name in ends:
+        sync(folder / name)
+
+
+def run(args: PackArguments) -> None:
+    """Write the pack, or what is missing of it."""
+    sources = read_sources(args)
+    folder = pack_folder(args.dataset_root / args.name, args.size)
+    workers = worker_count(args.num_workers)
+    try:
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / ".lock", timeout=0):
+            pack = find_pack(folder.parent, args.size)
+            checked = progress(sources, "checking", unit="folders", delay=2)
+            missing = [source for source in checked if pack is None or not is_packed(source, pack)]
+            image_bytes = args.size**2 * 3
+            images, wanted = (sum(len(source.names) for source in some) for some in (sources, missing))
+            free = shutil.disk_usage(folder).free
+            print(
+                f"{folder}: {images} images of {args.size} x {args.size} pixels, {space(images * image_bytes)}; "
+                f"{wanted} to write, {space(wanted * image_bytes)}; {space(free)} are free",
+                flush=True,
+            )
+            if wanted * image_bytes > free:
+                raise InputError(f"{folder} does not fit on its disk; free disk space or give a smaller --size.")
+            if missing:
+                append(folder, pack, missing, args.size, workers)
+            pack = Pack(folder)
+    except Timeout as error:
+        raise InputError(f"another command is writing {folder}; wait until it ends.") from error
+    except OSError as error:
+        raise InputError(f"{folder} could not be written: {error.strerror or error}; run the command again.") from error
+    report(pack, sources)
+
+
+def report(pack: Pack, sources: list[Source]) -> None:
+    """Print the images that are not in the pack, and the space that old images take."""
+    unreadable = [
+        f"{source.path}/{source.names[row - pack.entries[source.path].row]}"
+        for source in sources
+        for row in pack.entries[source.path].unreadable
+    ]
+    if unreadable:
+        print(f"note: {len(unreadable)} images cannot be read; training reads them again: {first_ten(unreadable)}")
+    outdated = len(pack.images) - sum(len(source.names) for source in sources)
+    if outdated:
+        print(
+            f"note: {outdated} images ({space(outdated * pack.size**2 * 3)}) in {pack.folder} are outdated; to free "
+            "the space, delete it and pack again"
+        )
+    print(f"{pack.folder} is complete; training.py --size {pack.size} uses it")
+
+
+def space(size: int) -> str:
+    """Return a number of bytes in GB, or in MB if it is below 1 GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
+    again = "; run the command again to continue"
+    parser = parse.Parser("-m datasets.pack", __doc__, PackArguments)
+    return run_command("datasets.pack", lambda: run(parser.parse(argv)), "fewer --num_workers", lambda: again)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

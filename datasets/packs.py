@@ -1,0 +1,162 @@
+"""Packs: the images of a dataset at training size in one memory-mapped file. `datasets.pack` writes them.
+
+``<dataset_root>/<dataset>/pack_<size>/`` holds four files:
+
+- ``images.bin``: N x size x size x 3, uint8, RGB: the images as `datasets.augmentation.resize` returns them;
+- ``checksums.bin``: N, uint32: the CRC-32 of each image, which every reading checks;
+- ``names.bin``: the file names of each folder, padded with zeros to one width;
+- ``index.jsonl``: a line with version and size, then a line for each folder, which starts with a CRC-32.
+
+The files only grow. A folder is in the pack when its line in the index is complete; its last line counts. So a killed
+command loses the folder in progress alone, and a folder that is packed again does not disturb a running training.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.folders import Names, fingerprint, list_images, size_and_time
+from utils.errors import InputError
+
+VERSION = 1
+INDEX, IMAGES, CHECKSUMS, NAMES = "index.jsonl", "images.bin", "checksums.bin", "names.bin"
+
+
+class Entry(NamedTuple):
+    """The line of one folder in the index.
+
+    Attributes:
+        path: the folder as written in the label file.
+        row: row of the first image.
+        images: number of images.
+        offset: position of the first file name in names.bin, in bytes.
+        width: width of the file names in bytes.
+        unreadable: rows of the images that could not be read.
+        changed: time of the last change of the folder in nanoseconds.
+        first: size and time of the last change of the first file.
+        fingerprint: value of `datasets.folders.fingerprint`.
+    """
+
+    path: str
+    row: int
+    images: int
+    offset: int
+    width: int
+    unreadable: list[int]
+    changed: int
+    first: list[int]
+    fingerprint: str
+
+
+class Pack:
+    """A pack, open for reading.
+
+    Args:
+        folder: the folder ``pack_<size>``, with an index.
+
+    Attributes:
+        folder: as given.
+        size: side of the images in pixels.
+        entries: the entry of each folder, by its path in the label files.
+        images: N x size x size x 3, uint8, RGB, mapped into memory.
+        unreadable: rows of the images that could not be read.
+
+    Raises:
+        InputError: another version of this project wrote the pack, or it is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = map_file(folder / NAMES, np.uint8)
+        self._checksums = map_file(folder / CHECKSUMS, np.uint32)
+        header, *lines = (folder / INDEX).read_bytes().split(b"\n")[:-1]  # a killed command leaves half a line
+        try:
+            version, self.size = json.loads(header)
+            pixels = self.size * self.size * 3
+            images = map_file(folder / IMAGES, np.uint8)
+            self.images = images[: len(images) // pixels * pixels].reshape(-1, self.size, self.size, 3)
+            if version != VERSION:
+                raise ValueError(f"version {version} instead of {VERSION}")
+            entries = [self._parse(line) for line in lines]
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise InputError(
+                f"the pack {folder} is damaged or of another version ({error}); delete it and pack again."
+            ) from error
+        self.entries = {entry.path: entry for entry in entries}
+        self.unreadable = {row for entry in entries for row in entry.unreadable}
+
+    def _parse(self, line: bytes) -> Entry:
+        checksum, text = line.split(b" ", 1)
+        entry = Entry(*json.loads(text))
+        if entry.row + entry.images > min(len(self.images), len(self._checksums)):
+            raise ValueError(f"{IMAGES} or {CHECKSUMS} is too short")
+        checksums = self._checksums[entry.row : entry.row + entry.images]
+        if int(checksum) != line_checksum(text, self._encoded(entry), checksums):
+            raise ValueError(f"wrong checksum in {INDEX}")
+        return entry
+
+    def _encoded(self, entry: Entry) -> np.ndarray:
+        return self._names[entry.offset : entry.offset + entry.images * entry.width]
+
+    def __reduce__(self) -> tuple[type["Pack"], tuple[Path]]:
+        return Pack, (self.folder,)  # a spawned process maps the files itself
+
+    def names(self, entry: Entry) -> Names:
+        """Return the file names of a folder."""
+        return Names(self._encoded(entry).view(f"S{entry.width}"))
+
+    def find(self, path: str, folder: str) -> Entry | None:
+        """Return the entry of a folder; None if the folder is not in the pack, or has changed.
+
+        The check is fast: it looks at the folder and at its first file, and at all files only if the folder has another
+        time of change. It misses a file that was overwritten in place, unless this is the first one. `datasets.pack`
+        compares all files.
+
+        Args:
+            path: the folder as written in the label file.
+            folder: the folder on the disk.
+        """
+        entry = self.entries.get(path)
+        try:
+            if entry is None or entry.first != size_and_time(f"{folder}/{self.names(entry)[0]}"):
+                return None
+            unchanged = os.stat(folder).st_mtime_ns == entry.changed
+            return entry if unchanged or fingerprint(folder, list_images(folder)) == entry.fingerprint else None
+        except OSError:
+            return None
+
+    def read(self, row: int) -> np.ndarray | None:
+        """Return an image, size x size x 3, uint8, RGB, in the mapped file; None if it does not match its checksum."""
+        image = self.images[row]
+        return image if zlib.crc32(image.data) == self._checksums[row] else None
+
+
+def pack_folder(label_folder: Path, size: int) -> Path:
+    """Return the folder of the pack of one size beside the label files of a dataset."""
+    return label_folder / f"pack_{size}"
+
+
+def find_pack(label_folder: Path, size: int) -> Pack | None:
+    """Open the pack of one size beside the label files of a dataset; None if there is none.
+
+    Raises:
+        InputError: see `Pack`.
+    """
+    folder = pack_folder(label_folder, size)
+    index = folder / INDEX
+    return Pack(folder) if index.is_file() and b"\n" in index.open("rb").readline() else None
+
+
+def map_file(file: Path, dtype: type[np.generic]) -> np.ndarray:
+    """Map a file into memory; a missing or empty file gives an empty array. Writing to the array leaves the file."""
+    count = file.stat().st_size // np.dtype(dtype).itemsize if file.is_file() else 0
+    return np.asarray(np.memmap(file, dtype, "c", shape=(count,))) if count else np.empty(0, dtype)
+
+
+def line_checksum(text: bytes, names: np.ndarray, checksums: np.ndarray) -> int:
+    """Return the CRC-32 of a line of the index, of the file names and of the checksums of its images."""
+    return zlib.crc32(checksums.data, zlib.crc32(names.data, zlib.crc32(text)))
