@@ -59,6 +59,7 @@ def shift_pca(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     products = (squares + squares[:, None] - differences) / 2
     covariance = (products - np.outer(sums, sums) / count) / (count - 1)
     values, vectors = np.linalg.eigh(covariance / 255**2)
+    vectors *= np.where(vectors.sum(axis=0) < 0, -1, 1)  # the signs are arbitrary, and differ between processors
     shift = 255 * vectors @ (rng.normal(0, 0.1) * values)
     return cv2.LUT(image, _table(np.arange(256)[:, None, None] + shift))
 

@@ -16,6 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from utils import parsing as parse
+from utils.command import check_command_line, run_command
+from utils.errors import InputError, first_ten
+from utils.training_arguments import TrainingArguments
+
+
+@dataclass(kw_only=True)
+class PackArguments:
+    """The arguments of the command; `parse.argument` has the help text of each."""
+
+    name: str = parse.positional(str, "dataset name: a folder of label files under --dataset_root")
+    size: int = parse.argument(
+        TrainingArguments.size, parse.number(int, 2), "side of the packed images in pixels: --size of the training"
+    )
+    dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
+    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
+    num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
+
+
+if __name__ == "__main__":
+    # before the slow imports
+    check_command_line("datasets.pack", lambda: parse.Parser("-m datasets.pack", __doc__, PackArguments).parse(None))
+
 import numpy as np
 from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
@@ -36,29 +59,12 @@ from datasets.packs import (
     pack_folder,
 )
 from datasets.transforms import resize
-from utils import parsing as parse
-from utils.command import run_command
 from utils.devices import worker_count
-from utils.errors import InputError, first_ten
 from utils.files import sync
 from utils.progress import progress
-from utils.training_arguments import TrainingArguments
 from utils.workers import init_worker, iterate
 
 PART = 64  # images that a worker process reads at once
-
-
-@dataclass(kw_only=True)
-class PackArguments:
-    """The arguments of the command; `parse.argument` has the help text of each."""
-
-    name: str = parse.positional(str, "dataset name: a folder of label files under --dataset_root")
-    size: int = parse.argument(
-        TrainingArguments.size, parse.number(int, 2), "side of the packed images in pixels: --size of the training"
-    )
-    dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
-    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
-    num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
 
 
 class Source(NamedTuple):
