@@ -8,6 +8,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from models.lib_network import LIBNetwork
 from utils.errors import InputError, did_you_mean
@@ -22,6 +23,16 @@ BACKBONES = {
     "efficientnet": "efficientnet_b4",
     "mobilenet": "mobilenetv1_100",
 }
+
+
+class WithoutRandomInit(TorchFunctionMode):
+    """Leave random weights uninitialised inside a ``with`` block: drawing what a checkpoint replaces takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor of a random initialisation as it is."""
+        if getattr(func, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def check_model_name(model: str) -> None:
