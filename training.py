@@ -47,8 +47,8 @@ from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics, choose_threshold
 from evaluation.published import read_published, select_tables
 from evaluation.results import format_table, write_results
-from models.backbones import build_network, check_model_name
-from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, newest_checkpoint
+from models.backbones import check_model_name
+from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, newest_checkpoint, trained_network
 from models.fast import fast_scorer
 from run_folder import RunFolder
 from run_with_submitit import submit_training
@@ -80,7 +80,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     if args.resume_model == Path("auto"):
         args.resume_model, checkpoint = newest_checkpoint(args.save_path / args.name) or (None, None)
     elif args.resume_model is not None:
-        checkpoint = load_resumed(args.resume_model)
+        checkpoint = load_resumed(args.resume_model, args.test)
     if checkpoint is not None:
         saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
         inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
@@ -100,10 +100,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     return args, checkpoint
 
 
-def load_resumed(file: Path) -> dict[str, Any]:
+def load_resumed(file: Path, test: bool) -> dict[str, Any]:
     """Load the checkpoint of ``--resume_model``; if it is damaged, name an intact one of the same run."""
     try:
-        return load_checkpoint(file)
+        return load_checkpoint(file, scoring=test)
     except InputError as error:
         other = newest_checkpoint(file.parent) if file.is_file() and file.name.startswith("model_") else None
         if other is None:
@@ -160,8 +160,7 @@ def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) 
     """Evaluate a checkpoint (``--test``)."""
     with closing(RunFolder(args, world)) as folder:
         test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root, args.size) for d in args.dataset}
-        network = build_network(args.model, args.num_LIBs, args.size)
-        load_network(network, checkpoint)
+        network = trained_network(args.model, args.num_LIBs, args.size, checkpoint)
         args.num_workers = worker_count(args.num_workers, world.local_size)
         args.precision = choose_precision(args.precision, world.device)
         network.precision = PRECISIONS[args.precision]

@@ -26,9 +26,10 @@ BACKBONES = {
 
 
 class WithoutRandomInit(TorchFunctionMode):
-    """Leave random weights uninitialised inside a ``with`` block: drawing what a checkpoint replaces takes a second."""
+    """Leave random weights uninitialised inside a ``with`` block: drawing what a checkpoint replaces takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return the tensor of a random initialisation as it is."""
         if getattr(func, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

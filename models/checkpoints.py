@@ -41,7 +41,7 @@ from torch import Tensor
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
-from utils.files import atomic_write, sha256
+from utils.files import atomic_write
 from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
@@ -130,12 +130,13 @@ def _on_cpu(value: Any) -> Any:
     return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
-def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
+def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = False) -> dict[str, Any]:
     """Load a checkpoint of this project or of the authors onto the CPU; code in the file is not run.
 
     Args:
         file: checkpoint file.
         flag: argument that named the file, for messages.
+        scoring: leave out what only a continued training needs.
 
     Returns:
         The entries listed above, with ``state_dict`` under the keys of `LIBNetwork`, and ``sha256`` of the file. For a
@@ -144,7 +145,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     Raises:
         InputError: the file is missing or is not a checkpoint.
     """
-    checkpoint = read_torch_file(file, flag, CONTINUING)
+    checkpoint, digest = read_torch_file(file, flag, "" if scoring else CONTINUING)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{flag}: {file} is not a training checkpoint: it has no entry 'state_dict'.")
     if "args" not in checkpoint:
@@ -161,7 +162,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model") -> dict[str, Any]:
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
     checkpoint["state_dict"] = from_official(state)
-    checkpoint["sha256"] = sha256(file)  # before a resumed training replaces the file
+    checkpoint["sha256"] = digest
     return checkpoint
 
 
@@ -221,13 +222,16 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model") -> None:
+def load_network(
+    network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "--resume_model", assign: bool = False
+) -> None:
     """Load the ``state_dict`` of a checkpoint into a network.
 
     Args:
         network: network to change.
         checkpoint: result of `load_checkpoint`.
         flag: argument that named the file, for messages.
+        assign: use the tensors of the checkpoint, without a copy.
 
     Raises:
         InputError: the checkpoint is of another network; `network` is then unchanged.
@@ -245,7 +249,9 @@ def load_network(network: LIBNetwork, checkpoint: dict[str, Any], flag: str = "-
             f"{flag}: the checkpoint belongs to another network: {'; '.join(problems[:3])} ({len(problems)} "
             "differences in all); give the --model and --num_LIBs that it was trained with."
         )
-    network.load_state_dict(state)
+    if assign:
+        state = {key: value.to(expected[key].dtype) for key, value in state.items()}
+    network.load_state_dict(state, assign=assign)
 
 
 def load_state(target: torch.nn.Module | torch.optim.Optimizer, state: dict[str, Any], file: Path) -> None:
@@ -268,12 +274,33 @@ def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
     Raises:
         InputError: the file is not a checkpoint, or its network is unknown.
     """
-    from models.backbones import WithoutRandomInit, build_network  # timm takes a second to import
-
-    checkpoint = load_checkpoint(file, "--model")
+    checkpoint = load_checkpoint(file, "--model", scoring=True)
     # The keys of an authors' checkpoint identify resnet and mobilenet; all their networks use 224 pixels.
     checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
+    model, num_LIBs, size = (checkpoint["args"][name] for name in NETWORK_SETTINGS)
+    return trained_network(model, num_LIBs, size, checkpoint, "--model"), checkpoint
+
+
+def trained_network(
+    model: str, num_LIBs: int, size: int, checkpoint: dict[str, Any], flag: str = "--resume_model"
+) -> LIBNetwork:
+    """Build a network around the weights of a checkpoint, which it takes out of the checkpoint.
+
+    Args:
+        model, num_LIBs, size: as for `models.backbones.build_network`.
+        checkpoint: result of `load_checkpoint`; loses its entry ``state_dict``, so that no second copy stays in memory.
+        flag: argument that named the file, for messages.
+
+    Returns:
+        The network, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: the network is unknown, or the checkpoint is of another network.
+    """
+    from models.backbones import WithoutRandomInit, build_network  # timm takes a second to import
+
     with WithoutRandomInit():
-        network = build_network(*(checkpoint["args"][name] for name in ("model", "num_LIBs", "size")))
-    load_network(network, checkpoint, "--model")
-    return network.eval(), checkpoint
+        network = build_network(model, num_LIBs, size)
+    load_network(network, checkpoint, flag, assign=True)
+    del checkpoint["state_dict"]
+    return network.eval()

@@ -1,6 +1,9 @@
 """Checkpoints of this project and of the authors, in both directions."""
 
 import json
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,12 +14,21 @@ import training
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from models.backbones import WithoutRandomInit, build_network
-from models.checkpoints import infer_settings, load_checkpoint, load_network, save_checkpoint, unwrapped_state
+from models.checkpoints import (
+    infer_settings,
+    load_checkpoint,
+    load_network,
+    load_trained,
+    save_checkpoint,
+    unwrapped_state,
+)
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
 from utils.devices import seed_everything, smallest_share
 from utils.errors import InputError
+from utils.files import sha256
+from utils.torch_files import verified_sha256
 
 NETWORKS = json.loads((ROOT / "tests/fidelity_reference.json").read_text())["networks"]
 
@@ -105,6 +117,50 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
         load_checkpoint(file)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("name", ["model.pth", "größe.pth"])
+def test_one_pass_gives_the_digest_and_finds_damage(tmp_path: Path, name: str, compression: int) -> None:
+    file, saved = tmp_path / name, tmp_path / f"saved_{name}"
+    torch.save({"weights": torch.arange(1000.0)}, saved)
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(file, "w", compression) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+    for intact in (file, saved):
+        assert verified_sha256(intact) == sha256(intact)
+    content = file.read_bytes()
+    where = content.index(struct.pack("<3f", 500, 501, 502)) if compression == zipfile.ZIP_STORED else len(content) // 2
+    file.write_bytes(content[:where] + bytes([content[where] ^ 1]) + content[where + 1 :])
+    with pytest.raises((ValueError, zlib.error)):
+        verified_sha256(file)
+
+
+def test_a_checkpoint_for_scoring_has_equal_weights_and_no_optimizer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build_network("test_resnet", 2, 32).eval()
+    file, images = tmp_path / "model.pth", torch.randn(2, 3, 32, 32)
+    settings = {"model": "test_resnet", "num_LIBs": 2, "size": 32}
+    continuing = {"optimizer": {"moments": torch.ones(9)}, "step": 3}
+    save_checkpoint(file, network, "test_resnet", 1, continuing=continuing, args=settings, channels="RGB")
+    assert load_checkpoint(file)["step"] == 3
+    assert not {"optimizer", "step"} & set(load_checkpoint(file, scoring=True))
+    state = torch.get_rng_state()
+    loaded, checkpoint = load_trained(file)
+    assert torch.equal(torch.get_rng_state(), state)  # no random weights were drawn
+    assert checkpoint["sha256"] == sha256(file) and not loaded.training
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key]), key
+    save_checkpoint(file, build_network("test_resnet", 2, 32), "test_resnet", 2)  # replaces the mapped file
+    with torch.no_grad():
+        assert torch.equal(loaded(images).fused, network(images).fused)
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path: Path) -> None:
+    network = build_network("test_resnet", 1, 32)
+    settings = {"model": "test_resnet", "num_LIBs": 1, "size": 32}
+    save_checkpoint(tmp_path / "m.pth", network.half(), "test_resnet", 1, args=settings, channels="RGB")
+    assert {x.dtype for x in load_trained(tmp_path / "m.pth")[0].parameters()} == {torch.float32}
 
 
 @pytest.mark.slow
