@@ -135,13 +135,12 @@ def test(
         checkpoint: its content.
     """
     bad_images = BadImages(args.skip_bad_images)
-    scorer = fast_scorer(network)
     tested = {}
     for dataset, videos in test_sets.items():
         faces = FaceImages(videos, args.size)
         loader = make_loader(faces, args.test_bs, args.num_workers, world)
-        title = f"test {dataset}"
-        channels = checkpoint["channels"]
+        title, channels = f"test {dataset}", checkpoint["channels"]
+        scorer = fast_scorer(network, len(faces))
         scored = evaluate(scorer, loader, world, channels=channels, bad_images=bad_images, title=title)
         tested[dataset] = faces, *scored
     bad_images.report(world)
@@ -198,8 +197,9 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
                 train_one_epoch(state, loader, world, bad_images, partial(folder.after_step, state))
                 world.copy_from_rank_0(state.network)
                 title = f"validation {state.epoch + 1}"
+                scorer = fast_scorer(network, len(val_faces))
                 positions, scores = evaluate(
-                    fast_scorer(network), val_loader, world, channels=state.channels, bad_images=bad_images, title=title
+                    scorer, val_loader, world, channels=state.channels, bad_images=bad_images, title=title
                 )
                 labels = val_faces.labels[positions]
                 is_best = state.finish_epoch(binary_metrics(labels, scores), choose_threshold(labels, scores, args.fpr))

@@ -1,6 +1,7 @@
 """Scores without the heads and the time that they do not need."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +25,16 @@ class FusedLogits(nn.Module):
         return self.network.fused(images)
 
 
-def fast_scorer(network: nn.Module, patience: int = PATIENCE) -> nn.Module:
+def fast_scorer(network: nn.Module, images: int | None = None) -> nn.Module:
     """Return a module that maps images to what `engine.fake_probability` takes, as fast as the device allows.
 
-    On a CPU, OpenVINO takes over after `patience` images, if it is installed; scores agree with the network's within
+    On a CPU, OpenVINO scores more than `PATIENCE` images, if it is installed; scores agree with the network's within
     1e-4 in float32. A network in float64 stays in PyTorch. One in `torch.nn.DataParallel` is returned unchanged.
 
     Args:
         network: on its device; its weights must not change while the scorer is in use.
-        patience: number of images that PyTorch scores first.
+        images: number of images of all processes, so that OpenVINO scores all of them or none and the scores do not
+            depend on the number of processes. None if the number is unknown: PyTorch then scores the first ones.
     """
     if not isinstance(network, LIBNetwork):
         return network
@@ -41,4 +43,5 @@ def fast_scorer(network: nn.Module, patience: int = PATIENCE) -> nn.Module:
         return scorer
     source = copy.copy(network)
     source.precision = torch.float32  # autocast would leave its casts in the trace
+    patience = PATIENCE if images is None else 0 if images > PATIENCE else math.inf
     return OpenVINOLater(scorer, patience, OPENVINO_PRECISIONS[network.precision], FusedLogits(source))

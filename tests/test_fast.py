@@ -1,5 +1,6 @@
 """Scores and face detection with OpenVINO agree with PyTorch."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import models.fast
 import training
 from engine import fake_probability
 from faces.retinaface import MobileNet025, RetinaFace
@@ -37,13 +39,14 @@ def trained_statistics(network: LIBNetwork) -> LIBNetwork:
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("model", BACKBONES)
-def test_openvino_gives_equal_scores(model: str, trained: bool) -> None:
+def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str, trained: bool) -> None:
     pytest.importorskip("openvino")
     torch.manual_seed(0)
     network = build_network(model, 2, SIZE).eval()
     if trained:
         trained_statistics(network)
-    scorer = fast_scorer(network, patience=3)
+    monkeypatch.setattr(models.fast, "PATIENCE", 3)
+    scorer = fast_scorer(network)
     spread = []
     for batch in (1, 2, 1, 7, 4, 1):  # PyTorch scores the first two batches
         images = torch.randn(batch, 3, SIZE, SIZE)
@@ -145,7 +148,7 @@ def test_float64_networks_stay_in_pytorch() -> None:
     network = build_network("test_resnet", 2, 32).eval().double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        assert torch.equal(fast_scorer(network, patience=0)(images), network(images).fused)
+        assert torch.equal(fast_scorer(network, 10**6)(images), network(images).fused)
 
 
 @pytest.mark.slow
@@ -156,7 +159,7 @@ def test_training_and_test_mode_use_openvino(tiny: Path, monkeypatch: pytest.Mon
     used = []
     convert = fast.convert
     monkeypatch.setattr(fast, "convert", lambda *given: used.append(given) or convert(*given))
-    monkeypatch.setattr(training, "fast_scorer", lambda network: fast_scorer(network, patience=0))
+    monkeypatch.setattr(models.fast, "PATIENCE", 11)  # both sets have 12 images
     assert training.main(arguments(tiny, "--name", "fast")) == 0
     assert len(used) == 2  # validation and test
     slow, quick = (
@@ -171,3 +174,8 @@ def test_usage_data_is_not_sent() -> None:
     pytest.importorskip("openvino")
     fast.convert(Doubled().eval(), torch.ones(1, 3, 4, 4))
     assert sys.modules["openvino_telemetry"] is None
+
+
+@pytest.mark.parametrize(("images", "patience"), [(None, 200), (200, math.inf), (201, 0)])
+def test_of_a_known_number_of_images_openvino_scores_all_or_none(images: int | None, patience: float) -> None:
+    assert fast_scorer(build_network("test_resnet", 2, 32).eval(), images).patience == patience

@@ -31,7 +31,7 @@ class OpenVINOLater(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, patience: int, precision: str = "f32", source: nn.Module | None = None
+        self, network: nn.Module, patience: float, precision: str = "f32", source: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.network, self.patience, self.precision, self.source = network, patience, precision, source or network
