@@ -1,20 +1,26 @@
 """Scores and face detection with OpenVINO agree with PyTorch."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import training
+from benchmarks import evaluation
 from engine import fake_probability
+from faces import detectors
 from faces.retinaface import MobileNet025, RetinaFace
+from faces.videos import FrameReader
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
 from tests.conftest import arguments
+from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from utils import fast
 
 BACKBONES = ("resnet", "mobilenet", "efficientnet")
@@ -171,3 +177,29 @@ def test_usage_data_is_not_sent() -> None:
     pytest.importorskip("openvino")
     fast.convert(Doubled().eval(), torch.ones(1, 3, 4, 4))
     assert sys.modules["openvino_telemetry"] is None
+
+
+@pytest.mark.slow
+@needs_weights
+@needs_videos
+def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    cpu = torch.device("cpu")
+    eager, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
+    monkeypatch.setattr(detectors, "PATIENCE", 0)
+    quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
+    faces = 0
+    for file in sorted(VIDEOS.rglob("*.mp4")):
+        frames = np.stack([detectors.shrink(frame) for _, frame in FrameReader(file, count=3)])
+        for expected, found in zip(eager(frames), quick(frames), strict=True):
+            np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.1)
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)
+            faces += len(expected.boxes)
+    assert faces >= 24
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_scoring_ends_with_json(capsys: pytest.CaptureFixture) -> None:
+    evaluation.main("--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --gpu_num cpu".split())
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"baseline", "ours", "ratio"} <= found.keys() and min(found["baseline"], found["ours"]) > 0
