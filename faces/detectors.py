@@ -14,6 +14,7 @@ from torch import Tensor
 
 from faces.retinaface import MEAN_BGR, MobileNet025, ResNet50, RetinaFace
 from utils.errors import InputError, one_line, require_package
+from utils.fast import OpenVINOLater
 from utils.files import sha256
 from utils.imports import without_compiler
 from utils.torch_files import read_torch_file
@@ -23,6 +24,7 @@ with without_compiler():
 
 LONGER_SIDE = 640  # pixels; larger frames are shrunk to this before detection
 MIN_SCORE = 0.5
+PATIENCE = 100  # frames that PyTorch gets; the conversion to OpenVINO takes as long as about 50 (docs/performance.md)
 NMS_IOU = 0.4  # IoU threshold of non-maximum suppression, as in RetinaFace
 
 RELEASES = "https://github.com/xinntao/facexlib/releases/download/v0.1.0/"
@@ -88,12 +90,13 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
     network, digest = load_retinaface(file)
     network.to(device)
     body = "retinaface" if isinstance(network.body, MobileNet025) else "retinaface_resnet50"
+    run = OpenVINOLater(network, PATIENCE) if device.type == "cpu" else network
     mean = torch.tensor(MEAN_BGR, device=device).reshape(3, 1, 1)
 
     def detect(frames: np.ndarray) -> list[Detections]:
         images = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() - mean
         with torch.inference_mode():
-            scores, boxes = network(images)
+            scores, boxes = run(images)
         image_index, anchor = (scores > MIN_SCORE).nonzero(as_tuple=True)
         scores, boxes = scores[image_index, anchor], boxes[image_index, anchor]
         kept = batched_nms(boxes, scores, image_index, NMS_IOU)
