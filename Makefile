@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # In alphabetical order, so that a slow file does not come last.
-PYTEST := $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(RUN) -m pytest --dist loadfile --no-loadscope-reorder
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-annotate --quiet
 
 # The tests that make fast runs.
@@ -18,12 +18,13 @@ demo: $(VENV)/installed
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
 		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 
+# Four processes on any machine: some tests mostly wait, for SLURM or a browser.
 test: lint types
-	$(PYTEST)
+	$(PYTEST) -n 4
 
 # The tests of the core, in about a minute.
 fast: lint types
-	$(PYTEST) -m "not slow and not browser and not cluster" $(CORE:%=tests/test_%.py)
+	$(PYTEST) -n auto --maxprocesses 4 -m "not slow and not browser and not cluster" $(CORE:%=tests/test_%.py)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

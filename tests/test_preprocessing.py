@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -591,7 +591,9 @@ sys.exit(preprocessing.main(sys.argv[2:]))
 def start(root: Path, *command: str) -> subprocess.Popen:
     """Run preprocessing.py, or another Python command, on ``root/videos``."""
     line = [sys.executable, *(command or [str(ROOT / "preprocessing.py")]), *arguments(root, "--num_workers", "1")]
-    return subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, preexec_fn=default_sigint)
 
 
 def start_and_wait(root: Path) -> subprocess.Popen:

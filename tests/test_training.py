@@ -2,12 +2,12 @@
 
 import csv
 import json
+import os
 import signal
-import subprocess
 import sys
-from functools import partial
+import time
+from multiprocessing import get_context
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import training
 from evaluation.metrics import METRICS
 from losses.balance import LearntBalance
 from models.checkpoints import load_checkpoint
-from tests.conftest import ROOT, Run, arguments, make_dataset
+from tests.conftest import Run, arguments, make_dataset
 from train_state import TrainState, make_optimizer
 from utils.devices import seed_everything
 from utils.schedule import Schedule, losses_rose
@@ -279,20 +279,26 @@ def test_switched_off_terms(tiny: Path, terms: tuple[str, str]) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
 def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
-    argv = [sys.executable, str(ROOT / "training.py"), *arguments(tiny, "--name", "run", "--epoch", "1000")]
-    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
-    process = subprocess.Popen(argv, cwd=tiny, stdout=PIPE, stderr=PIPE, text=True, preexec_fn=default_sigint)
+    printed, errors = tiny / "printed", tiny / "errors"
+
+    def run() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore Ctrl-C
+        with printed.open("w", buffering=1) as sys.stdout, errors.open("w", buffering=1) as sys.stderr:
+            code = training.main(arguments(tiny, "--name", "run", "--epoch", "1000"))
+        os._exit(code)
+
+    process = get_context("fork").Process(target=run)
+    process.start()
     try:
-        for line in process.stdout:
-            if line.startswith("epoch 2/"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, errors = process.communicate(timeout=60)
+        while process.is_alive() and not (printed.is_file() and "\nepoch 2/" in printed.read_text()):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert "--resume_model" in errors.splitlines()[-1]
+    assert process.exitcode == 130
+    assert "Traceback" not in errors.read_text()
+    assert "--resume_model" in errors.read_text().splitlines()[-1]
     assert weights(tiny / "output/run/model_last.pth")
 
 
