@@ -3,8 +3,8 @@
     python -m benchmarks.evaluation [--model resnet --num_LIBs 4 --size 112 --bs 32] [--steps 6]
 
 The authors' way computes in float32 with channels first, one LIB after the other, all heads and the losses, and reads
-several values back in every step. Ours is what test mode uses for long test sets: `models.fast.fast_scorer`. Both score the same random images in turns (A B A B). The last line is JSON: images per second, medians
-of the turns.
+several values back in every step. Ours is what test mode uses for long test sets: `models.fast.fast_scorer`. Both score
+the same random images in turns (A B A B). The last line is JSON: images per second, medians of the turns.
 """
 
 import argparse

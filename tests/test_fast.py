@@ -179,3 +179,29 @@ def test_usage_data_is_not_sent() -> None:
 @pytest.mark.parametrize(("images", "patience"), [(None, 200), (200, math.inf), (201, 0)])
 def test_of_a_known_number_of_images_openvino_scores_all_or_none(images: int | None, patience: float) -> None:
     assert fast_scorer(build_network("test_resnet", 2, 32).eval(), images).patience == patience
+
+
+@pytest.mark.slow
+@needs_weights
+@needs_videos
+def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    cpu = torch.device("cpu")
+    eager, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
+    monkeypatch.setattr(detectors, "PATIENCE", 0)
+    quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
+    faces = 0
+    for file in sorted(VIDEOS.rglob("*.mp4")):
+        frames = np.stack([detectors.shrink(frame) for _, frame in FrameReader(file, count=3)])
+        for expected, found in zip(eager(frames), quick(frames), strict=True):
+            np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.1)
+            np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)
+            faces += len(expected.boxes)
+    assert faces >= 24
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_scoring_ends_with_json(capsys: pytest.CaptureFixture) -> None:
+    evaluation.main("--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --gpu_num cpu".split())
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"baseline", "ours", "ratio"} <= found.keys() and min(found["baseline"], found["ours"]) > 0
