@@ -1,22 +1,28 @@
 """Scores and face detection with OpenVINO agree with PyTorch."""
 
+import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import models.fast
 import training
+from benchmarks import evaluation
 from engine import fake_probability
+from faces import detectors
 from faces.retinaface import MobileNet025, RetinaFace
+from faces.videos import FrameReader
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
 from tests.conftest import arguments
+from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from utils import fast
 
 BACKBONES = ("resnet", "mobilenet", "efficientnet")
