@@ -105,19 +105,17 @@ class LIBNetwork(nn.Module):
         return [z.to(self.baseline_linear.weight.dtype) for z in features]
 
     def _run_backbones(self, images: Tensor) -> list[Tensor]:
-        def run(backbone: Backbone) -> Tensor:
-            keep = not (self.recompute and self.training)
-            return backbone(images) if keep else recompute(cast(nn.Module, backbone), images)
-
-        if not images.is_cuda:
-            return [run(backbone) for backbone in self.backbones()]
-        # A CUDA stream for each LIB: while one LIB waits for memory, another computes.
+        if self.recompute and self.training:
+            return [recompute(cast(nn.Module, backbone), images) for backbone in self.backbones()]
+        if not images.is_cuda or self.precision == torch.float32:
+            return [backbone(images) for backbone in self.backbones()]
+        # A CUDA stream for each LIB: while one LIB waits for memory, another computes. It slows float32 down.
         here, features = torch.cuda.current_stream(images.device), []
         for backbone, stream in zip(self.backbones(), cuda_streams(images.device, self.num_LIBs), strict=True):
             stream.wait_stream(here)
             images.record_stream(stream)  # its memory is not free until the stream is done with it
             with torch.cuda.stream(stream):
-                features.append(run(backbone))
+                features.append(backbone(images))
             features[-1].record_stream(here)
         for stream in cuda_streams(images.device, self.num_LIBs):
             here.wait_stream(stream)
