@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -588,17 +589,12 @@ sys.exit(preprocessing.main(sys.argv[2:]))
 """
 
 
-def start(root: Path, *command: str) -> subprocess.Popen:
-    """Run preprocessing.py, or another Python command, on ``root/videos``."""
-    line = [sys.executable, *(command or [str(ROOT / "preprocessing.py")]), *arguments(root, "--num_workers", "1")]
+def start_and_wait(root: Path) -> subprocess.Popen:
+    """Run preprocessing.py on ``root/videos`` until it waits with a part of slow.mp4 written."""
+    line = [sys.executable, "-c", WAITING, str(root), *arguments(root, "--num_workers", "1")]
     default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
     pipe = subprocess.PIPE
-    return subprocess.Popen(line, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, preexec_fn=default_sigint)
-
-
-def start_and_wait(root: Path) -> subprocess.Popen:
-    """Run preprocessing.py until it waits with a part of slow.mp4 written."""
-    run = start(root, "-c", WAITING, str(root))
+    run = subprocess.Popen(line, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, preexec_fn=default_sigint)
     end = time.monotonic() + 600
     while not any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png")):
         assert run.poll() is None and time.monotonic() < end
@@ -875,8 +871,17 @@ def test_frames_of_any_shape(dataset: Path) -> None:
 def test_two_runs_at_once(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
-    runs = [start(dataset), start(dataset)]
-    assert [(run.communicate(), run.returncode)[1] for run in runs] == [0, 0]
+
+    def run() -> None:
+        cv2.setNumThreads(0)  # the threads of the parent are not here
+        sys.exit(preprocessing.main(arguments(dataset, "--num_workers", "1")))
+
+    runs = [get_context("fork").Process(target=run) for _ in range(2)]
+    for process in runs:
+        process.start()
+    for process in runs:
+        process.join()
+    assert [process.exitcode for process in runs] == [0, 0]
     assert tree(dataset / "faces") == tree(one / "faces")
 
 
