@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from utils.errors import InputError, one_line
-from utils.process import Stopped, current_rank
+from utils.process import Stopped, current_rank, wait_briefly
 
 
 def run_command(
@@ -74,12 +74,14 @@ def run_command(
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
     """Print the help or refuse a wrong command line, and exit; return if the command line is right.
 
-    A command calls this before its slow imports, and parses again when it runs.
+    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait.
 
     Args:
         program: the command's name.
         parse: parses and checks the command line.
     """
+
+    wait_briefly()
 
     def work() -> None:
         parse()
