@@ -17,6 +17,8 @@ class Names(Sequence[str]):
         encoded: N, NumPy's dtype S, the names as the file system holds them.
     """
 
+    __slots__ = ("encoded",)
+
     def __init__(self, encoded: np.ndarray) -> None:
         self.encoded = encoded
 

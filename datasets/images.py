@@ -2,7 +2,7 @@
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +92,7 @@ class FaceImages(Dataset):
         # Worker processes share arrays, but each worker copies the list items that it reads.
         frames = [len(video.images) for video in videos]
         self.video_of = np.repeat(np.arange(len(videos)), frames)
-        self.frame_of = np.concatenate([np.arange(n) for n in frames])
+        self.frame_of = np.arange(len(self.video_of)) - np.repeat(np.cumsum(frames) - frames, frames)
         self.labels = np.repeat([video.label for video in videos], frames)
 
     def __len__(self) -> int:
@@ -138,14 +138,38 @@ class FaceImages(Dataset):
             image = augment(image, np.random.default_rng([self.seed, epoch, position]))
         return torch.from_numpy(image.transpose(2, 0, 1)), int(self.labels[position]), position
 
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> Batch:
+        """Return a batch; loaders call this instead of `__getitem__`, so that no list holds the images of a batch."""
+        return _collate((self[index] for index in indices), len(indices))
 
-def collate(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
+
+def collate(items: list[tuple[Tensor, int, int] | BadImage] | Batch) -> Batch:
     """Collate the readable images into a batch and list the others in its ``bad``."""
-    bad = [item for item in items if isinstance(item, BadImage)]
-    good = [item for item in items if not isinstance(item, BadImage)]
-    images, labels, positions = zip(*good, strict=True) if good else ((), (), ())
+    return items if isinstance(items, Batch) else _collate(items, len(items))
+
+
+def _collate(items: Iterable[tuple[Tensor, int, int] | BadImage], count: int) -> Batch:
+    """Collate at most `count` items; images may be 3 x H x W in any memory order, or versions, V x 3 x H x W."""
+    images = np.empty((0, 3, 0, 0), np.uint8)
+    labels: list[int] = []
+    positions: list[int] = []
+    bad: list[BadImage] = []
+    for item in items:
+        if isinstance(item, BadImage):
+            bad.append(item)
+            continue
+        image, label, position = item
+        if not labels:
+            images = np.empty((count, *image.shape), np.uint8)  # NumPy asks for huge pages, PyTorch does not
+        if image.ndim == 3:
+            planes = cv2.split(image.permute(1, 2, 0).numpy())  # much faster than a transposing copy
+            np.stack(planes, out=images[len(labels)])
+        else:
+            images[len(labels)] = image.numpy()
+        labels.append(label)
+        positions.append(position)
     return Batch(
-        _stack(images) if images else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+        torch.from_numpy(images[: len(labels)]),
         torch.tensor(labels, dtype=torch.int64),
         torch.tensor(positions, dtype=torch.int64),
         bad,
@@ -157,35 +181,24 @@ def _is_packed(images: Dataset) -> bool:
     return isinstance(images, FaceImages) and images.is_packed
 
 
-def _stack(images: Sequence[Tensor]) -> Tensor:
-    """Stack images, 3 x H x W in any memory order, into B x 3 x H x W; versions of images, V x 3 x H x W, likewise."""
-    batch = np.empty((len(images), *images[0].shape), np.uint8)  # NumPy asks for huge pages, PyTorch does not
-    for image, target in zip(images, batch, strict=True):
-        if image.ndim == 3:
-            np.stack(cv2.split(image.permute(1, 2, 0).numpy()), out=target)  # NumPy alone takes twice as long
-        else:
-            target[:] = image.numpy()
-    return torch.from_numpy(batch)
-
-
 class ThreadLoader(DataLoader):
     """A loader that reads batches in threads of this process.
 
     Images from a pack need no decoding, and processes would spend most of their time on sending them.
 
     Args:
-        images: a dataset whose items `collate` takes.
+        images: a `FaceImages`, or a subset of one.
         batch_size: number of images per batch.
         threads: number of threads; each reads a batch.
         pin_memory: whether to copy the images to page-locked memory.
     """
 
     def __init__(self, images: Dataset, batch_size: int, threads: int, pin_memory: bool) -> None:
-        super().__init__(images, batch_size, collate_fn=collate)
+        super().__init__(images, batch_size)
         self.threads, self.pins = threads, pin_memory
 
     def _load(self, positions: list[int]) -> Batch:
-        batch = collate([self.dataset[position] for position in positions])
+        batch = self.dataset.__getitems__(positions)  # type: ignore[attr-defined]
         return batch._replace(images=batch.images.pin_memory()) if self.pins else batch
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # an iterator without the methods for processes

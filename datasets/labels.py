@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 PAPER_OVERSAMPLING = {"FF++": 4, "DFDC-Preview": 4, "Celeb-DF-v2": 6, "DFDC": 5}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """The face images of one video: one line of a label file.
 
@@ -126,8 +126,9 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
     unpacked: list[str] = []
     root, parents = str(data_root), dict[str, str]()
     for label, path in progress(lines, f"{dataset} {split}", unit="folders", delay=2):
-        folder = Path(real_path(os.path.join(root, path), parents))
-        if pack and (entry := pack.find(path, str(folder))):
+        real = real_path(os.path.join(root, path), parents)
+        folder = Path(real)
+        if pack and (entry := pack.find(path, real)):
             videos.append(Video(dataset, path, label, folder, pack.names(entry), pack, entry.row))
             continue
         images = list_images(folder)

@@ -91,7 +91,7 @@ class Pack:
 
     def _parse(self, line: bytes) -> Entry:
         checksum, text = line.split(b" ", 1)
-        entry = Entry(*json.loads(text))
+        entry = Entry(*json.loads(text.decode()))
         if entry.row + entry.images > min(len(self.images), len(self._checksums)):
             raise ValueError(f"{IMAGES} or {CHECKSUMS} is too short")
         checksums = self._checksums[entry.row : entry.row + entry.images]
