@@ -396,7 +396,7 @@ def no_memory(*_: Any, **__: Any) -> None:
 
 
 def test_gpu_out_of_memory(refused: Refused, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LIBNetwork, "forward", no_memory)
+    monkeypatch.setattr(LIBNetwork, "features", no_memory)
     test = ("--test", True, "--resume_model", trained / "model_last.pth")
     refused("--name", "a", says=("memory", "try --bs 2"), started=True)
     refused("--name", "b", *test, says=("memory", "try --test_bs 8"), started=True)
