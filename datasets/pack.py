@@ -54,8 +54,9 @@ from datasets.packs import (
     VERSION,
     Entry,
     Pack,
+    checksum_of,
     find_pack,
-    line_checksum,
+    index_line,
     pack_folder,
 )
 from datasets.transforms import resize
@@ -142,7 +143,7 @@ def read_sources(args: PackArguments) -> list[Source]:
 def is_packed(source: Source, pack: Pack) -> bool:
     """Return whether a folder is in the pack with its present files, and undamaged."""
     entry = pack.entries.get(source.path)
-    if entry is None or entry.fingerprint != source.fingerprint:
+    if entry is None or entry.fingerprint != source.fingerprint or not pack.find(source.path, str(source.folder)):
         return False
     return all(pack.read(row) is not None for row in range(entry.row, entry.row + entry.images))
 
@@ -185,15 +186,13 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
             count, width = len(source.names), source.names.encoded.itemsize
             if start + PART < count:
                 continue
-            stamp = (source.changed, source.first, source.fingerprint)
-            text = json.dumps(Entry(source.path, row, count, offset, width, unreadable, *stamp)).encode()
-            of_images = np.array(checksums, np.uint32)
+            encoded, of_images = source.names.encoded.view(np.uint8), np.array(checksums, np.uint32)
+            stamp = (source.changed, source.first, source.fingerprint, checksum_of(encoded, of_images))
             files[CHECKSUMS].write(of_images.data)
-            encoded = source.names.encoded.view(np.uint8)
             files[NAMES].write(encoded.data)
             for name in (IMAGES, CHECKSUMS, NAMES):
                 files[name].flush()
-            files[INDEX].write(b"%d %s\n" % (line_checksum(text, encoded, of_images), text))
+            files[INDEX].write(index_line(Entry(source.path, row, count, offset, width, unreadable, *stamp)))
             files[INDEX].flush()
             row, offset, checksums, unreadable = row + count, offset + count * width, [], []
     for name in ends:

@@ -5,7 +5,7 @@
 - ``images.bin``: N x size x size x 3, uint8, RGB: the images as `datasets.augmentation.resize` returns them;
 - ``checksums.bin``: N, uint32: the CRC-32 of each image, which every reading checks;
 - ``names.bin``: the file names of each folder, padded with zeros to one width;
-- ``index.jsonl``: a line with version and size, then a line for each folder, which starts with a CRC-32.
+- ``index.jsonl``: a line with version and size, then for each folder a line with its `Entry`, after its CRC-32.
 
 The files only grow. A folder is in the pack when its line in the index is complete; its last line counts. So a killed
 command loses the folder in progress alone, and a folder that is packed again does not disturb a running training.
@@ -39,6 +39,7 @@ class Entry(NamedTuple):
         changed: time of the last change of the folder in nanoseconds.
         first: size and time of the last change of the first file.
         fingerprint: value of `datasets.folders.fingerprint`.
+        checksum: CRC-32 of the file names and of the checksums of the images.
     """
 
     path: str
@@ -50,6 +51,7 @@ class Entry(NamedTuple):
     changed: int
     first: list[int]
     fingerprint: str
+    checksum: int
 
 
 class Pack:
@@ -81,23 +83,21 @@ class Pack:
             self.images = images[: len(images) // pixels * pixels].reshape(-1, self.size, self.size, 3)
             if version != VERSION:
                 raise ValueError(f"version {version} instead of {VERSION}")
-            entries = [self._parse(line) for line in lines]
+            split = [line.split(b" ", 1) for line in lines]
+            if any(int(checksum) != zlib.crc32(text) for checksum, text in split):
+                raise ValueError(f"wrong checksum in {INDEX}")
+            entries = [Entry(*fields) for fields in json.loads(b"[%s]" % b",".join(text for _, text in split))]
+            if any(entry.row + entry.images > len(self.images) for entry in entries):
+                raise ValueError(f"{IMAGES} is too short")
         except (ValueError, TypeError, ZeroDivisionError) as error:
-            raise InputError(
-                f"the pack {folder} is damaged or of another version ({error}); delete it and pack again."
-            ) from error
+            raise self._damaged(error) from error
         self.entries = {entry.path: entry for entry in entries}
         self.unreadable = {row for entry in entries for row in entry.unreadable}
 
-    def _parse(self, line: bytes) -> Entry:
-        checksum, text = line.split(b" ", 1)
-        entry = Entry(*json.loads(text.decode()))
-        if entry.row + entry.images > min(len(self.images), len(self._checksums)):
-            raise ValueError(f"{IMAGES} or {CHECKSUMS} is too short")
-        checksums = self._checksums[entry.row : entry.row + entry.images]
-        if int(checksum) != line_checksum(text, self._encoded(entry), checksums):
-            raise ValueError(f"wrong checksum in {INDEX}")
-        return entry
+    def _damaged(self, reason: object) -> InputError:
+        return InputError(
+            f"the pack {self.folder} is damaged or of another version ({reason}); delete it and pack again."
+        )
 
     def _encoded(self, entry: Entry) -> np.ndarray:
         return self._names[entry.offset : entry.offset + entry.images * entry.width]
@@ -119,10 +119,18 @@ class Pack:
         Args:
             path: the folder as written in the label file.
             folder: the folder on the disk.
+
+        Raises:
+            InputError: the file names or the checksums of the images are damaged.
         """
         entry = self.entries.get(path)
+        if entry is None:
+            return None
+        checksums = self._checksums[entry.row : entry.row + entry.images]
+        if entry.checksum != checksum_of(self._encoded(entry), checksums):
+            raise self._damaged(f"wrong checksum of {path} in {NAMES} or {CHECKSUMS}")
         try:
-            if entry is None or entry.first != size_and_time(f"{folder}/{self.names(entry)[0]}"):
+            if entry.first != size_and_time(f"{folder}/{self.names(entry)[0]}"):
                 return None
             unchanged = os.stat(folder).st_mtime_ns == entry.changed
             return entry if unchanged or fingerprint(folder, list_images(folder)) == entry.fingerprint else None
@@ -157,6 +165,12 @@ def map_file(file: Path, dtype: type[np.generic]) -> np.ndarray:
     return np.asarray(np.memmap(file, dtype, "c", shape=(count,))) if count else np.empty(0, dtype)
 
 
-def line_checksum(text: bytes, names: np.ndarray, checksums: np.ndarray) -> int:
-    """Return the CRC-32 of a line of the index, of the file names and of the checksums of its images."""
-    return zlib.crc32(checksums.data, zlib.crc32(names.data, zlib.crc32(text)))
+def checksum_of(names: np.ndarray, checksums: np.ndarray) -> int:
+    """Return the CRC-32 of the encoded file names and the checksums of the images of a folder."""
+    return zlib.crc32(checksums.data, zlib.crc32(names.data))
+
+
+def index_line(entry: Entry) -> bytes:
+    """Return the line of a folder in the index."""
+    text = json.dumps(entry).encode()
+    return b"%d %s\n" % (zlib.crc32(text), text)

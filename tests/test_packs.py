@@ -211,7 +211,7 @@ def flip(file: Path, position: int) -> None:
 def test_a_damaged_pack_is_refused(tiny: Path, damage: Callable[[Path], object], capsys: pytest.CaptureFixture) -> None:
     damage(write_pack(tiny))
     with pytest.raises(InputError, match="pack_32 is damaged or of another version .*; delete it and pack again"):
-        faces(tiny)
+        faces(tiny, "train")
     assert command.main(pack_arguments(tiny)) == 2
     assert "is damaged" in capsys.readouterr().err
 
