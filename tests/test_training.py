@@ -386,7 +386,7 @@ def test_defaults_match_the_paper() -> None:
         "scales": [1, 2, 10], "num_LIBs": 4, "resume_model": None, "test": False, "save_model": True,
         "save_every_minutes": 15, "save_path": Path("output"), "overwrite": False,
         "video_score": "mean", "group_by": None, "fpr": None, "submit": "local", "nodes": 1, "slurm": {},
-        "sync_bn": False, "precision": "auto", "log_every": 10,
+        "sync_bn": False, "precision": "auto", "log_every": 10, "accumulate": 1, "checkpoint_blocks": False,
     }  # fmt: skip
     assert vars(args) == expected
 
