@@ -7,14 +7,13 @@ several values back in every step. Ours is what test mode uses for long test set
 the same random images in turns (A B A B). The last line is JSON: images per second, medians of the turns.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.turns import in_turns, processor
+from benchmarks.turns import in_turns, make_parser, processor
 from datasets.transforms import normalise
 from engine import fake_probability
 from models.backbones import build_network
@@ -74,15 +73,7 @@ def measure(
 
 def main(argv: list[str] | None = None) -> None:
     """Print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet", help="backbone (default: resnet)")
-    parser.add_argument("--num_LIBs", type=int, default=4, help="number of LIBs (default: 4)")
-    parser.add_argument("--size", type=int, default=112, help="side of the images in pixels (default: 112)")
-    parser.add_argument("--bs", type=int, default=32, help="batch size (default: 32)")
-    parser.add_argument("--num_workers", type=int, default=0, help="not used: the images are in memory")
-    parser.add_argument("--precision", default="auto", help="number format of our way (default: auto)")
-    parser.add_argument("--gpu_num", help="GPU number, or cpu")
-    parser.add_argument("--steps", type=int, default=6, help="timed batches of each way, at most (default: 6)")
+    parser = make_parser(__doc__, size=112, bs=32, steps=6)  # --num_workers has no use: images in memory
     options = vars(parser.parse_args(argv))
     del options["num_workers"]
     print(json.dumps(measure(**options)))

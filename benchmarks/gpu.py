@@ -7,7 +7,6 @@ The authors' way is float32 with channels first and PyTorch's defaults; ours is 
 The last line is JSON. Without a GPU it runs on the CPU; give tiny settings.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import evaluation
 from benchmarks.input_pipeline import write_images
 from benchmarks.train_step import authors_step, our_step
-from benchmarks.turns import in_turns, processor
+from benchmarks.turns import in_turns, make_parser, processor
 from datasets import pack
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
@@ -145,18 +144,11 @@ def measure(args: TrainingArguments, side: int = 8192, steps: int = 40) -> dict[
     return result
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the figures, then one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet", help="backbone (default: resnet)")
-    parser.add_argument("--num_LIBs", type=int, default=4, help="number of LIBs (default: 4)")
-    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default: 224)")
-    parser.add_argument("--bs", type=int, default=256, help="batch size (default: 256)")
-    parser.add_argument("--num_workers", type=int, default=16, help="loader processes (default: 16)")
-    parser.add_argument("--gpu_num", help="GPU number, or cpu")
+    parser = make_parser(__doc__, size=224, bs=256, num_workers=16, steps=40)
     parser.add_argument("--side", type=int, default=8192, help="side of the matrices (default: 8192)")
-    parser.add_argument("--steps", type=int, default=40, help="steps end to end (default: 40)")
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(argv))
     side, steps = options.pop("side"), options.pop("steps")
     print(json.dumps(measure(TrainingArguments(pretrained=False, **options), side, steps)))
 

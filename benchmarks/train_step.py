@@ -7,14 +7,13 @@ in every step. Ours is `engine.train_step` with the defaults of training.py. Bot
 in turns (A B A B). The last line is JSON: images per second, medians of the turns.
 """
 
-import argparse
 import json
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.turns import in_turns, processor
+from benchmarks.turns import in_turns, make_parser, processor
 from datasets.images import Batch
 from datasets.transforms import normalise
 from engine import train_step
@@ -97,18 +96,10 @@ def measure(args: TrainingArguments, steps: int, seconds: float = SECONDS) -> di
     }  # fmt: skip
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="resnet", help="backbone (default: resnet)")
-    parser.add_argument("--num_LIBs", type=int, default=4, help="number of LIBs (default: 4)")
-    parser.add_argument("--size", type=int, default=112, help="side of the images in pixels (default: 112)")
-    parser.add_argument("--bs", type=int, default=32, help="batch size (default: 32)")
-    parser.add_argument("--num_workers", type=int, default=0, help="not used: the images are in memory")
-    parser.add_argument("--precision", default="auto", help="number format of our step (default: auto)")
-    parser.add_argument("--gpu_num", help="GPU number, or cpu")
-    parser.add_argument("--steps", type=int, default=8, help="timed steps of each way, at most (default: 8)")
-    options = vars(parser.parse_args())
+    parser = make_parser(__doc__, size=112, bs=32, steps=8)  # --num_workers has no use: images in memory
+    options = vars(parser.parse_args(argv))
     steps = options.pop("steps")
     print(json.dumps(measure(TrainingArguments(pretrained=False, **options), steps)))
 

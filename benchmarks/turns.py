@@ -1,5 +1,6 @@
 """Time two ways of the same work in turns."""
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +33,26 @@ def in_turns(ways: list[Callable[[], None]], images: int, turns: int, repeats: i
         if turn and (time.perf_counter() - begin) * (turn + 2) / (turn + 1) > seconds:
             break
     return [statistics.median(found) for found in speeds]
+
+
+def make_parser(description: str | None, **defaults: int) -> argparse.ArgumentParser:
+    """Return a parser with the names of training.py.
+
+    Args:
+        description: the benchmark's docstring.
+        defaults: of ``size``, ``bs``, ``num_workers`` and ``steps``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet", help="backbone (default: resnet)")
+    parser.add_argument("--num_LIBs", type=int, default=4, help="number of LIBs (default: 4)")
+    parser.add_argument("--size", type=int, help="side of the images in pixels (default: %(default)s)")
+    parser.add_argument("--bs", type=int, help="batch size (default: %(default)s)")
+    parser.add_argument("--num_workers", type=int, default=0, help="loader processes (default: %(default)s)")
+    parser.add_argument("--precision", default="auto", help="number format of our way (default: auto)")
+    parser.add_argument("--gpu_num", help="GPU number, or cpu")
+    parser.add_argument("--steps", type=int, help="timed batches of each way, at most (default: %(default)s)")
+    parser.set_defaults(**defaults)
+    return parser
 
 
 def _now() -> float:

@@ -1,6 +1,5 @@
 """Scores and face detection with OpenVINO agree with PyTorch."""
 
-import json
 import math
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 import models.fast
 import training
-from benchmarks import evaluation
 from engine import fake_probability
 from faces import detectors
 from faces.retinaface import MobileNet025, RetinaFace
@@ -204,10 +202,3 @@ def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPat
             np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)
             faces += len(expected.boxes)
     assert faces >= 24
-
-
-@pytest.mark.slow
-def test_the_benchmark_of_scoring_ends_with_json(capsys: pytest.CaptureFixture) -> None:
-    evaluation.main("--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --gpu_num cpu".split())
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {"baseline", "ours", "ratio"} <= found.keys() and min(found["baseline"], found["ours"]) > 0
