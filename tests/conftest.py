@@ -89,21 +89,27 @@ def command(tiny: Path) -> Run:
     return run
 
 
-def in_processes(size: int, function: Callable[[], Any]) -> list[Any]:
-    """Run a function in `size` processes with the variables that torchrun sets; return their results by rank."""
-    context = multiprocessing.get_context("fork")
+def in_processes(size: int, function: Callable[[], Any], machines: bool = False) -> list[Any]:
+    """Run a function in `size` processes with the variables that torchrun sets; return their results by rank.
+
+    Args:
+        size: number of processes.
+        function: the work; picklable if `machines` is True.
+        machines: run each process as if on a machine of its own, and start it anew, which CUDA needs.
+    """
+    context: Any = multiprocessing.get_context("spawn" if machines else "fork")
     results = context.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-
-    def run(rank: int) -> None:
-        cv2.setNumThreads(0)  # the threads of the parent are not here
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in names.items()}})
-        results.put((rank, function()))
-
-    processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size}
+    variables["LOCAL_WORLD_SIZE"] = 1 if machines else size
+    processes = []
+    for rank in range(size):
+        # NCCL refuses two processes on one GPU, unless they seem to be on two machines.
+        local = {"LOCAL_RANK": 0, "NCCL_HOSTID": rank} if machines else {"LOCAL_RANK": rank}
+        argv = (rank, {**variables, **local, "RANK": rank}, function, results)
+        processes.append(context.Process(target=_run, args=argv))
     for process in processes:
         process.start()
     try:
@@ -113,3 +119,9 @@ def in_processes(size: int, function: Callable[[], Any]) -> list[Any]:
             process.join(30)
             process.kill()
     return [found[rank] for rank in range(size)]
+
+
+def _run(rank: int, variables: dict[str, Any], function: Callable[[], Any], results: Any) -> None:
+    cv2.setNumThreads(0)  # the threads of the parent are not here
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    results.put((rank, function()))

@@ -1,9 +1,7 @@
 """Training on a GPU; skipped without one. Two processes share the GPU, as if on two machines with one GPU each."""
 
 import csv
-import multiprocessing
-import os
-import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from benchmarks.train_step import our_step
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, make_dataset
+from tests.conftest import arguments, in_processes, make_dataset
 from tests.test_world import train
 from utils.devices import seed_everything
 from utils.training_arguments import TrainingArguments
@@ -26,31 +24,9 @@ from utils.world import World
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def _run(rank: int, port: int, function: Any, args: tuple, options: dict[str, Any], results: Any) -> None:
-    names = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
-    # NCCL refuses two processes on one GPU of one machine, but not of two.
-    names["NCCL_HOSTID"] = rank
-    os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in names.items()}})
-    results.put((rank, function(*args, **options)))
-
-
 def on_two_machines(function: Any, *args: Any, **options: Any) -> list[Any]:
     """Run a function in two processes that share the GPU; return their results by rank."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=_run, args=(rank, port, function, args, options, results)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    try:
-        found = dict(results.get(timeout=120) for _ in processes)
-    finally:
-        for process in processes:
-            process.join(30)
-            process.kill()
-    return [found[0], found[1]]
+    return in_processes(2, partial(function, *args, **options), machines=True)
 
 
 def assert_same_steps(found: tuple[Any, Any], expected: tuple[Any, Any]) -> None:
