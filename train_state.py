@@ -65,7 +65,7 @@ class Record:
         self.scores.append(scores)
 
     def read(self, epoch: int, step: int) -> dict[str, float]:
-        """Read the losses of the steps since the last call; return those of the last step, if any.
+        """Read the losses of the steps since the last call; return the losses of the last step, if there is one.
 
         Args:
             epoch: number of finished epochs.

@@ -2,8 +2,8 @@
 
     python -m datasets.pack FF++_c23 --data_root /data/faces
 
-The pixels equal those of the files, so the results of a training do not change. Run the command again after an
-interruption or after a change of the files: it checks the pack, and writes only what is missing.
+The packed images are identical to the resized files, so a training gives the same results. Run the command again after
+an interruption or a change of the files: it checks the pack, and writes only missing or changed folders.
 """
 
 import json
@@ -200,7 +200,7 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
 
 
 def run(args: PackArguments) -> None:
-    """Write the pack, or what is missing of it."""
+    """Write the folders that the pack does not hold yet."""
     sources = read_sources(args)
     folder = pack_folder(args.dataset_root / args.name, args.size)
     workers = worker_count(args.num_workers)

@@ -80,7 +80,6 @@ def check_command_line(program: str, parse: Callable[[], object]) -> None:
         program: the command's name.
         parse: parses and checks the command line.
     """
-
     wait_briefly()
 
     def work() -> None:

@@ -177,7 +177,10 @@ class TrainingArguments:
         15.0, parse.number(float, 0), "minutes between checkpoints within an epoch; 0 for none", "checkpoint"
     )
     log_every: int = parse.argument(
-        10, parse.count, "steps between two points of the TensorBoard curves, and two looks at the loss", "checkpoint"
+        10,
+        parse.count,
+        "steps between two points of the TensorBoard curves; the run also stops there if a loss is not finite",
+        "checkpoint",
     )
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
     overwrite: bool = parse.argument(False, parse.boolean, "replace an earlier run of this name", "checkpoint")
