@@ -95,7 +95,7 @@ def in_processes(size: int, function: Callable[[], Any], machines: bool = False)
     Args:
         size: number of processes.
         function: the work; picklable if `machines` is True.
-        machines: run each process as if on a machine of its own; start a new interpreter, because CUDA cannot be forked.
+        machines: run each process as if on a machine of its own, in a new interpreter, because CUDA cannot be forked.
     """
     context: Any = multiprocessing.get_context("spawn" if machines else "fork")
     results = context.Queue()
