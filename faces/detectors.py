@@ -87,8 +87,7 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
             raise InputError("--detector_weights has no effect with --detector mtcnn; leave it out.")
         return _load_mtcnn(device), {"detector": "mtcnn", "weights": None}
     file = fetch_weights(name) if weights is None else weights
-    network, digest = load_retinaface(file)
-    network.to(device)
+    network = load_retinaface(file).to(device)
     body = "retinaface" if isinstance(network.body, MobileNet025) else "retinaface_resnet50"
     run = OpenVINOLater(network, PATIENCE) if device.type == "cpu" else network
     mean = torch.tensor(MEAN_BGR, device=device).reshape(3, 1, 1)
@@ -103,16 +102,16 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
         image_index, scores, boxes = (x[kept].cpu().numpy() for x in (image_index, scores, boxes))
         return [Detections(boxes[image_index == i], scores[image_index == i]) for i in range(len(frames))]
 
-    return detect, {"detector": body, "weights": digest}
+    return detect, {"detector": body, "weights": sha256(file)}
 
 
-def load_retinaface(file: Path) -> tuple[RetinaFace, str]:
-    """Load a checkpoint in the Pytorch_Retinaface format; return the network, in evaluation mode, and its SHA-256.
+def load_retinaface(file: Path) -> RetinaFace:
+    """Load a checkpoint in the Pytorch_Retinaface format, in evaluation mode.
 
     Raises:
         InputError: the file is not such a checkpoint.
     """
-    state, digest = read_torch_file(file, "--detector_weights")
+    state = read_torch_file(file, "--detector_weights")
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -126,7 +125,7 @@ def load_retinaface(file: Path) -> tuple[RetinaFace, str]:
         raise InputError(
             f"--detector_weights: {file} is not a RetinaFace checkpoint with MobileNet-0.25 or ResNet-50: {reason}"
         ) from error
-    return network.eval(), digest
+    return network.eval()
 
 
 def fetch_weights(name: str) -> Path:

@@ -41,7 +41,7 @@ from torch import Tensor
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, sha256
 from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
@@ -145,7 +145,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     Raises:
         InputError: the file is missing or is not a checkpoint.
     """
-    checkpoint, digest = read_torch_file(file, flag, "" if scoring else CONTINUING)
+    checkpoint = read_torch_file(file, flag, "" if scoring else CONTINUING)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{flag}: {file} is not a training checkpoint: it has no entry 'state_dict'.")
     if "args" not in checkpoint:
@@ -162,7 +162,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
     checkpoint["state_dict"] = from_official(state)
-    checkpoint["sha256"] = digest
+    checkpoint["sha256"] = sha256(file)  # before a resumed training replaces the file
     return checkpoint
 
 

@@ -61,7 +61,7 @@ def test_checkpoints_of_both_bodies_load(tmp_path: Path, body: type, tensors: in
         ("wrapped", {"state_dict": state}),
     ):
         torch.save(content, tmp_path / name)
-        loaded, _ = detectors.load_retinaface(tmp_path / name)
+        loaded = detectors.load_retinaface(tmp_path / name)
         assert type(loaded.body) is body and not loaded.training
         assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
 
