@@ -18,6 +18,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
 ROOT = Path(__file__).parent.parent
 TINY = (
     "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0 "
