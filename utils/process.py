@@ -3,7 +3,7 @@
 import os
 import signal
 
-SPINS = 10_000
+SPINS = 3_000
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
