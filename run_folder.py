@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from models.checkpoints import save_checkpoint
-from train_state import TrainState
+from train_state import TrainState, format_epoch
 from utils import parsing as parse
 from utils.errors import InputError
 from utils.files import atomic_write, copy_file, remove_stale_parts, write_json
@@ -175,13 +176,18 @@ class RunFolder:
 
     def log_epoch(self, state: TrainState) -> None:
         """Print the line of train.log for the finished epoch, and add its metrics to TensorBoard."""
-        print(state.lines[-1], flush=True)
+        print(format_epoch(state.history[-1]), flush=True)
         if self._log is not None and state.val is not None:
             self._log.epoch(state.epoch * state.schedule.steps - 1, state.train, state.val)
 
+    def log_test(self, results: dict[str, Any]) -> None:
+        """Add the settings and the test metrics, of the content of results.json, to TensorBoard's table of runs."""
+        if self._log is not None:
+            self._log.test(parse.plain_arguments(self.args), results["datasets"])
+
     def _write_lines(self, state: TrainState) -> None:
         with atomic_write(self.path / "train.log") as part:
-            part.write_text("".join(f"{line}\n" for line in state.lines), encoding="utf-8")
+            part.write_text("".join(f"{format_epoch(epoch)}\n" for epoch in state.history), encoding="utf-8")
 
     def close(self) -> None:
         """End the logs and the lock."""

@@ -120,10 +120,10 @@ class TrainState:
         record: losses and scores of these steps.
         train: metrics of the last finished epoch on the training images.
         val: metrics of the same epoch on the validation set; None before the first.
-        threshold: decision threshold from the same scores.
+        calibration: thresholds from the same scores, see `evaluation.verdicts.calibrate`.
         best: `models.checkpoints.selection_score` of the best epoch; None before the first.
         best_file: checkpoint of the best epoch.
-        lines: the lines of train.log.
+        history: what train.log tells of each finished epoch, as plain values; see `format_epoch`.
 
     Raises:
         InputError: the weights cannot be loaded, or the checkpoint does not fit the arguments.
@@ -148,9 +148,9 @@ class TrainState:
         self.train: Metrics = {}
         self.val: Metrics | None = None
         self.best: float | None = None
-        self.threshold: float | None = None
+        self.calibration: dict[str, Any] | None = None
         self.best_file: Path | None = None
-        self.lines: list[str] = []
+        self.history: list[dict[str, Any]] = []
         if checkpoint is not None:
             load_network(self.network, checkpoint)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
@@ -172,8 +172,8 @@ class TrainState:
         file = self.args.resume_model
         assert file is not None
         self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
-        self.val, self.threshold = checkpoint.get("val"), checkpoint.get("threshold")
-        self.lines = checkpoint.get("lines", [])
+        self.val, self.calibration = checkpoint.get("val"), checkpoint.get("calibration")
+        self.history = checkpoint.get("history", [])
         if self.val is not None:
             self.best_file, self.best = best_so_far(file, checkpoint)
         self.schedule.load(checkpoint)
@@ -204,45 +204,46 @@ class TrainState:
             self.record.labels = list(record["labels"].to(device).split(counts))
             self.record.scores = list(record["scores"].to(device).split(counts))
 
-    def finish_epoch(self, val: Metrics, threshold: float | None) -> bool:
+    def finish_epoch(self, val: Metrics, calibration: dict[str, Any] | None) -> bool:
         """Count an epoch, and return whether it is the best so far.
 
         Args:
             val: metrics on the validation set.
-            threshold: decision threshold from the validation scores.
+            calibration: thresholds from the validation scores.
         """
         self.epoch, self.step = self.epoch + 1, 0
-        self.val, self.threshold = val, threshold
+        self.val, self.calibration = val, calibration
         assert val["log_loss"] is not None  # defined for a single class too
         self.schedule.val_losses = [*self.schedule.val_losses, val["log_loss"]]
         self.train = self.record.metrics()
         is_best = self.best is None or selection_score(val) > self.best
         self.best = selection_score(val) if is_best else self.best
-        self.lines = [*self.lines, self._line(val, is_best)]
+        means = self.record.means()
+        means.pop("skipped", None)
+        epoch = {
+            "epoch": self.epoch,
+            "epochs": self.args.epoch,
+            "losses": means,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "speed": self.record.speed,
+            "skipped": sum(losses["skipped"] for losses in self.record.losses) if self.scaler else None,
+            "train": self.train,
+            "val": val,
+            "best": is_best,
+        }
+        self.history = [*self.history, epoch]
         self.record = Record()
         return is_best
 
-    def _line(self, val: Metrics, is_best: bool) -> str:
-        means = self.record.means()
-        terms = ", ".join(f"{name} {means[name]:.4f}" for name in means if name not in ("total", "skipped"))
-        skipped = sum(losses.get("skipped", 0) for losses in self.record.losses)
-        lr = self.optimizer.param_groups[0]["lr"]
-        return (
-            f"epoch {self.epoch}/{self.args.epoch}: loss {means['total']:.4f} ({terms}), lr {lr:.2e}, "
-            f"{self.record.speed:.1f} images/s, {f'{skipped:.0f} steps skipped, ' if self.scaler else ''}"
-            f"train {format_metrics(self.train)}, "
-            f"val {format_metrics(val)}{', best' if is_best else ''}"
-        )
-
     def entries(self) -> dict[str, Any]:
         """Return what scoring needs from a checkpoint, apart from ``state_dict`` and ``epoch``."""
-        finished = {} if self.val is None else {"val": self.val, "best": self.best, "threshold": self.threshold}
+        finished = {} if self.val is None else {"val": self.val, "best": self.best, "calibration": self.calibration}
         return {
             "args": parse.plain_arguments(self.args),
             "channels": self.channels,
             "balance": self.objective.balance.state_dict(),
             "faces": common_recipe(self.args.dataset, self.args.data_root),
-            "lines": self.lines,
+            "history": self.history,
             **self.schedule.state(),
             **finished,
         }
@@ -259,6 +260,19 @@ class TrainState:
             }
         scaler = None if self.scaler is None else self.scaler.state_dict()
         return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, "step": self.step, "record": record}
+
+
+def format_epoch(epoch: dict[str, Any]) -> str:
+    """Return the line of train.log for an entry of `TrainState.history`."""
+    losses = epoch["losses"]
+    skipped = "" if epoch["skipped"] is None else f"{epoch['skipped']:.0f} steps skipped, "
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "total")
+    return (
+        f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {losses['total']:.4f} ({terms}), lr {epoch['lr']:.2e}, "
+        f"{epoch['speed']:.1f} images/s, "
+        f"{skipped}train {format_metrics(epoch['train'])}, "
+        f"val {format_metrics(epoch['val'])}{', best' if epoch['best'] else ''}"
+    )
 
 
 def format_metrics(values: Metrics) -> str:

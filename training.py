@@ -44,9 +44,11 @@ from torch import nn
 from datasets.images import FaceImages, collate, make_loader
 from datasets.samplers import TrainingBatches
 from engine import BadImages, evaluate, train_one_epoch
-from evaluation.metrics import binary_metrics, choose_threshold
+from evaluation.metrics import binary_metrics
+from evaluation.predictions import collect_scores
 from evaluation.published import read_published, select_tables
 from evaluation.results import format_table, write_results
+from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
 from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, newest_checkpoint, trained_network
 from models.fast import fast_scorer
@@ -147,7 +149,8 @@ def test(
     if not world.leads:
         return
     folder.replace_old_run()
-    results = write_results(folder.path, tested, args, checkpoint_file, checkpoint)
+    results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
+    folder.log_test(results)
     print(f"\n{format_table(results)}")
     for table in select_tables(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
         print(f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
@@ -201,8 +204,9 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
                 positions, scores = evaluate(
                     scorer, val_loader, world, channels=state.channels, bad_images=bad_images, title=title
                 )
-                labels = val_faces.labels[positions]
-                is_best = state.finish_epoch(binary_metrics(labels, scores), choose_threshold(labels, scores, args.fpr))
+                scored, _ = collect_scores(val_faces, positions, scores, args.dataset_root)
+                calibration = calibrate(scored, args.fpr, args.video_score)
+                is_best = state.finish_epoch(binary_metrics(scored.labels, scores), calibration)
                 folder.log_epoch(state)
                 folder.save(state, is_best)
                 bad_images.report(world)

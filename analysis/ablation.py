@@ -41,6 +41,7 @@ TABLES: Tables = {
 # The arguments that this command sets for each run.
 RESERVED = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
+CHANGE = "video AUC less default"
 
 
 def seeds(text: str) -> list[int]:
@@ -92,9 +93,13 @@ def parse_training(argv: list[str]) -> TrainingArguments:
 if __name__ == "__main__":
     check_command_line("analysis.ablation", lambda: parse_arguments(sys.argv[1:]))  # before the slow imports
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.study import BLUE, ORANGE, format_mean, mean_and_deviation, prepare_folder, study_name, write_study
+from evaluation.intervals import auc_difference
+from evaluation.metrics import score_videos
+from evaluation.predictions import Scores, read_predictions
 from models.backbones import check_model_name
 from utils.devices import select_devices
 
@@ -197,6 +202,32 @@ def measure(job: Run) -> dict[str, float | None]:
     return {name: metrics[name] for name in METRICS}
 
 
+def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | None:
+    """Compare the video AUC of a configuration with that of the default, both averaged over the seeds.
+
+    Returns:
+        ``difference``, its 95 % ``interval`` over test videos, and ``p``; None without finished runs of both, with
+        several datasets, or if the runs tested different images.
+    """
+    scored = [[read_predictions(job.folder / "predictions.csv") for job in jobs] for jobs in (default, runs)]
+    tests = [test for tests in scored for test in tests]
+    if not (scored[0] and scored[1]) or runs == default or any(len(test) > 1 for test in tests):
+        return None
+    first, second = ([next(iter(test.values())) for test in tests] for tests in scored)
+    images, video_score = first[0], runs[0].settings["video_score"]
+    if any(other.paths != images.paths for other in (*first, *second)):
+        return None
+
+    def video_scores(runs: list[Scores]) -> np.ndarray:
+        return np.stack([score_videos(run, video_score).scores for run in runs])
+
+    videos = score_videos(images, video_score)
+    if not 0 < videos.labels.sum() < len(videos.labels):
+        return None
+    aucs, interval, p = auc_difference(videos.labels, video_scores(first), video_scores(second), videos.clusters)
+    return {"difference": aucs[1] - aucs[0], "interval": interval, "p": p}
+
+
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
@@ -214,16 +245,28 @@ def label(row: dict[str, Any], base: TrainingArguments) -> str:
 def make_table(tables: Tables) -> list[list[str]]:
     """Return the header and one row per configuration."""
     rows = [
-        [name, row["label"], str(row["finished"]), *(format_mean(row[metric]) for metric in METRICS)]
+        [name, row["label"], str(row["finished"]), *(format_mean(row[metric]) for metric in METRICS), change_of(row)]
         for name, rows in tables.items()
         for row in rows
     ]
-    return [["table", "arguments", "runs", *METRICS.values()], *rows]
+    return [["table", "arguments", "runs", *METRICS.values(), CHANGE], *rows]
+
+
+def change_of(row: dict[str, Any]) -> str:
+    """Return the difference of the video AUC to the default, with its interval."""
+    change = row["change"]
+    if change is None:
+        return "-"
+    interval = change["interval"]
+    return f"{change['difference']:+.4f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
 
 
 def describe_cells(failed: list[dict[str, str]]) -> str:
     """Explain the cells of the tables, and name the failed runs."""
-    cells = "Each AUC is the mean ± standard deviation (ddof 1) over the seeds."
+    cells = (
+        "Each AUC is the mean ± standard deviation (ddof 1) over the seeds. The interval of a difference is for other "
+        "test videos and the same seeds."
+    )
     return cells + (f" Failed runs, left out: {first_ten([job['name'] for job in failed])}." if failed else "")
 
 
@@ -245,8 +288,8 @@ def make_markdown(text: str, tables: Tables) -> str:
     """Format the text and the tables as Markdown."""
     parts = ["# Ablation", text]
     for name, rows in tables.items():
-        lines = [["arguments", "runs", *METRICS.values()], ["---"] * (2 + len(METRICS))]
-        lines += [row[1:] for row in make_table({name: rows})[1:]]
+        header, *lines = [row[1:] for row in make_table({name: rows})]
+        lines = [header, ["---"] * len(header), *lines]
         parts += [f"## {name.capitalize()}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
@@ -312,13 +355,16 @@ def run(args: AblationArguments, passed_on: list[str]) -> None:
         raise InputError(f"{failures}.")
 
     tables: Tables = {}
+    default_runs = runs.get("default", [])
     for table, rows in grid.items():
         tables[table] = []
         for row, name in zip(TABLES[table], rows, strict=True):
             measured = [measure(job) for job in runs[name] if job not in failed]
             metrics = {metric: summarise([result[metric] for result in measured]) for metric in METRICS}
             folders = [job.folder.name for job in runs[name]]
-            tables[table].append({"label": label(row, base), "runs": folders, "finished": len(measured), **metrics})
+            finished, default = ([job for job in jobs if job not in failed] for jobs in (runs[name], default_runs))
+            row_metrics = {"finished": len(measured), "change": compare_to_default(finished, default), **metrics}
+            tables[table].append({"label": label(row, base), "runs": folders, **row_metrics})
     numbers: dict[str, Any] = {
         "datasets": args.dataset,
         "seeds": args.seeds,

@@ -3,19 +3,18 @@
     python -m analysis.compare output/baseline output/ff
 
 Both run folders hold a predictions.csv. The difference is the AUC of RUN_B minus the AUC of RUN_A, for frames and for
-videos, with a paired bootstrap over videos and DeLong's test. The command writes
-study_compare_<last two parts of RUN_A's path>.json and .png to RUN_B's folder.
+videos. Its interval and p value take into account that frames of one video, and videos of one source, are not
+independent. The command writes study_compare_<last two parts of RUN_A's path>.json and .png to RUN_B's folder.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
-from utils.progress import progress
 
 
 @dataclass(kw_only=True)
@@ -46,29 +45,13 @@ if __name__ == "__main__":
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.study import BLUE, GREY, ORANGE, write_study
-from evaluation.delong import delong_test
-from evaluation.intervals import RESAMPLES, draw_videos, interval, weighted_auc
+from analysis.study import BLUE, GREY, write_study
+from evaluation.intervals import auc_difference
 from evaluation.metrics import score_videos
-from evaluation.predictions import read_predictions
+from evaluation.predictions import Scores, read_predictions
 
 UNITS = ("frames", "videos")
-
-
-class Pair(NamedTuple):
-    """Two runs' scores of the images of one dataset.
-
-    Attributes:
-        labels: N, 0 real and 1 fake.
-        videos: N, the index of each image's video, 0 to V - 1.
-        first: N scores of the first run, 0 to 1.
-        second: N scores of the second run, 0 to 1.
-    """
-
-    labels: np.ndarray
-    videos: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
+Pair = tuple[Scores, Scores]  # two runs' scores of the same images, in the same order
 
 
 # --------------------------------------------------------------------------------------------------------- predictions
@@ -78,7 +61,7 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
     """Read the predictions of two runs and match them image by image.
 
     Returns:
-        The scores by dataset, in the order of the first run.
+        The scores by dataset, in the order of the first run, with its videos and clusters.
 
     Raises:
         InputError: a run cannot be read, the runs differ in an image or a label, or a dataset has one class only.
@@ -95,11 +78,11 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
         order = [index[path] for path in scored.paths]
         differ = np.flatnonzero(scored.labels != other[dataset].labels[order])
         changed += [f"{dataset} {scored.paths[i]}" for i in differ]
-        pairs[dataset] = Pair(scored.labels, scored.videos, scored.scores, other[dataset].scores[order])
+        pairs[dataset] = scored, scored._replace(scores=other[dataset].scores[order])
     if changed:
         raise InputError(f"the runs differ in the labels of {len(changed)} images: {first_ten(changed)}.")
-    for dataset, pair in pairs.items():
-        if not 0 < pair.labels.sum() < len(pair.labels):
+    for dataset, (scored, _) in pairs.items():
+        if not 0 < scored.labels.sum() < len(scored.labels):
             raise InputError(f"the test set of {dataset} has one class only; the AUC needs real and fake images.")
     return pairs
 
@@ -107,74 +90,43 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
 # ------------------------------------------------------------------------------------------------------------ measures
 
 
-def aggregate_videos(pair: Pair, video_score: str) -> Pair:
-    """Return the labels and scores of the V videos; see `evaluation.metrics.score_videos`."""
-    _, first, videos = np.unique(pair.videos, return_index=True, return_inverse=True)
-    scores = (score_videos(scores, videos, video_score) for scores in (pair.first, pair.second))
-    return Pair(pair.labels[first], np.arange(len(first)), *scores)
-
-
-def bootstrap_differences(pair: Pair, resamples: int = RESAMPLES, seed: int = 0, title: str = "") -> np.ndarray:
-    """Return the difference of AUC, second run minus first, in each bootstrap draw of videos.
-
-    Both runs share each draw. Draws of one class only are left out, as in `evaluation.intervals.bootstrap_auc`.
-    """
-    first, second = (weighted_auc(pair.labels, scores, pair.videos) for scores in (pair.first, pair.second))
-    draws = draw_videos(int(pair.videos.max()) + 1, resamples, seed)
-    bar = progress(draws, title, total=resamples, unit="draws", delay=1)
-    differences = np.array([second(weights) - first(weights) for weights in bar])
-    return differences[~np.isnan(differences)]
-
-
-def bootstrap_p(differences: np.ndarray) -> float | None:
-    """Return the two-sided p value of the hypothesis that the AUCs are equal; None without draws.
-
-    Twice the share of draws on the less frequent side of 0, ties included. The observed difference counts as one more
-    draw, so p is never 0 (Davison and Hinkley, 1997, section 4.2).
-    """
-    if not len(differences):
-        return None
-    rarer = min(np.sum(differences <= 0), np.sum(differences >= 0))
-    return float(min(1.0, 2 * (rarer + 1) / (len(differences) + 1)))
-
-
-def compare(pair: Pair, resamples: int = RESAMPLES, title: str = "") -> dict[str, Any]:
-    """Compare two runs on frames or on videos.
+def compare(pair: Pair, video_score: str) -> dict[str, dict[str, Any]]:
+    """Compare two runs on frames and on videos.
 
     Returns:
-        ``count``, ``auc_a``, ``auc_b``, their ``difference`` (b - a), and for ``bootstrap`` and ``delong`` the 95 %
-        ``interval`` of the difference and ``p``. Undefined values are None; the bootstrap needs two videos per class.
+        For ``frames`` and ``videos`` each: ``count``, ``clusters``, ``auc_a``, ``auc_b``, their ``difference`` (b - a),
+        its 95 % ``interval`` and ``p``, both None where `evaluation.intervals.auc_difference` does not define them.
     """
-    first_frames = np.unique(pair.videos, return_index=True)[1]
-    enough = min(np.bincount(pair.labels[first_frames], minlength=2)) > 1
-    ones = np.ones(int(pair.videos.max()) + 1)
-    first, second = (weighted_auc(pair.labels, scores, pair.videos)(ones) for scores in (pair.first, pair.second))
-    differences = bootstrap_differences(pair, resamples if enough else 0, title=title)
-    delong = delong_test(pair.labels, pair.first, pair.second)
-    return {
-        "count": len(pair.labels),
-        "auc_a": first,
-        "auc_b": second,
-        "difference": second - first,
-        "bootstrap": {"interval": interval(differences), "p": bootstrap_p(differences)},
-        "delong": {"interval": delong and delong[1], "p": delong and delong[2]},
-    }
+    results = {}
+    for unit in UNITS:
+        one, other = pair if unit == "frames" else (score_videos(scored, video_score) for scored in pair)
+        aucs, interval, p = auc_difference(one.labels, one.scores, other.scores, one.clusters)
+        results[unit] = {
+            "count": len(one.labels),
+            "clusters": len(np.unique(one.clusters)),
+            "auc_a": aucs[0],
+            "auc_b": aucs[1],
+            "difference": aucs[1] - aucs[0],
+            "interval": interval,
+            "p": p,
+        }
+    return results
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
 def summarise(results: dict[str, dict[str, Any]]) -> str:
-    """List the differences by the verdict of the bootstrap: significant, perhaps chance, not tested."""
+    """List the differences by verdict: significant, perhaps chance, not tested."""
     verdicts: dict[str, list[str]] = {
-        "Significant (bootstrap over videos, p < 0.05)": [],
+        "Significant (p < 0.05)": [],
         "Not significant (p >= 0.05; may be chance)": [],
-        "Not tested (one video in a class; the result does not generalise to other videos)": [],
+        "Not tested (a class has one cluster, or the scores have no variance)": [],
     }
     significant, chance, untested = verdicts.values()
     for dataset, units in results.items():
         for unit, result in units.items():
-            p = result["bootstrap"]["p"]
+            p = result["p"]
             verdict = untested if p is None else significant if p < 0.05 else chance
             verdict.append(f"{dataset} {unit} {result['difference']:+.4f}")
     return " ".join(f"{verdict}: {', '.join(found)}." for verdict, found in verdicts.items() if found)
@@ -184,56 +136,44 @@ def describe_method(first: Path, second: Path, video_score: str) -> str:
     """Describe how the runs are compared."""
     return (
         f"The difference is the AUC of {second} (B) minus the AUC of {first} (A) on the same images. "
-        f"The video score is the {video_score} of the video's frame scores. "
-        f"The bootstrap resamples the videos {RESAMPLES:,} times; both runs use the same draws. "
-        "Prefer its 95 % interval and p value. "
-        "DeLong's test assumes independent images, but frames of one video are dependent. "
-        "For frames, its interval is therefore too narrow."
+        f"The score of a face is the {video_score} of its frame scores; a video has the score of its highest face. "
+        "The test is that of DeLong for images in clusters (Obuchowski, 1997): frames of one video, and videos of one "
+        "source, are not independent."
     )
 
 
 def make_table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Return the header and one row per dataset and unit."""
-
-    def cells(test: dict[str, Any]) -> list[str]:
-        low_high, p = test["interval"], test["p"]
-        return [
-            "-" if low_high is None else f"[{low_high[0]:+.4f}, {low_high[1]:+.4f}]",
-            "-" if p is None else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}",
-        ]
-
-    header = ["dataset", "unit", "count", "AUC A", "AUC B", "B - A", "bootstrap 95 %", "p", "DeLong 95 %", "p"]
-    rows = [
-        [
-            dataset, unit, str(r["count"]), f"{r['auc_a']:.4f}", f"{r['auc_b']:.4f}", f"{r['difference']:+.4f}",
-            *cells(r["bootstrap"]), *cells(r["delong"]),
-        ]
-        for dataset, units in results.items()
-        for unit, r in units.items()
-    ]  # fmt: skip
-    return [header, *rows]
+    rows = []
+    for dataset, units in results.items():
+        for unit, r in units.items():
+            low_high, p = r["interval"], r["p"]
+            rows.append(
+                [
+                    dataset, unit, str(r["count"]), str(r["clusters"]), f"{r['auc_a']:.4f}", f"{r['auc_b']:.4f}",
+                    f"{r['difference']:+.4f}", f"[{low_high[0]:+.4f}, {low_high[1]:+.4f}]" if low_high else "-",
+                    "-" if p is None else f"{p:.2g}" if p >= 1e-4 else f"{p:.0e}",
+                ]
+            )  # fmt: skip
+    return [["dataset", "unit", "count", "clusters", "AUC A", "AUC B", "B - A", "95 %", "p"], *rows]
 
 
 def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figure:
-    """Draw each difference with both intervals, one row per dataset and unit."""
+    """Draw each difference with its interval, one row per dataset and unit."""
     rows = [(f"{dataset}\n{unit}", result) for dataset, units in results.items() for unit, result in units.items()]
     figure = Figure(figsize=(7.5, 1.5 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-    styles = (("bootstrap", "paired bootstrap over videos", -0.12, BLUE, "o"), ("delong", "DeLong", 0.12, ORANGE, "s"))
-    for test, label, shift, colour, marker in styles:
-        axes.plot([], [], marker, color=colour, label=label)
-        for y, (_, result) in enumerate(rows):
-            if result[test]["interval"]:  # a dot without an interval would look exact
-                axes.plot(result[test]["interval"], [y + shift] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-                axes.plot(result["difference"], y + shift, marker, color=colour)
+    for y, (_, result) in enumerate(rows):
+        if result["interval"]:  # a dot without an interval would look exact
+            axes.plot(result["interval"], [y, y], color=BLUE, linewidth=2, solid_capstyle="butt")
+            axes.plot(result["difference"], y, "o", color=BLUE)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     names = f"A: {first.resolve().name}\nB: {second.resolve().name}"
     axes.set_xlabel(f"AUC of B minus AUC of A, with 95 % interval\n{names}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
@@ -242,10 +182,8 @@ def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figur
 
 def run(args: CompareArguments) -> None:
     """Compare the runs and write the study."""
-    results: dict[str, dict[str, Any]] = {}
-    for dataset, pair in pair_runs(args.run_a, args.run_b).items():
-        both = zip(UNITS, (pair, aggregate_videos(pair, args.video_score)), strict=True)
-        results[dataset] = {unit: compare(part, title=f"{dataset} {unit}") for unit, part in both}
+    pairs = pair_runs(args.run_a, args.run_b)
+    results = {dataset: compare(pair, args.video_score) for dataset, pair in pairs.items()}
     write_study(
         args.run_b,
         "compare",

@@ -60,7 +60,9 @@ from analysis.study import (
 )
 from datasets.images import BadImage, Batch, FaceImages, collate, make_loader
 from engine import BadImages, evaluate, fake_probability
-from evaluation.metrics import dataset_metrics
+from evaluation.intervals import auc_difference
+from evaluation.metrics import score_videos
+from evaluation.predictions import Scores, collect_scores
 from losses.terms import Logits
 from models.checkpoints import load_trained
 from utils.devices import worker_count
@@ -150,10 +152,27 @@ def score_versions(
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def measure(faces: FaceImages, positions: np.ndarray, scores: np.ndarray, video_score: str) -> dict[str, Any]:
-    """Return the frame AUC, ``auc``, and the video AUC, ``video_auc``."""
-    metrics = dataset_metrics(faces.labels[positions], scores, faces.video_of[positions], video_score, resamples=0)
-    return {"auc": metrics["auc"], "video_auc": metrics["video_auc"]}
+def measure(clean: Scores, scores: np.ndarray, video_score: str) -> dict[str, Any]:
+    """Measure one version of the images.
+
+    Args:
+        clean: the scores without corruption.
+        scores: the scores of the version.
+        video_score: see `evaluation.metrics.combine_frames`.
+
+    Returns:
+        The frame AUC, ``auc``, the video AUC, ``video_auc``, and the 95 % intervals ``auc_change_interval`` and
+        ``video_auc_change_interval`` of what the corruption changes.
+    """
+    result: dict[str, Any] = {}
+    version = clean._replace(scores=scores)
+    for prefix, one, other in (
+        ("", clean, version),
+        ("video_", score_videos(clean, video_score), score_videos(version, video_score)),
+    ):
+        aucs, interval, _ = auc_difference(one.labels, one.scores, other.scores, one.clusters)
+        result |= {f"{prefix}auc": aucs[1], f"{prefix}auc_change_interval": interval}
+    return result
 
 
 def summarise(numbers: dict[str, Any]) -> str:
@@ -182,8 +201,16 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     return (
         f"The study scores {images:,} images of {videos:,} videos from the test set of {dataset}. "
         f"Corruptions change the image at the network's input size, {size} x {size} pixels. "
-        f"The video score is the {numbers['video_score']} of the video's frame scores.{same}"
+        f"The video score is the {numbers['video_score']} of the video's frame scores.{same} "
+        f"The 95 % intervals of the changes come from clusters of images: one per {numbers['cluster_unit']}."
     )
+
+
+def format_change(row: dict[str, Any], clean: dict[str, Any], key: str) -> str:
+    """Return the change of an AUC, with its interval if it has one."""
+    interval = row[f"{key}_change_interval"]
+    text = f"{row[key] - clean[key]:+.4f}"
+    return f"{text} [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else text
 
 
 def make_table(numbers: dict[str, Any]) -> list[list[str]]:
@@ -193,7 +220,7 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
     for name, results in numbers["corruptions"].items():
         corruption = CORRUPTIONS[name]
         for row in results:
-            changes = [[f"{row[key]:.4f}", f"{row[key] - clean[key]:+.4f}"] for key in ("auc", "video_auc")]
+            changes = [[f"{row[key]:.4f}", format_change(row, clean, key)] for key in ("auc", "video_auc")]
             rows.append([corruption.title, f"{corruption.axis_label} {row['strength']:g}", *changes[0], *changes[1]])
     return [["corruption", "strength", "frame AUC", "change", "video AUC", "change"], *rows]
 
@@ -263,7 +290,8 @@ def run(args: RobustnessArguments, world: World) -> None:
     if len(set(test_set.labels[positions])) < 2:
         raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
 
-    measured = [measure(test_set, positions, column, args.video_score) for column in scores.T]
+    clean, unit = collect_scores(test_set, positions, scores[:, 0], args.dataset_root)
+    measured = [measure(clean, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}
     for version, result in zip(faces.versions, measured, strict=True):
         if version is not None:
@@ -273,7 +301,8 @@ def run(args: RobustnessArguments, world: World) -> None:
         "checkpoint_sha256": checkpoint["sha256"],
         "dataset": args.dataset,
         "images": len(positions),
-        "videos": len(set(test_set.video_of[positions])),
+        "videos": len(clean.video_names),
+        "cluster_unit": unit,
         "size": size,
         "video_score": args.video_score,
         "clean": measured[0],

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from corpora.layouts import SourceVideo
 from datasets.labels import CLASSES, SPLITS
+from datasets.sources import SOURCES_FILE, Origin, write_sources
 from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
@@ -50,7 +51,7 @@ def write_label_files(
     recipe: dict[str, Any],
     speeds: dict[str, float] | None,
 ) -> Summary:
-    """Write the six label files and the report; a file that would not change is not written again.
+    """Write the six label files, sources.csv and the report; a file that would not change is not written again.
 
     Args:
         videos: all videos of the dataset, from `corpora.layouts.find_videos`.
@@ -62,6 +63,7 @@ def write_label_files(
     lines: dict[str, list[str]] = {name: [] for name in LABEL_FILES}
     video_counts: Counter[str] = Counter()
     image_counts: Counter[str] = Counter()
+    origins: dict[str, Origin] = {}
     problems, cut_short, upscaled, unfinished = [], [], [], []
     for video in progress(videos, "label files", unit="videos", delay=2):
         if not video.split:
@@ -81,6 +83,7 @@ def write_label_files(
         for number, track in enumerate(record["faces"]):
             folder = f"{video.folder}/{number}" if recipe["all_faces"] else video.folder
             lines[name].append(f"{video.label},{folder},{len(track)}\n")
+            origins[folder] = Origin(video.folder, video.sources, video.identities - video.sources)
             image_counts[name] += len(track)
         if "frames_told" in record:
             cut_short.append({**path, "frames_read": record["frames"], "frames_told": record["frames_told"]})
@@ -108,6 +111,7 @@ def write_label_files(
     if video_counts:
         for name in LABEL_FILES:
             write_if_changed(label_folder / name, "".join(lines[name]))
+        write_sources(label_folder / SOURCES_FILE, origins)
     write_if_changed(report_file, json.dumps(report, indent=1) + "\n")
     return Summary(report, unfinished)
 

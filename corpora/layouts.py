@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
+from datasets.sources import celeb_df_source
 from faces.videos import VIDEO_ENDINGS
 from utils.errors import InputError, did_you_mean, first_ten
 
@@ -25,6 +26,7 @@ MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 DUPLICATE = "a link to a file that is already in the dataset"
+NOBODY: Identities = frozenset()
 VALIDATION = {"val": 0.15}  # shares of the identities
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -38,7 +40,8 @@ class SourceVideo:
         folder: the folder of its face crops below ``--faces``, escaped for a label file.
         label: 0 real, 1 fake.
         split: train, val or test; empty if the video is left out.
-        identities: the people and source videos that the dataset names.
+        identities: the people and source videos that the dataset names; no two splits share one.
+        sources: the source videos that it was made from; empty if the dataset does not name them.
         left_out: why the video is in no split; empty if it is in one.
     """
 
@@ -47,6 +50,7 @@ class SourceVideo:
     label: int
     split: str = ""
     identities: Identities = frozenset()
+    sources: Identities = frozenset()
     left_out: str = ""
 
 
@@ -111,9 +115,9 @@ def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
         pairs = json.loads((Path(__file__).parent / "splits" / f"ffpp_{split}.json").read_text())
         for pair in pairs:
             both = frozenset(pair)
-            videos += [_video(root, f"{reals}/{name}.mp4", 0, split, both) for name in pair]
+            videos += [_video(root, f"{reals}/{name}.mp4", 0, split, both, both) for name in pair]
             videos += [
-                _video(root, f"{folder}/{a}_{b}.mp4", 1, split, both)
+                _video(root, f"{folder}/{a}_{b}.mp4", 1, split, both, both)
                 for folder in fakes
                 for a, b in (pair, reversed(pair))
             ]
@@ -131,13 +135,15 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
     videos = []
     for label, folder in enumerate(folders):
         for file in _video_files(root / folder, recursive=False):
+            # TARGET_SOURCE__SCENE__CODE: the target's video of the scene, with the face of the source
             actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
             if actors is None:
                 pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
                 raise InputError(
                     f"{file}: the file name does not give the actors as in {pattern}; rename or remove it."
                 )
-            videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups())))
+            source = frozenset({f"{actors[1]}__{file.stem.split('__')[1]}"})
+            videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups()), source))
     return _split(videos, VALIDATION_AND_TEST, "its two actors are in different splits")
 
 
@@ -150,26 +156,21 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
     _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
     test = _testing_list(root / "List_of_testing_videos.txt", folders)
-    used = {_celeb_source(path) for path in test}
+    used = {celeb_df_source(path) for path in test}
     tested: list[SourceVideo] = []
     rest: list[SourceVideo] = []
     left_out: list[SourceVideo] = []
     on_disk = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder, recursive=False)]
     for path in sorted({*on_disk, *test}):
         people = PurePath(path).stem.split("_")[:-1] or [path]  # the people in YouTube-real are unknown
-        video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people))
-        (tested if path in test else left_out if _celeb_source(path) in used else rest).append(video)
+        source = celeb_df_source(path)
+        video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people), frozenset({source}))
+        (tested if path in test else left_out if source in used else rest).append(video)
     return [
         *(replace(video, split="test") for video in tested),
         *_split(rest, VALIDATION, "its two people are in different splits"),
         *(replace(video, left_out="its source video is in the test set") for video in left_out),
     ]
-
-
-def _celeb_source(path: str) -> str:
-    """Return the source video, id1_0007 for Celeb-synthesis/id1_id0_0007.mp4; a real video is its own source."""
-    *people, number = PurePath(path).stem.split("_")
-    return f"{people[0]}_{number}" if people else path
 
 
 def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
@@ -187,7 +188,8 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
         declared = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
         # In the file name, every number of four or more digits is an actor.
         actors = declared or set(re.findall(r"(?<![0-9])[0-9]{4,}(?![0-9])", PurePath(path).stem)) or {path}
-        videos.append(_video(root, path, CLASSES.index(label), split, frozenset(actors)))
+        sources = frozenset(actors) & {path}
+        videos.append(_video(root, path, CLASSES.index(label), split, frozenset(actors), sources))
     test = [video for video in videos if video.split == "test"]
     tested = frozenset().union(*(video.identities for video in test))
     train = [video for video in videos if video.split == "train"]
@@ -215,7 +217,7 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
                 raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
             split_of[file] = "val" if part in validation else "train"
             source = frozenset({str(entry.get("original") or file)})
-            videos.append(_video(root, f"{part.name}/{file}", CLASSES.index(label), split_of[file], source))
+            videos.append(_video(root, f"{part.name}/{file}", CLASSES.index(label), split_of[file], source, source))
     videos = [
         replace(video, split="", left_out="its original is in another split")
         if any(split_of.get(source, video.split) != video.split for source in video.identities)
@@ -283,8 +285,8 @@ def _from_tree(root: Path) -> list[SourceVideo]:
             continue
         split = next((SPLIT_WORDS[part] for part in folders if part in SPLIT_WORDS), "")
         # real/anna/1.mp4 and fake/anna/1.mp4 count as one source video.
-        source = PurePath(*path.parts[label + 1 :]).with_suffix("").as_posix()
-        video = _video(root, path.as_posix(), CLASSES.index(folders[label]), split, frozenset({source}))
+        source = frozenset({PurePath(*path.parts[label + 1 :]).with_suffix("").as_posix()})
+        video = _video(root, path.as_posix(), CLASSES.index(folders[label]), split, source, source)
         if first_path.setdefault(os.path.realpath(file), path) is path:
             videos.append(video)
         else:
@@ -318,7 +320,8 @@ def _from_csv(table: Path) -> list[SourceVideo]:
         people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
         path = file.relative_to(root).as_posix()
         label = _label(row["label"], table, line)
-        videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), people or frozenset({path})))
+        identities, sources = (people, NOBODY) if people else (frozenset({path}), frozenset({path}))
+        videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), identities, sources))
     _check_all_or_no_splits(table, videos)
     if not videos[0].split:
         return _split(videos, VALIDATION_AND_TEST, "its identities are in different splits")
@@ -344,9 +347,16 @@ def _check_all_or_no_splits(source: Path, videos: list[SourceVideo]) -> None:
 # ----------------------------------------------------------------------------------------------------------- helpers
 
 
-def _video(root: Path, path: str, label: int, split: str, identities: Identities = frozenset()) -> SourceVideo:
+def _video(
+    root: Path,
+    path: str,
+    label: int,
+    split: str,
+    identities: Identities = NOBODY,
+    sources: Identities = NOBODY,
+) -> SourceVideo:
     """Make a SourceVideo for the file `path` below the dataset's root."""
-    return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities)
+    return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities, sources)
 
 
 def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:

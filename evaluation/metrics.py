@@ -1,11 +1,12 @@
 """Metrics of frame and video scores, with confidence intervals."""
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.intervals import RESAMPLES, bootstrap_auc, interval
+from evaluation.intervals import auc_interval
+from evaluation.predictions import Scores
 
 CALIBRATION_BINS = 15
 METRICS = ("acc", "auc", "ap", "eer", "log_loss", "brier", "ece", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1")
@@ -108,63 +109,76 @@ def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None =
     return float(middle if middle < above else below)  # between neighbouring doubles, middle == above
 
 
-def score_videos(scores: np.ndarray, videos: np.ndarray, video_score: str) -> np.ndarray:
-    """Combine frame scores into video scores.
+def combine_frames(scores: np.ndarray, folders: np.ndarray, video_score: str) -> np.ndarray:
+    """Combine the frame scores of each face into one score.
 
     Args:
         scores: N, the frame scores.
-        videos: N, the index of each frame's video, from 0 to V - 1.
+        folders: N, the number of each frame's face, from 0 to F - 1.
         video_score: ``mean``, ``max``, or ``topK`` such as ``top5`` (mean of the K highest).
 
     Returns:
-        V video scores.
+        F scores.
     """
-    count = np.bincount(videos)
+    count = np.bincount(folders)
     if video_score == "mean":
-        return np.bincount(videos, weights=scores) / count
+        return np.bincount(folders, weights=scores) / count
     k = 1 if video_score == "max" else int(video_score.removeprefix("top"))
-    order = np.lexsort((-scores, videos))  # by video, then from the highest score down
+    order = np.lexsort((-scores, folders))  # by face, then from the highest score down
     rank = np.arange(len(scores)) - np.repeat(np.cumsum(count) - count, count)
     kept = order[rank < k]
-    return np.bincount(videos[kept], weights=scores[kept]) / np.minimum(count, k)
+    return np.bincount(folders[kept], weights=scores[kept]) / np.minimum(count, k)
+
+
+class VideoScores(NamedTuple):
+    """The scores of V videos.
+
+    Attributes:
+        labels: V, 0 real and 1 fake; a video with a fake face is fake.
+        scores: V, the highest score of the video's faces.
+        clusters: V, the number of each video's cluster.
+        videos: V, the number of each video in `Scores.video_names`.
+    """
+
+    labels: np.ndarray
+    scores: np.ndarray
+    clusters: np.ndarray
+    videos: np.ndarray
+
+
+def score_videos(scored: Scores, video_score: str) -> VideoScores:
+    """Combine frame scores into video scores; see `combine_frames` for `video_score`."""
+    _, first, folders = np.unique(scored.folders, return_index=True, return_inverse=True)
+    face_scores = combine_frames(scored.scores, folders, video_score)
+    videos, first_face, video = np.unique(scored.videos[first], return_index=True, return_inverse=True)
+    scores, labels = np.zeros(len(videos)), np.zeros(len(videos), int)
+    np.maximum.at(scores, video, face_scores)
+    np.maximum.at(labels, video, scored.labels[first])
+    return VideoScores(labels, scores, scored.clusters[first][first_face], videos)
 
 
 def dataset_metrics(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    videos: np.ndarray,
-    video_score: str = "mean",
-    threshold: float | None = None,
-    resamples: int = RESAMPLES,
+    scored: Scores, video_score: str = "mean", thresholds: tuple[float | None, float | None] = (None, None)
 ) -> dict[str, Any]:
     """Compute the metrics of frames and of videos.
 
     Args:
-        labels: N, one per frame, 0 real and 1 fake.
-        scores: N, from 0 to 1.
-        videos: N, an integer per frame that identifies its video.
-        video_score: see `score_videos`.
-        threshold: see `binary_metrics`.
-        resamples: bootstrap draws for both AUC intervals; 0 leaves the intervals out.
+        scored: the frame scores.
+        video_score: see `combine_frames`.
+        thresholds: the decision thresholds of frames and of videos, see `binary_metrics`.
 
     Returns:
-        ``frames`` and ``videos``: number of each.
-        The frame metrics of `binary_metrics`, and ``auc_interval``: the 95 % interval ``[low, high]`` by bootstrap
-        over videos; None if a class has fewer than two videos.
+        ``frames``, ``videos``, ``clusters``: number of each.
+        The frame metrics of `binary_metrics`, and ``auc_interval``: the 95 % interval ``[low, high]``, see
+        `evaluation.intervals.auc_interval`.
         The video metrics, with the prefix ``video_``.
     """
-    _, first, video = np.unique(videos, return_index=True, return_inverse=True)
-    result: dict[str, Any] = {"frames": len(labels), "videos": len(first)}
-    # With one video in a class, every draw has the same frames of that class, and the interval would be too narrow.
-    enough = min(np.bincount(labels[first], minlength=2)) > 1
-    video_scores = score_videos(scores, video, video_score)
-    for prefix, y, s, v in (
-        ("", labels, scores, video),
-        ("video_", labels[first], video_scores, np.arange(len(first))),
-    ):
-        metrics: dict[str, Any] = {**binary_metrics(y, s, threshold)}
-        if resamples:
-            metrics["auc_interval"] = interval(bootstrap_auc(y, s, v, resamples)) if enough else None
+    videos = score_videos(scored, video_score)
+    clusters = len(np.unique(videos.clusters))
+    result: dict[str, Any] = {"frames": len(scored.labels), "videos": len(videos.labels), "clusters": clusters}
+    frames = (scored.labels, scored.scores, scored.clusters)
+    for prefix, level, threshold in zip(("", "video_"), (frames, videos[:3]), thresholds, strict=True):
+        metrics = {**binary_metrics(*level[:2], threshold), "auc_interval": auc_interval(*level)}
         result |= {prefix + name: value for name, value in metrics.items()}
     return result
 
@@ -176,35 +190,32 @@ def group_of(path: str, pattern: str) -> str | None:
 
 
 def group_metrics(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    videos: np.ndarray,
-    paths: list[str],
+    scored: Scores,
     pattern: str,
     video_score: str = "mean",
-    threshold: float | None = None,
-    resamples: int = RESAMPLES,
+    thresholds: tuple[float | None, float | None] = (None, None),
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of each group of fake videos against all real videos.
 
     Args:
-        labels: N, one per frame, 0 real and 1 fake.
-        scores: N, from 0 to 1.
-        videos: N, the index of each frame's video in `paths`.
-        paths: V, the path of each video.
-        pattern: regular expression that names the group of a fake video, see `group_of`; fake videos without a match
-            are in no group.
-        video_score: see `score_videos`.
-        threshold: see `binary_metrics`.
-        resamples: see `dataset_metrics`.
+        scored: the frame scores.
+        pattern: regular expression that names the group of a fake image by the path of its folder, see `group_of`;
+            fake images without a match are in no group.
+        video_score: see `combine_frames`.
+        thresholds: see `dataset_metrics`.
 
     Returns:
         Group name -> result of `dataset_metrics`, sorted by name.
     """
-    names = {int(video): group_of(paths[video], pattern) for video in np.unique(videos[labels == 1])}
+    fake = np.flatnonzero(scored.labels == 1)
+    folders, first = np.unique(scored.folders[fake], return_index=True)
+    names = {
+        folder: group_of(scored.paths[fake[i]].rpartition("/")[0], pattern)
+        for folder, i in zip(folders, first, strict=True)
+    }
     groups = {}
     for group in sorted({name for name in names.values() if name}):
-        members = [video for video, name in names.items() if name == group]
-        kept = (labels == 0) | np.isin(videos, members)
-        groups[group] = dataset_metrics(labels[kept], scores[kept], videos[kept], video_score, threshold, resamples)
+        members = [folder for folder, name in names.items() if name == group]
+        kept = (scored.labels == 0) | ((scored.labels == 1) & np.isin(scored.folders, members))
+        groups[group] = dataset_metrics(scored.select(kept), video_score, thresholds)
     return groups

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 from scipy.special import ndtri
 
@@ -37,9 +37,10 @@ VERDICTS = (  # minimum video AUC, words
 COLUMNS = {  # key in results.json -> header and explanation
     "frames": ("frames", "number of scored images"),
     "videos": ("videos", "number of videos with scored images"),
+    "clusters": ("clusters", "number of groups of videos that share a source; the intervals come from these"),
     "acc": ("ACC", "accuracy at a threshold of 0.5"),
     "auc": ("AUC", "area under the ROC curve: the probability that a fake scores higher than a real one; 0.5 is "
-            f"guessing, 1 is perfect. The range below the value is its 95{NBSP}% interval (bootstrap over videos)"),
+            f"guessing, 1 is perfect. The range below the value is its 95{NBSP}% interval"),
     "ap": ("AP", "average precision, with fake as the positive class"),
     "eer": ("EER", "equal error rate: the mean of false positive rate and false negative rate at the threshold where "
             "they are closest; lower is better"),
@@ -49,8 +50,9 @@ COLUMNS = {  # key in results.json -> header and explanation
     "tpr_at_fpr_0.01": (f"TPR at 1{NBSP}%", "true positive rate (share of fakes found) at a false positive rate of at "
                         f"most 1{NBSP}%"),
     "tpr_at_fpr_0.1": (f"TPR at 10{NBSP}%", f"true positive rate at a false positive rate of at most 10{NBSP}%"),
-    "acc_at_threshold": ("ACC at threshold", "accuracy at the threshold that training stored in the checkpoint: the "
-                         "equal error rate point of the validation frames, or a false positive rate set with --fpr"),
+    "acc_at_threshold": ("ACC at threshold", "accuracy at the threshold that training stored in the checkpoint, one "
+                         "for frames and one for videos: the equal error rate point of the validation set, or a false "
+                         "positive rate set with --fpr"),
 }  # fmt: skip
 
 # Placeholder colours that Matplotlib draws in; `inline_svg` replaces them by the page's light and dark colours.
@@ -72,6 +74,12 @@ STYLE: dict[str, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.4g}{NBSP}%")
+EMPTY: dict[str, Any] = {  # entries that results.json of an earlier version lacks
+    **{name: {} for name in ("trained_with", "left_out", "cluster_unit", "file_list_sha256", "run")},
+    "thresholds": {"frame": None, "video": None},
+    "history": [],
+}
+SMALL = 30  # clusters of a class, below which the report calls a test set small
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
 
 
@@ -90,7 +98,7 @@ def write_report(folder: Path) -> Path:
     Raises:
         InputError: results.json or predictions.csv cannot be read, or report.html cannot be written.
     """
-    results = {"trained_with": {}, "left_out": {}} | read_json(folder / "results.json")
+    results = EMPTY | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
     datasets = []
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
@@ -99,9 +107,11 @@ def write_report(folder: Path) -> Path:
             {
                 "name": name,
                 "summary": summary(metrics),
-                "plots": dataset_plots(scored, results["video_score"], results["threshold"], f"{number}"),
+                "warning": warn(scored, results["cluster_unit"].get(name, "video")),
+                "verdicts": metrics.get("verdicts"),
+                "plots": dataset_plots(scored, results["video_score"], results["thresholds"], f"{number}"),
                 "mistakes": worst_mistakes(scored, Path(results["data_root"])),
-                "sha256": results["data_sha256"].get(name),
+                "sha256": results["file_list_sha256"].get(name),
                 "left_out": results["left_out"].get(name),
             }
         )
@@ -113,12 +123,14 @@ def write_report(folder: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["value"] = format_value
+    environment.filters["percent"] = lambda share: DASH if share is None else f"{100 * share:.3g}{NBSP}%"
     published = read_published()
     page = environment.get_template("report.html.j2").render(
         title=folder.resolve().name,
         results=results,
         datasets=datasets,
         tables=metric_tables(results),
+        curves=training_curves(results["history"]),
         published=select_tables(published, results["trained_with"].get("dataset"), results["datasets"]),
         published_missing=not published,
         columns=[
@@ -145,7 +157,7 @@ def summary(metrics: dict[str, Any]) -> str:
         return "the AUC is undefined, because the test set has only one class."
     value = f"video AUC {auc:.3f} on {metrics['videos']:,} videos"
     if interval is None:
-        return f"one class has fewer than two videos, so the result does not generalise to other videos ({value})."
+        return f"a class has only one independent video, so the result does not generalise to other videos ({value})."
     low, high = interval
     if high < 0.5:
         verdict = "fake videos score lower than real videos, which is worse than guessing"
@@ -154,8 +166,25 @@ def summary(metrics: dict[str, Any]) -> str:
     else:
         word = next(word for minimum, word in VERDICTS if auc >= minimum)
         verdict = f"the network separates fake from real videos {word}"
-    doubt = "; every bootstrap draw gave this AUC, so it is unreliable with few videos" if low == high else ""
-    return f"{verdict}: {value}, 95{NBSP}% interval {low:.3f} to {high:.3f}{doubt}."
+    return f"{verdict}: {value}, 95{NBSP}% interval {low:.3f} to {high:.3f}."
+
+
+def warn(scored: Scores, unit: str) -> str:
+    """Warn about a test set that is small or of one source, in a sentence; return "" for others.
+
+    Args:
+        scored: the frame scores of the dataset.
+        unit: what connects videos, see `datasets.sources.Groups`.
+    """
+    if len(scored.cluster_names) == 1:
+        return f"All videos are connected by a shared {unit}: the numbers hold for this {unit} alone."
+    real, fake = (len(np.unique(scored.clusters[scored.labels == label])) for label in (0, 1))
+    if min(real, fake) >= SMALL:
+        return ""
+    return (
+        f"The test set is small: {real} independent real and {fake} independent fake videos, counting videos that "
+        f"share a {unit} once. Numbers from fewer than {SMALL} may change much with other videos."
+    )
 
 
 def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,13 +206,15 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
 
     def cell(metrics: dict[str, Any], name: str) -> tuple[str, str]:
         value, interval = metrics.get(name), metrics.get(f"{name}_interval")
-        if name in ("frames", "videos") and value is not None:  # an average may have a fraction
+        if name in ("frames", "videos", "clusters") and value is not None:  # an average may have a fraction
             value = f"{value:,.1f}".removesuffix(".0")
         return format_value(value), f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
-    names = list(dict.fromkeys(name for _, _, metrics in parts for name in metrics if name != "groups"))
+    names = list(
+        dict.fromkeys(name for _, _, metrics in parts for name in metrics if name not in ("groups", "verdicts"))
+    )
     names = [name for name in names if not name.endswith("_interval")]
-    video_names = [name for name in names if name.startswith("video_") or name == "videos"]
+    video_names = [name for name in names if name.startswith("video_") or name in ("videos", "clusters")]
     tables = []
     for title, prefix, columns in (
         ("Frames", "", [name for name in names if name not in video_names]),
@@ -199,25 +230,22 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------- curves
 
 
-def dataset_plots(scored: Scores, video_score: str, threshold: float | None, salt: str) -> list[dict[str, Any]]:
+def dataset_plots(scored: Scores, video_score: str, thresholds: dict[str, Any], salt: str) -> list[dict[str, Any]]:
     """Draw the plots of one dataset.
 
     Args:
         scored: the frame scores.
-        video_score: mean, max or topK, see `evaluation.metrics.score_videos`.
-        threshold: the threshold to mark, or None.
+        video_score: mean, max or topK, see `evaluation.metrics.combine_frames`.
+        thresholds: the thresholds to mark, of ``frame`` and ``video``; either may be None.
         salt: a string unique to the dataset, so that no two plots of a page share an SVG id.
 
     Returns:
         ROC and DET curves (if both classes are present), score histograms and calibration, each with a ``title``, an
         ``svg`` and a ``caption``.
     """
-    videos = scored.videos
-    first = np.unique(videos, return_index=True)[1]
-    units = {
-        "frames": (scored.labels, scored.scores),
-        "videos": (scored.labels[first], score_videos(scored.scores, videos, video_score)),
-    }
+    videos = score_videos(scored, video_score)
+    units = {"frames": (scored.labels, scored.scores), "videos": (videos.labels, videos.scores)}
+    marks = {f"{level}s": values and values["threshold"] for level, values in thresholds.items()}
     both_classes = len(np.unique(scored.labels)) == 2
     plots = []
     for title, draw, needs_both, caption in PLOTS:
@@ -226,13 +254,14 @@ def dataset_plots(scored: Scores, video_score: str, threshold: float | None, sal
         with style.context(STYLE | {"svg.hashsalt": f"{salt} {title}"}):
             figure = Figure(figsize=(4.4, 3.9))
             figure.subplots_adjust(left=0.15, right=0.97, bottom=0.12, top=0.95, hspace=0.25)
-            draw(figure, units, threshold)
+            draw(figure, units, marks)
             svg = inline_svg(figure, f"{title} of frames and videos")
         plots.append({"title": title, "svg": svg, "caption": caption})
     return plots
 
 
 Units = dict[str, tuple[np.ndarray, np.ndarray]]  # frames and videos -> labels and scores
+Thresholds = dict[str, float | None]  # frames and videos -> threshold
 LINE_STYLES: dict[str, dict[str, Any]] = {
     "frames": {"color": INK, "lw": 1.2, "ls": (0, (4, 2))},
     "videos": {"color": ACCENT, "lw": 1.8, "ls": "-"},
@@ -240,7 +269,7 @@ LINE_STYLES: dict[str, dict[str, Any]] = {
 GUESSING: dict[str, Any] = {"color": INK, "alpha": 0.35, "lw": 0.8, "ls": ":"}
 
 
-def draw_roc(figure: Figure, units: Units, threshold: float | None) -> None:
+def draw_roc(figure: Figure, units: Units, thresholds: Thresholds) -> None:
     """Draw the ROC curves."""
     from sklearn.metrics import roc_curve  # slow to import
 
@@ -252,7 +281,7 @@ def draw_roc(figure: Figure, units: Units, threshold: float | None) -> None:
     axes.legend(loc="lower right")
 
 
-def draw_det(figure: Figure, units: Units, threshold: float | None) -> None:
+def draw_det(figure: Figure, units: Units, thresholds: Thresholds) -> None:
     """Draw the DET curves (Martin et al., Eurospeech 1997): both error rates on normal deviate scales."""
     from sklearn.metrics import roc_curve
 
@@ -269,7 +298,7 @@ def draw_det(figure: Figure, units: Units, threshold: float | None) -> None:
     axes.legend(loc="upper right")
 
 
-def draw_histograms(figure: Figure, units: Units, threshold: float | None) -> None:
+def draw_histograms(figure: Figure, units: Units, thresholds: Thresholds) -> None:
     """Draw histograms of the frame scores and, below, of the video scores."""
     subplots = figure.subplots(2, 1, sharex=True)
     figure.subplots_adjust(top=0.88)  # room for the legend
@@ -280,8 +309,8 @@ def draw_histograms(figure: Figure, units: Units, threshold: float | None) -> No
             shares = counts / max(counts.sum(), 1)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, lw=0)
             axes.stairs(shares, edges, color=colour, lw=1.2, label=name if counts.sum() else f"{name} (none)")
-        if threshold is not None:
-            axes.axvline(threshold, color=INK, lw=1, ls=(0, (4, 2)), label=f"threshold {threshold:.2f}")
+        if (threshold := thresholds[unit]) is not None:
+            axes.axvline(threshold, color=INK, lw=1, ls=(0, (4, 2)), label="threshold")
         axes.set_title(unit, loc="left", fontsize=9)
         axes.set(xlim=(-0.01, 1.01), ylim=(0, None))
         axes.yaxis.set_major_formatter(PERCENT)
@@ -290,7 +319,7 @@ def draw_histograms(figure: Figure, units: Units, threshold: float | None) -> No
     subplots[1].set_xlabel("score: 0 real, 1 fake")
 
 
-def draw_calibration(figure: Figure, units: Units, threshold: float | None) -> None:
+def draw_calibration(figure: Figure, units: Units, thresholds: Thresholds) -> None:
     """Draw the share of fakes against the mean score in each bin of the calibration error."""
     axes = square_axes(figure, "mean score", "share of fakes")
     axes.plot([0, 1], [0, 1], **GUESSING)
@@ -330,6 +359,41 @@ PLOTS = (  # title, function, whether it needs both classes, caption
         False,
         f"Share of fakes at each score. On the diagonal, 80{NBSP}% of the images that score 0.8 are fake. Below it, "
         "the scores are too high; above it, too low. A larger dot stands for more images or videos.",
+    ),
+)
+
+
+def training_curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Draw the losses and the AUCs of each epoch; return plots as `dataset_plots` does, none for an empty history."""
+    plots = []
+    for title, y, lines, caption in CURVES if history else ():
+        with style.context(STYLE | {"svg.hashsalt": f"training {title}"}):
+            figure = Figure(figsize=(4.4, 3.0))
+            figure.subplots_adjust(left=0.15, right=0.97, bottom=0.16, top=0.95)
+            axes = figure.subplots()
+            axes.set(xlabel="epoch", ylabel=y)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            for (part, name), look in zip(lines, LINE_STYLES.values(), strict=True):
+                values = [np.nan if epoch[part][name] is None else epoch[part][name] for epoch in history]
+                label = "validation" if part == "val" else "training"
+                axes.plot([epoch["epoch"] for epoch in history], values, marker=".", label=label, **look)
+            axes.legend(loc="best")
+            plots.append({"title": title, "svg": inline_svg(figure, f"{title} of each epoch"), "caption": caption})
+    return plots
+
+
+CURVES = (  # title, y axis, lines, caption
+    (
+        "Loss",
+        "loss",
+        (("losses", "classification"), ("val", "log_loss")),
+        "Classification loss on the augmented, blended training images, and log loss on the validation images.",
+    ),
+    (
+        "AUC",
+        "frame AUC",
+        (("train", "auc"), ("val", "auc")),
+        "A training AUC that rises while the validation AUC falls means that the network learns its images by heart.",
     ),
 )
 

@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
-from evaluation.predictions import write_predictions
+from evaluation.predictions import Scores, collect_scores, write_predictions
 from evaluation.report import write_report
+from evaluation.verdicts import LEVELS, measure_verdicts
 from utils.files import write_json
+from utils.machine import describe_run
 from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
 
+THRESHOLD_KEYS = ("threshold", "fpr", "fnr")
 TestedImages = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of its N scored images, N scores
 
 
@@ -25,6 +29,7 @@ def write_results(
     args: TrainingArguments,
     checkpoint_file: Path | None,
     checkpoint: dict[str, Any],
+    device: torch.device,
 ) -> dict[str, Any]:
     """Compute the metrics and write results.json, predictions.csv and report.html.
 
@@ -33,34 +38,38 @@ def write_results(
         tested: dataset -> its images and scores.
         args: arguments of the test.
         checkpoint_file: the tested checkpoint; None if it was not saved.
-        checkpoint: its content. Without a ``threshold``, the results have no ``acc_at_threshold``.
+        checkpoint: its content. Without a ``calibration``, the results have no ``acc_at_threshold`` and no verdicts.
+        device: where the images were scored.
 
     Returns:
         The content of results.json.
     """
-    threshold = checkpoint.get("threshold")
-    results = {
-        dataset: measure(*images, video_score=args.video_score, threshold=threshold, group_by=args.group_by)
-        for dataset, images in tested.items()
-    }
-    for dataset, metrics in results.items():
-        if metrics["auc"] is None:
-            names = ", ".join(name for name, value in metrics.items() if value is None)
+    calibration = checkpoint.get("calibration")
+    thresholds = {level: calibration and {k: calibration[level][k] for k in THRESHOLD_KEYS} for level in LEVELS}
+    predictions, units, results = {}, {}, {}
+    for dataset, images in tested.items():
+        predictions[dataset], units[dataset] = collect_scores(*images, args.dataset_root)
+        results[dataset] = measure(predictions[dataset], args, calibration)
+        if results[dataset]["auc"] is None:
+            names = ", ".join(name for name, value in results[dataset].items() if value is None)
             print(f"warning: the test set of {dataset} has only one class; undefined metrics: {names}", file=sys.stderr)
-        if args.group_by and "groups" not in metrics:
+        if args.group_by and "groups" not in results[dataset]:
             print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
-    write_predictions(folder / "predictions.csv", tested)
+    write_predictions(folder / "predictions.csv", predictions)
     content = {
         "checkpoint": checkpoint_file and str(checkpoint_file),
         "checkpoint_sha256": checkpoint_file and checkpoint["sha256"],
         "data_root": str(args.data_root.absolute()),
-        "data_sha256": {d: fingerprint(d, args.dataset_root, *images[:2]) for d, images in tested.items()},
+        "file_list_sha256": {d: fingerprint(d, args.dataset_root, *images[:2]) for d, images in tested.items()},
         "left_out": {dataset: len(images[0]) - len(images[1]) for dataset, images in tested.items()},
-        "threshold": threshold,
+        "cluster_unit": units,
+        "thresholds": thresholds,
         "video_score": args.video_score,
         "group_by": args.group_by,
         "precision": args.precision,
+        "run": describe_run(device),
         "trained_with": checkpoint["args"],
+        "history": checkpoint.get("history", []),
         "datasets": results,
         **({"average": average(results)} if len(results) > 1 else {}),
     }
@@ -69,34 +78,32 @@ def write_results(
     return content
 
 
-def measure(
-    faces: FaceImages,
-    positions: np.ndarray,
-    scores: np.ndarray,
-    *,
-    video_score: str,
-    threshold: float | None,
-    group_by: str | None,
-) -> dict[str, Any]:
+def measure(scored: Scores, args: TrainingArguments, calibration: dict[str, Any] | None) -> dict[str, Any]:
     """Compute the metrics of one test set.
 
     Args:
-        faces: images of the test set.
-        positions: N, the positions of the scored images in `faces`.
-        scores: N, from 0 (real) to 1 (fake).
-        video_score: mean, max or topK, see `evaluation.metrics.score_videos`.
-        threshold: the decision threshold stored in the checkpoint, or None.
-        group_by: regular expression that names the group of a fake video, see `evaluation.metrics.group_of`; None for
-            the manipulations of FaceForensics++.
+        scored: the frame scores.
+        args: ``video_score``; ``group_by``, a regular expression that names the group of a fake video, None for the
+            manipulations of FaceForensics++; ``error``, see `evaluation.verdicts`.
+        calibration: see `evaluation.verdicts.calibrate`; None if the checkpoint has none.
 
     Returns:
-        The metrics of `evaluation.metrics.dataset_metrics`, plus ``groups`` if any fake video has a group: the metrics
-        of each group against all real videos.
+        The metrics of `evaluation.metrics.dataset_metrics`. ``groups``, if any fake video has a group: the metrics of
+        each group against all real videos. ``verdicts``, with a calibration: see
+        `evaluation.verdicts.measure_verdicts`.
     """
-    labels, videos = faces.labels[positions], faces.video_of[positions]
-    paths = [video.path for video in faces.videos]
-    groups = group_metrics(labels, scores, videos, paths, group_by or FFPP_MANIPULATION, video_score, threshold)
-    return dataset_metrics(labels, scores, videos, video_score, threshold) | ({"groups": groups} if groups else {})
+    # A video threshold belongs to one way of combining frames.
+    same = calibration is not None and calibration["video_score"] == args.video_score
+    thresholds = (
+        calibration["frame"]["threshold"] if calibration else None,
+        calibration["video"]["threshold"] if calibration and same else None,
+    )
+    metrics = dataset_metrics(scored, args.video_score, thresholds)
+    if groups := group_metrics(scored, args.group_by or FFPP_MANIPULATION, args.video_score, thresholds):
+        metrics["groups"] = groups
+    if calibration is not None:
+        metrics["verdicts"] = measure_verdicts(calibration, scored, args.error)
+    return metrics
 
 
 def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
@@ -133,6 +140,7 @@ def fingerprint(dataset: str, dataset_root: Path, faces: FaceImages, positions: 
 COLUMNS = {  # header in the printed table -> key in results.json
     "frames": "frames",
     "videos": "videos",
+    "clusters": "clusters",
     "ACC": "acc",
     "AUC": "auc",
     "AP": "ap",
@@ -155,7 +163,7 @@ def format_table(results: dict[str, Any]) -> str:
         value, interval = metrics[name], metrics.get(f"{name}_interval")
         if value is None:
             return "-"
-        text = f"{value:.1f}".removesuffix(".0") if name in ("frames", "videos") else f"{value:.4f}"
+        text = f"{value:.1f}".removesuffix(".0") if name in ("frames", "videos", "clusters") else f"{value:.4f}"
         return f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else text
 
     parts = []

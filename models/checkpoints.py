@@ -11,13 +11,14 @@ Checkpoints of this project also have:
 - ``channels``: channel order of the training images, RGB or BGR.
 - ``balance``: state of the learnt loss weights.
 - ``val_losses``, ``halvings``: state of ``--lr_schedule official``.
+- ``history``: losses and metrics of each finished epoch.
 - ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
 
 After a finished epoch they have:
 
 - ``val``: metrics of this epoch on the validation set.
 - ``best``: the best `selection_score` so far.
-- ``threshold``: decision threshold chosen on the validation frames; a score above it means fake.
+- ``calibration``: thresholds from the validation scores, see `evaluation.verdicts.calibrate`.
 
 ``model_last.pth`` alone has what continuing needs:
 

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
+
+from evaluation.predictions import Scores, make_scores
 
 torch.set_num_threads(1)
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
@@ -36,6 +39,7 @@ def without_plots(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr("torch.utils.tensorboard.SummaryWriter.add_image", lambda *_, **__: None)
         if request.module.__name__ != "tests.test_report":
             patch.setattr("evaluation.report.dataset_plots", lambda *_: [])
+            patch.setattr("evaluation.report.training_curves", lambda *_: [])
         yield
 
 
@@ -57,6 +61,19 @@ def make_dataset(root: Path, name: str = "tiny", videos: int = 2, frames: int = 
                     cv2.imwrite(str(folder / f"{frame:04d}.png"), image)
                 lines.append(f"{label},{path},{frames}\n")
             (labels / f"{split}_{kind}.txt").write_text("".join(lines))
+
+
+def scores_of(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    videos: Sequence[Any],
+    clusters: Sequence[Any] | None = None,
+    folders: Sequence[Any] | None = None,
+) -> Scores:
+    """Make the scores of N images, with the name of each image's video, cluster and folder; by default, all equal."""
+    paths = [f"{folder}/{number:04d}.png" for number, folder in enumerate(videos if folders is None else folders)]
+    names = [[str(name) for name in (videos if given is None else given)] for given in (videos, clusters)]
+    return make_scores(paths, np.array(labels), np.array(scores, float), *names)
 
 
 @pytest.fixture

@@ -43,8 +43,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         ours, theirs = load_checkpoint(one / file), load_checkpoint(other / file)
         for entry in ("state_dict", "balance", *(["optimizer"] if file == "model_last.pth" else [])):
             torch.testing.assert_close(ours[entry], theirs[entry], rtol=0, atol=0)
-        assert [ours[key] for key in ("epoch", "best", "val", "threshold")] == [
-            theirs[key] for key in ("epoch", "best", "val", "threshold")
+        assert [ours[key] for key in ("epoch", "best", "val", "calibration")] == [
+            theirs[key] for key in ("epoch", "best", "val", "calibration")
         ]
     assert (one / "predictions.csv").read_bytes() == (other / "predictions.csv").read_bytes()
     assert log_lines(one) == log_lines(other)

@@ -5,8 +5,16 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from evaluation.intervals import bootstrap_auc, interval
-from evaluation.metrics import METRICS, binary_metrics, choose_threshold, dataset_metrics, group_metrics, score_videos
+from evaluation.metrics import (
+    METRICS,
+    binary_metrics,
+    choose_threshold,
+    combine_frames,
+    dataset_metrics,
+    group_metrics,
+    score_videos,
+)
+from tests.conftest import scores_of
 
 REAL_FAKE = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 
@@ -86,7 +94,8 @@ def test_eer_by_hand() -> None:
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_single_class(label: int) -> None:
-    metrics = dataset_metrics(np.full(4, label), np.array([0.1, 0.2, 0.3, 0.9]), np.array([0, 0, 1, 1]), threshold=0.25)
+    scored = scores_of([label] * 4, [0.1, 0.2, 0.3, 0.9], "aabb")
+    metrics = dataset_metrics(scored, thresholds=(0.25, 0.25))
     undefined = {"auc", "ap", "eer", "tpr_at_fpr_0.01", "tpr_at_fpr_0.1", "auc_interval"}
     assert {n for n, v in metrics.items() if v is None} == undefined | {f"video_{n}" for n in undefined}
     assert metrics["acc"] == pytest.approx(0.25 if label else 0.75)
@@ -106,11 +115,11 @@ def test_scores_outside_0_to_1_are_an_error(bad: float) -> None:
 def test_frame_scores_combine_into_video_scores() -> None:
     scores = np.array([0.45, 0.3, 0.35, 0.9, 0.1, 0.2, 0.6])
     videos = np.array([0, 1, 0, 1, 2, 3, 1])
-    assert score_videos(scores, videos, "mean") == pytest.approx([0.4, 0.6, 0.1, 0.2])
-    assert score_videos(scores, videos, "max") == pytest.approx([0.45, 0.9, 0.1, 0.2])
-    assert score_videos(scores, videos, "top1") == pytest.approx([0.45, 0.9, 0.1, 0.2])
-    assert score_videos(scores, videos, "top2") == pytest.approx([0.4, 0.75, 0.1, 0.2])
-    assert score_videos(scores, videos, "top9") == pytest.approx([0.4, 0.6, 0.1, 0.2])
+    assert combine_frames(scores, videos, "mean") == pytest.approx([0.4, 0.6, 0.1, 0.2])
+    assert combine_frames(scores, videos, "max") == pytest.approx([0.45, 0.9, 0.1, 0.2])
+    assert combine_frames(scores, videos, "top1") == pytest.approx([0.45, 0.9, 0.1, 0.2])
+    assert combine_frames(scores, videos, "top2") == pytest.approx([0.4, 0.75, 0.1, 0.2])
+    assert combine_frames(scores, videos, "top9") == pytest.approx([0.4, 0.6, 0.1, 0.2])
 
 
 def test_dataset_metrics_cover_frames_and_videos() -> None:
@@ -118,55 +127,24 @@ def test_dataset_metrics_cover_frames_and_videos() -> None:
     videos = np.array([3, 7, 3, 7, 5, 9])
     labels = np.array([0, 1, 0, 1, 0, 1])
     scores = np.array([0.45, 0.3, 0.35, 0.9, 0.1, 0.2])
-    metrics = dataset_metrics(labels, scores, videos, threshold=0.15)
-    assert (metrics["frames"], metrics["videos"]) == (6, 4)
+    metrics = dataset_metrics(scores_of(labels, scores, videos, [0, 1, 0, 1, 1, 9]), thresholds=(0.15, 0.3))
+    assert (metrics["frames"], metrics["videos"], metrics["clusters"]) == (6, 4, 3)
     means, truth = np.array([0.4, 0.1, 0.6, 0.2]), np.array([0, 0, 1, 1])
-    for name, value in binary_metrics(truth, means, 0.15).items():
+    for name, value in binary_metrics(truth, means, 0.3).items():
         assert metrics[f"video_{name}"] == value
     for name, value in binary_metrics(labels, scores, 0.15).items():
         assert metrics[name] == value
 
 
-# ----------------------------------------------------------------------------------------------------------- intervals
-
-
-def test_bootstrap_equals_a_plain_loop_over_videos() -> None:
-    rng = np.random.default_rng(3)
-    videos = rng.integers(0, 12, 150)
-    videos = np.unique(videos, return_inverse=True)[1]
-    labels = (videos % 3 > 0).astype(int)
-    scores = np.clip(rng.normal(0.4 + 0.2 * labels, 0.2), 0, 1).round(1)
-    draws, expected = np.random.default_rng(5), []
-    for _ in range(60):
-        drawn = draws.integers(12, size=12)
-        frames = np.concatenate([np.flatnonzero(videos == video) for video in drawn])
-        if 0 < labels[frames].sum() < len(frames):
-            expected.append(sk.roc_auc_score(labels[frames], scores[frames]))
-    assert bootstrap_auc(labels, scores, videos, 60, seed=5) == pytest.approx(np.array(expected), abs=1e-9)
-    assert interval(np.arange(101) / 100) == pytest.approx([0.025, 0.975])
-
-
-def test_the_interval_over_videos_is_wider_than_over_frames() -> None:
-    rng = np.random.default_rng(0)
-    videos = np.repeat(np.arange(40), 25)
-    labels = videos % 2
-    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, 40)[videos] + 0.8 * labels + rng.normal(0, 0.1, 1000))))
-    widths = [np.diff(interval(bootstrap_auc(labels, scores, v, 300))) for v in (videos, np.arange(1000))]
-    assert widths[0] > 3 * widths[1]
-
-
-def test_draws_with_a_single_class_are_left_out() -> None:
-    labels, scores, videos = np.array([0, 1]), np.array([0.2, 0.7]), np.array([0, 1])
-    aucs = bootstrap_auc(labels, scores, videos, 200)
-    assert 60 < len(aucs) < 140 and (aucs == 1).all()
-    assert interval(np.array([])) is None
-
-
-def test_a_class_with_one_video_has_no_interval() -> None:
-    labels, scores = np.array([0, 0, 1, 1, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9, 0.3, 0.8])
-    one = dataset_metrics(labels, scores, np.array([0, 0, 1, 1, 2, 2]))
-    assert one["auc"] is not None and one["auc_interval"] is None and one["video_auc_interval"] is None
-    assert dataset_metrics(labels, scores, np.array([0, 1, 2, 2, 3, 3]))["auc_interval"] is not None
+def test_faces_of_one_video_are_one_video() -> None:
+    """A video with a fake face is fake, and scores as high as its highest face."""
+    scored = scores_of(
+        [0, 0, 1, 1, 0], [0.1, 0.3, 0.8, 0.6, 0.9], ["a", "a", "a", "a", "b"], folders=["a/0", "a/0", "a/1", "a/1", "b"]
+    )
+    videos = score_videos(scored, "mean")
+    assert videos.labels.tolist() == [1, 0] and videos.scores == pytest.approx([0.7, 0.9])
+    metrics = dataset_metrics(scored)
+    assert metrics["videos"] == 2 and metrics["video_auc"] == 0
 
 
 # ----------------------------------------------------------------------------------------------- thresholds and groups
@@ -200,15 +178,14 @@ def test_threshold_between_neighbouring_doubles(fake: float) -> None:
 
 def test_groups_are_measured_against_all_real_videos() -> None:
     paths = [
-        "original_sequences/youtube/c23/1/",
-        *(f"manipulated_sequences/{m}/c23/1_2/" for m in ("Deepfakes", "FaceSwap")),
+        "original_sequences/youtube/c23/1",
+        *(f"manipulated_sequences/{m}/c23/1_2" for m in ("Deepfakes", "FaceSwap")),
     ]
-    videos = np.array([0, 0, 1, 1, 2, 2])
-    labels = np.array([0, 0, 1, 1, 1, 1])
-    scores = np.array([0.4, 0.6, 0.9, 0.8, 0.1, 0.5])
-    groups = group_metrics(labels, scores, videos, paths, r"manipulated_sequences/([^/]+)/", resamples=0)
+    videos = np.repeat(paths, 2)
+    scored = scores_of([0, 0, 1, 1, 1, 1], [0.4, 0.6, 0.9, 0.8, 0.1, 0.5], videos)
+    groups = group_metrics(scored, r"manipulated_sequences/([^/]+)/")
     assert list(groups) == ["Deepfakes", "FaceSwap"]
     assert groups["Deepfakes"]["auc"] == 1 and groups["FaceSwap"]["auc"] == 0.25
     assert groups["FaceSwap"]["frames"] == 4 and groups["FaceSwap"]["videos"] == 2
-    assert list(group_metrics(labels, scores, videos, paths, "Face.*?(?=/)", resamples=0)) == ["FaceSwap"]
-    assert group_metrics(labels, scores, videos, paths, "nothing", resamples=0) == {}
+    assert list(group_metrics(scored, "Face.*?(?=/)")) == ["FaceSwap"]
+    assert group_metrics(scored, "nothing") == {}

@@ -18,9 +18,10 @@ from PIL import Image
 
 from analysis.study import write_study
 from evaluation.metrics import dataset_metrics, group_metrics
-from evaluation.predictions import Scores
-from evaluation.report import CURVE_POINTS, MISTAKES, summary, thin_curve, worst_mistakes, write_report
+from evaluation.report import CURVE_POINTS, MISTAKES, summary, thin_curve, warn, worst_mistakes, write_report
 from evaluation.results import average
+from evaluation.verdicts import calibrate, measure_verdicts
+from tests.conftest import scores_of
 from utils.errors import InputError
 
 HOSTILE = "<script>alert(1)</script>"
@@ -46,10 +47,12 @@ def make_run(
     for name in names:
         scores = 1 / (1 + np.exp(-rng.normal(certain * (2 * labels - 1), 1)))
         folders = [f"{name}/{'ab'[v % 4 // 2]}/{v:03d}" for v in range(videos)]
-        options = {"threshold": more.get("threshold", 0.4), "resamples": 20}
-        results[name] = dataset_metrics(labels, scores, video, **options)
+        scored, options = scores_of(labels, scores, [folders[v] for v in video]), {"thresholds": (0.4, 0.4)}
+        results[name] = dataset_metrics(scored, **options)
         if groups:
-            results[name]["groups"] = group_metrics(labels, scores, video, folders, groups, **options)
+            results[name]["groups"] = group_metrics(scored, groups, **options)
+        if set(classes) == {0, 1}:
+            results[name]["verdicts"] = measure_verdicts(calibrate(scored, None, "mean"), scored, 0.05)
         for i, (label, score) in enumerate(zip(labels, scores, strict=True)):
             rows.append([name, f"{folders[video[i]]}/{i % frames:04d}.png", label, repr(float(score))])
     if pictures:
@@ -63,8 +66,20 @@ def make_run(
         "checkpoint": "output/run/model_best.pth",
         "checkpoint_sha256": "c" * 64,
         "data_root": str(folder.parent / "faces"),
-        "data_sha256": dict.fromkeys(names, "d" * 64),
-        "threshold": 0.4,
+        "file_list_sha256": dict.fromkeys(names, "d" * 64),
+        "thresholds": dict.fromkeys(("frame", "video"), {"threshold": 0.4, "fpr": 0.125, "fnr": 0.25}),
+        "cluster_unit": dict.fromkeys(names, "video"),
+        "run": {"date": "2026-01-02T03:04:05+00:00", "commit": None, "hardware": "a fast one"},
+        "precision": "fp32",
+        "history": [
+            {
+                "epoch": n,
+                "losses": {"classification": 1 / n},
+                "train": {"auc": None},
+                "val": {"auc": 0.5, "log_loss": 0.7},
+            }
+            for n in (1, 2)
+        ],
         "video_score": "mean",
         "group_by": groups or None,
         "trained_with": {"name": "run", "lr": 1e-6, "fpr": None, "gil_loss": True},
@@ -138,15 +153,18 @@ def test_the_page_shows_every_number_of_the_files(tmp_path: Path) -> None:
     assert len(parts) == 7
     for metrics in parts:
         for name, value in metrics.items():
-            if name.endswith("_interval"):
+            if name == "verdicts":
+                assert f"{value['fake_above']:.4f}" in page.text and f"{100 * value['uncertain']:.3g}" in page.text
+            elif name.endswith("_interval"):
                 assert f"{value[0]:.3f} to {value[1]:.3f}" in page.text
-            elif isinstance(value, float) and name not in ("frames", "videos"):
+            elif isinstance(value, float) and name not in ("frames", "videos", "clusters"):
                 assert f"{value:.4f}" in page.text, name
-    for text in ("c" * 64, "d" * 64, "model_best.pth", "0.4000", "1e-06", "gil_loss", "TPR at 10\u00a0%", "DET curve"):
+    texts = ("c" * 64, "d" * 64, "model_best.pth", "0.4000", "1e-06", "gil_loss", "TPR at 10\u00a0%", "DET curve")
+    for text in (*texts, "a fast one", "12.5\u00a0%", "fp32", "2026-01-02"):
         assert text in page.text, text
     scopes = [attributes.get("scope") for tag, attributes in page.elements if tag == "th"]
     assert set(scopes) == {"row", "col"} and scopes.count("row") == 2 * 7
-    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2 * 4
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2 * 4 + 2
     assert ("html", {"lang": "en"}) in page.elements
     assert all(attributes["role"] == "img" for tag, attributes in page.elements if tag == "svg")
     assert all(attributes["aria-label"] for tag, attributes in page.elements if tag == "svg")
@@ -179,13 +197,13 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label, absent", [(0, "fake"), (1, "real")])
 def test_a_single_class(tmp_path: Path, label: int, absent: str) -> None:
-    page = page_of(make_run(tmp_path / "run", classes=(label,), threshold=None))
+    page = page_of(make_run(tmp_path / "run", classes=(label,), thresholds={"frame": None, "video": None}))
     assert_self_contained(page)
     assert "AUC is undefined" in page.text and "only one class" in page.text
     assert "the diagonal is guessing" not in page.text  # no ROC curve
     assert f"{absent} (none)" in page.text
     assert "Calibration" in page.text and "–" in page.text
-    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 2 + 2
 
 
 def test_the_worst_mistakes_are_the_worst(tmp_path: Path) -> None:
@@ -226,8 +244,8 @@ def test_no_mistakes_and_missing_images(tmp_path: Path) -> None:
 
 
 def test_a_score_of_exactly_one_half_means_real(tmp_path: Path) -> None:
-    scored = Scores(["v/a", "v/b"], np.array([0, 1]), np.array([0.5, 0.5]))
-    assert [mistake["path"] for mistake in worst_mistakes(scored, tmp_path)] == ["v/b"]
+    scored = scores_of([0, 1], [0.5, 0.5], "ab")
+    assert [mistake["label"] for mistake in worst_mistakes(scored, tmp_path)] == ["fake"]
 
 
 def test_studies(tmp_path: Path) -> None:
@@ -284,14 +302,23 @@ def test_a_study_of_a_different_checkpoint_is_marked(tmp_path: Path, numbers: di
         (0.6, [0.55, 0.65], "videos poorly: "),
         (0.9, [0.5, 1.0], "not significantly better than guessing"),
         (0.2, [0.1, 0.3], "worse than guessing"),
-        (1.0, [1.0, 1.0], "interval 1.000 to 1.000; every bootstrap draw"),
-        (1.0, None, "one class has fewer than two videos"),
+        (1.0, None, "only one independent video"),
         (None, None, "undefined"),
     ],
 )
 def test_the_summary_grades_the_video_auc(auc: float | None, interval: list[float] | None, words: str) -> None:
     sentence = summary({"video_auc": auc, "video_auc_interval": interval, "videos": 1234})
-    assert words in sentence and ("every bootstrap draw" in sentence) == (interval == [1.0, 1.0])
+    assert words in sentence
+
+
+def test_a_small_test_set_or_one_of_a_single_source_is_marked(tmp_path: Path) -> None:
+    labels, videos = np.arange(120) % 2, np.arange(120)
+    assert warn(scores_of(labels, labels / 2, videos), "video") == ""
+    assert "60 independent real and 10 independent fake" in warn(
+        scores_of(labels, labels / 2, videos, np.where(labels, videos % 20, videos)), "source"
+    )
+    assert "shared source" in warn(scores_of(labels, labels / 2, videos, [0] * 120), "source")
+    assert "test set is small" in page_of(make_run(tmp_path / "run")).text
 
 
 def test_a_thin_curve_keeps_its_shape() -> None:
@@ -356,7 +383,7 @@ def test_a_browser_shows_everything_and_requests_nothing(browser: Any, report: P
     widths = page.eval_on_selector_all("img", "all => all.map(image => image.naturalWidth)")
     assert len(widths) > 20 and min(widths) > 0
     drawn = page.eval_on_selector_all("svg, svg path[clip-path], svg text", "all => all.map(e => e.getBBox().height)")
-    assert len(drawn) > 100 and page.locator("svg").count() == 8
+    assert len(drawn) > 100 and page.locator("svg").count() == 10
     boxes = page.eval_on_selector_all(
         "svg", "all => all.map(e => [e.getBBox().width, e.getBoundingClientRect().height])"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import special, stats
 from sklearn import metrics as sk
 
 import training
@@ -39,7 +40,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (faces / f"{number:03d}").rename(root / "faces" / folder)
         lines.append(f"1,{folder},3\n")
     (root / "labels/tiny/test_fake.txt").write_text("".join(lines))
-    assert training.main(arguments(root, "--name", "run", "--fpr", "0.2")) == 0
+    assert training.main(arguments(root, "--name", "run", "--fpr", "0.2", "--video_score", "top2")) == 0
     best = root / "output/run/model_best.pth"
     more = ["--test", "True", "--resume_model", str(best), "--dataset", "tiny,other", "--name", "both"]
     assert training.main(arguments(root, *more, "--video_score", "top2")) == 0
@@ -79,31 +80,45 @@ def plain_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean((ahead > 0) + 0.5 * (ahead == 0)))
 
 
-def plain_interval(labels: np.ndarray, scores: np.ndarray, videos: np.ndarray) -> list[float]:
-    assert plain_auc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores), abs=1e-12)
-    rng, total, aucs = np.random.default_rng(0), videos.max() + 1, []
-    frames = [np.flatnonzero(videos == video) for video in range(total)]
-    for _ in range(2000):
-        drawn = np.concatenate([frames[video] for video in rng.integers(total, size=total)])
-        if 0 < labels[drawn].sum() < len(drawn):
-            aucs.append(plain_auc(labels[drawn], scores[drawn]))
-    return list(np.percentile(aucs, [2.5, 97.5]))
+def plain_interval(labels: np.ndarray, scores: np.ndarray, clusters: list[str]) -> list[float]:
+    """Return Obuchowski's interval on the logit scale, from sums over pairs of images."""
+    auc = plain_auc(labels, scores)
+    ahead = scores[labels == 1][:, None] - scores[labels == 0]
+    wins = (ahead > 0) + 0.5 * (ahead == 0) - auc
+    deviations = np.zeros(len(labels))
+    deviations[labels == 1], deviations[labels == 0] = wins.mean(axis=1), wins.mean(axis=0)
+    names, counts = sorted(set(clusters)), []
+    sums = np.zeros((2, len(names)))
+    for label in (0, 1):
+        members = [(n, d) for n, d, y in zip(clusters, deviations, labels, strict=True) if y == label]
+        counts.append(len({name for name, _ in members}))
+        for name, deviation in members:
+            sums[label, names.index(name)] += deviation / len(members)
+    variance = sum(n / (n - 1) * np.sum(s**2) for n, s in zip(counts, sums, strict=True))
+    variance += 2 * len(names) / (len(names) - 1) * np.sum(sums[0] * sums[1])
+    quantile = stats.t.ppf(0.975, min(counts) - 1)
+    if 0 < auc < 1 and variance > 0:
+        margin = quantile * variance**0.5 / auc / (1 - auc)
+        return [float(special.expit(special.logit(auc) + sign * margin)) for sign in (-1, 1)]
+    n, z2 = min(counts), quantile**2  # Wilson
+    middle, margin = (auc + z2 / 2 / n) / (1 + z2 / n), quantile * (auc * (1 - auc) / n + z2 / 4 / n**2) ** 0.5
+    return [max(0, middle - margin / (1 + z2 / n)), min(1, middle + margin / (1 + z2 / n))]
 
 
 def top2(scores: np.ndarray) -> float:
     return float(np.mean(np.sort(scores)[-2:]))
 
 
-def plain_dataset(labels: np.ndarray, scores: np.ndarray, folders: list[str], threshold: float) -> dict:
+def plain_dataset(labels: np.ndarray, scores: np.ndarray, folders: list[str], thresholds: list) -> dict:
     names = list(dict.fromkeys(folders))
     videos = np.array([names.index(folder) for folder in folders])
     truth = np.array([labels[videos == video][0] for video in range(len(names))])
     means = np.array([top2(scores[videos == video]) for video in range(len(names))])
-    result = {"frames": len(labels), "videos": len(names)}
-    result |= plain_metrics(labels, scores, threshold)
-    result["auc_interval"] = plain_interval(labels, scores, videos)
-    result |= {f"video_{name}": value for name, value in plain_metrics(truth, means, threshold).items()}
-    result["video_auc_interval"] = plain_interval(truth, means, np.arange(len(names)))
+    result = {"frames": len(labels), "videos": len(names), "clusters": len(names)}
+    result |= plain_metrics(labels, scores, thresholds[0])
+    result["auc_interval"] = plain_interval(labels, scores, folders)
+    result |= {f"video_{name}": value for name, value in plain_metrics(truth, means, thresholds[1]).items()}
+    result["video_auc_interval"] = plain_interval(truth, means, names)
     return result
 
 
@@ -116,31 +131,42 @@ def assert_equal(found: dict, expected: dict) -> None:
 def test_predictions_reproduce_every_number(tested: Path) -> None:
     folder = tested / "output/both"
     results = json.loads((folder / "results.json").read_text())
-    threshold = results["threshold"]
+    thresholds = [results["thresholds"][level]["threshold"] for level in ("frame", "video")]
     for dataset in ("tiny", "other"):
         found = results["datasets"][dataset]
-        groups = found.pop("groups", {})
+        groups, verdicts = found.pop("groups", {}), found.pop("verdicts")
         labels, scores, folders = predictions(folder, dataset)
         for level in ("", "video_"):
             low, high = found[f"{level}auc_interval"]
-            assert low < found[f"{level}auc"] < high
-        assert_equal(found, plain_dataset(labels, scores, folders, threshold))
+            assert low < found[f"{level}auc"] <= high
+        videos = {name: top2(scores[np.array(folders) == name]) for name in folders}
+        between = [verdicts["real_below"] <= score <= verdicts["fake_above"] for score in videos.values()]
+        assert verdicts["uncertain"] == np.mean(between) and verdicts["error"] == 0.05
+        assert_equal(found, plain_dataset(labels, scores, folders, thresholds))
         assert set(groups) == ({"Deepfakes", "FaceSwap"} if dataset == "tiny" else set())
         for name, group in groups.items():
             kept = np.array([label == 0 or name in path for label, path in zip(labels, folders, strict=True)])
             inside = [path for path, keep in zip(folders, kept, strict=True) if keep]
-            assert_equal(group, plain_dataset(labels[kept], scores[kept], inside, threshold))
+            assert_equal(group, plain_dataset(labels[kept], scores[kept], inside, thresholds))
     datasets = results["datasets"]
     for name, value in results["average"].items():
         assert value == pytest.approx((datasets["tiny"][name] + datasets["other"][name]) / 2, abs=1e-9)
-    assert set(results["average"]) == {n for n, v in datasets["other"].items() if not isinstance(v, list)}
+    assert set(results["average"]) == {n for n, v in datasets["other"].items() if not isinstance(v, list | dict)}
+    assert results["cluster_unit"] == {"tiny": "video", "other": "video"}
+    assert results["run"]["torch"] == torch.__version__ and results["run"]["version"] and results["run"]["hardware"]
+    assert [epoch["epoch"] for epoch in results["history"]] == [1]
 
 
 def test_the_threshold_comes_from_the_validation_set(tested: Path) -> None:
     checkpoint = torch.load(tested / "output/run/model_best.pth", weights_only=True)
     results = json.loads((tested / "output/both/results.json").read_text())
     own = json.loads((tested / "output/run/results.json").read_text())
-    assert results["threshold"] == own["threshold"] == checkpoint["threshold"]
+    calibration = checkpoint["calibration"]
+    for level in ("frame", "video"):
+        wanted = {name: calibration[level][name] for name in ("threshold", "fpr", "fnr")}
+        assert results["thresholds"][level] == own["thresholds"][level] == wanted
+        assert wanted["fpr"] <= 0.2
+    threshold = calibration["frame"]["threshold"]
     # Test on the validation set to get its scores.
     for kind in ("real", "fake"):
         target = tested / f"labels/tiny/test_{kind}.txt"
@@ -154,9 +180,10 @@ def test_the_threshold_comes_from_the_validation_set(tested: Path) -> None:
             real_before = before
     (tested / "labels/tiny/test_real.txt").write_text(real_before)
     labels, scores, _ = predictions(tested / "output/val", "tiny")
-    called = scores > checkpoint["threshold"]
+    called = scores > threshold
+    assert calibration["frame"]["fpr"] == called[labels == 0].mean()
     assert called[labels == 0].mean() <= 0.2
-    lower = np.sort(scores[scores < checkpoint["threshold"]])[-1]
+    lower = np.sort(scores[scores < threshold])[-1]
     assert (scores[labels == 0] >= lower).mean() > 0.2 or (scores >= lower).sum() == called.sum()
 
 
@@ -190,9 +217,9 @@ def test_fingerprints_identify_data_and_checkpoint(tested: Path) -> None:
     for name, change in (("same", b""), ("changed", b"\0")):
         image.write_bytes(content + change)
         assert training.main(arguments(tested, *more, "--name", name)) == 0
-        found.append(json.loads((tested / f"output/{name}/results.json").read_text())["data_sha256"]["other"])
+        found.append(json.loads((tested / f"output/{name}/results.json").read_text())["file_list_sha256"]["other"])
     image.write_bytes(content)
-    assert found[0] == results["data_sha256"]["other"] != found[1]
+    assert found[0] == results["file_list_sha256"]["other"] != found[1]
 
 
 def test_skipped_images_are_counted(tested: Path) -> None:
@@ -206,8 +233,8 @@ def test_skipped_images_are_counted(tested: Path) -> None:
     image.write_bytes(content)
     results = json.loads((tested / "output/left/results.json").read_text())
     assert results["left_out"] == {"tiny": 0, "other": 1}
-    assert results["data_sha256"]["tiny"] == complete["data_sha256"]["tiny"]
-    assert results["data_sha256"]["other"] != complete["data_sha256"]["other"]
+    assert results["file_list_sha256"]["tiny"] == complete["file_list_sha256"]["tiny"]
+    assert results["file_list_sha256"]["other"] != complete["file_list_sha256"]["other"]
     page = (tested / "output/left/report.html").read_text()
     assert page.count("1 image that could not be read") == 1
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,6 +75,24 @@ class TrainingLog:
         tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
         grid = np.vstack([np.hstack(tiles[row : row + 4]) for row in range(0, len(tiles), 4)])
         self.writer.add_image("augmented training images", grid, dataformats="HWC")
+
+    def test(self, settings: dict[str, Any], datasets: dict[str, Any]) -> None:
+        """Add the run to the table of runs ("HPARAMS").
+
+        Args:
+            settings: the arguments, as JSON values.
+            datasets: dataset -> its test metrics.
+        """
+        shown = {
+            name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()
+        }
+        metrics = {
+            f"test/{dataset} {name}": values[name]
+            for dataset, values in datasets.items()
+            for name in ("auc", "video_auc", "log_loss")
+            if values[name] is not None
+        }
+        self.writer.add_hparams(shown, metrics, run_name=".")
 
     def close(self) -> None:
         """Flush and close the event file."""

@@ -26,6 +26,10 @@ USUAL_NAMES = {
 
 # Help texts of flags that several commands have.
 GPU_NUM_TEXT = "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
+ERROR_TEXT = (
+    "largest share of real videos that the verdict may call fake, and of fake videos real; between the two cutoffs the "
+    "verdict is uncertain"
+)
 VIDEO_SCORE_TEXT = (
     "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)"
 )

@@ -106,7 +106,7 @@ class TrainingArguments:
     fpr: float | None = parse.argument(
         None,
         parse.share,
-        "false positive rate, on the validation frames, that fixes the decision threshold "
+        "false positive rate, on the validation set, that fixes the decision thresholds of frames and of videos "
         "(0 to 1; default: the equal error rate point)",
         "train",
     )
@@ -160,6 +160,7 @@ class TrainingArguments:
         parse.VIDEO_SCORE_TEXT,
         "evaluation",
     )
+    error: float = parse.argument(0.05, parse.share, parse.ERROR_TEXT, "evaluation")
     group_by: str | None = parse.argument(
         None,
         parse.pattern,
