@@ -866,10 +866,10 @@ def ten_images(folder: Path) -> dict[str, list[list[float]]]:
         "left.png": (image(100, 100), [[-30, -20, 40, 50]]),
         "right.png": (image(100, 130), [[90, 60, 150, 130.5]]),
         "outside.png": (image(90, 90), [[300, -400, 340, -350]]),
-        "turned.png": (image(110, 160), [[15, 40, 80, 120]]),
+        "turned.jpg": (image(110, 160), [[15, 40, 80, 120]]),
     }
     for name, (pixels, _) in images.items():
-        write_image(folder / name, pixels, **({"exif": orientation(6)} if name == "turned.png" else {}))
+        write_image(folder / name, pixels, **({"exif": orientation(6)} if name == "turned.jpg" else {}))
     return {str(folder / name): boxes for name, (_, boxes) in images.items()}
 
 
