@@ -1,21 +1,30 @@
-"""Export a trained network to ONNX."""
+"""Export a trained network to ONNX, with a description of every step that leads to a score."""
 
 import copy
 import json
 import logging
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from faces.detectors import LONGER_SIDE, MIN_SCORE
+from faces.extraction import MIN_TRACK_LENGTH
+from faces.tracks import MAX_DISTANCE, MAX_GAP, MIN_IOU, SMOOTHING_RADIUS
 from models.lib_network import LIBNetwork
 from scoring.detector import ForgeryDetector
+from scoring.files import MIN_TRACK_SHARE
 from utils.errors import InputError, require_package
 from utils.files import atomic_write
 
+if TYPE_CHECKING:
+    import onnx
+
+FORMAT = 1  # of the metadata; raise it if programs for the previous format would compute other scores
 SCORE_TOLERANCE = 1e-4  # largest absolute difference between PyTorch and ONNX Runtime
 LOGIT_TOLERANCE = 1e-3  # the same, relative to the largest logit
 
@@ -32,10 +41,81 @@ class Score(nn.Module):
         return self.network.fused(images).softmax(dim=1)[:, 1]
 
 
-def export(detector: ForgeryDetector, file: Path) -> None:
-    """Export the network to ONNX, with its preprocessing in the metadata, and check it against PyTorch.
+def describe_steps(detector: ForgeryDetector) -> dict[str, Any]:
+    """Describe every step from an image or a video to its score, in JSON values; docs/onnx.md explains the keys.
 
-    The exported network maps ``images``, B x 3 x size x size, normalised, to ``score``, B, 0 (real) to 1 (fake).
+    The checkpoint's recipe is not copied, because it also names the folder of the training videos.
+    """
+    recipe, stored = detector.recipe, detector.training_faces or {}
+    return {
+        "format": FORMAT,
+        "recipe": "checkpoint" if stored else "default",
+        "image": {
+            "dtype": "uint8",
+            "exif_rotation": True,
+            "grey": "copied to three channels",
+            "alpha": "dropped",
+            "grey_16_bit": "value // 257",
+        },
+        "sample": {"every": recipe.every, "first": 0, "count": recipe.frames, "decoder": "OpenCV with FFmpeg"},
+        "detect": {
+            "detector": stored.get("detector"),
+            "weights_sha256": stored.get("weights"),
+            "longer_side": LONGER_SIDE,
+            "shrink": "INTER_AREA",
+            "min_score": MIN_SCORE,
+        },
+        "track": {"match": "optimal assignment by intersection over union", "min_iou": MIN_IOU, "max_gap": MAX_GAP},
+        "smooth": {"method": "mean box", "radius": SMOOTHING_RADIUS, "max_distance": MAX_DISTANCE},
+        "crop": {
+            "margin": recipe.margin,
+            "side": "max(1, round(margin * max(right - left, bottom - top)))",
+            "left": "round((left + right - side) / 2)",
+            "top": "round((top + bottom - side) / 2)",
+            "rounding": "half to even",
+            "arithmetic": "sums and differences in float32, then float64",
+            "padding": 0,
+            "size": recipe.crop_size,
+            "shrink": "INTER_AREA",
+            "enlarge": "INTER_CUBIC",
+        },
+        "resize": {"size": detector.size, "interpolation": "INTER_LINEAR", "library": "OpenCV", "antialiasing": False},
+        "normalise": {
+            "channels": detector.channels,
+            "layout": "batch x channel x row x column",
+            "dtype": "float32",
+            "formula": "(pixel / 255 - mean) / std",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+        },
+        "combine": {
+            "frames_of_a_face": "mean",
+            "faces_of_a_file": "max",
+            "min_frames": MIN_TRACK_LENGTH,
+            "min_share": MIN_TRACK_SHARE,
+            "ignored": "faces with fewer than max(min(min_frames, frames), min_share * frames) of the sampled frames, "
+            "unless there is no other face",
+        },
+        "threshold": detector.threshold,
+    }
+
+
+def _remove_traces(graph: "onnx.GraphProto") -> None:
+    """Remove the notes of the exporter: they contain the paths of this machine's Python files."""
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):  # a branch or the body of a loop
+                _remove_traces(attribute.g)
+
+
+def export(detector: ForgeryDetector, file: Path) -> None:
+    """Export the network to ONNX, with `describe_steps` in the metadata, and check it against PyTorch.
+
+    The exported network maps ``images``, B x 3 x size x size, normalised, to ``score``, B, 0 (real) to 1 (fake). The
+    file contains no path of this machine or of the machine that trained the network.
 
     Raises:
         InputError: ONNX is not installed or does not support the network, the scores or logits differ by more than
@@ -61,14 +141,9 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         raise InputError(f"--export: ONNX does not support this network: {reason}") from error
     assert program is not None  # never None with dynamo=True
     model = program.model_proto
-    metadata = {
-        "size": detector.size, "channels": detector.channels, "mean": IMAGENET_MEAN, "std": IMAGENET_STD,
-        "normalisation": "(pixels in [0, 1], in the order of channels, - mean) / std",
-        "threshold": detector.threshold,
-        "faces": detector.training_faces,
-    }  # fmt: skip
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    _remove_traces(model.graph)
+    for key, value in describe_steps(detector).items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
     content = model.SerializeToString()
 
     # A wrong network may also score noise near 0 or 1, so the logits are compared too.

@@ -27,6 +27,7 @@ from utils.files import atomic_write
 from utils.progress import progress
 
 MAX_STEM_BYTES = 150  # leaves room for endings, because most file systems allow 255 bytes per name
+MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, faces
 OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position in the video, time in seconds, faces
 
@@ -125,10 +126,10 @@ class FileScore:
     def decide(self, threshold: float) -> None:
         """Compute score and verdict from the frames added so far.
 
-        A track is ignored as a false detection if it is shorter than `MIN_TRACK_LENGTH` frames or a tenth of the scored
-        frames, unless all tracks are that short.
+        A track is ignored as a false detection if it is shorter than `MIN_TRACK_LENGTH` frames or `MIN_TRACK_SHARE` of
+        the scored frames, unless all tracks are that short.
         """
-        shortest = max(min(MIN_TRACK_LENGTH, self.frames), self.frames / 10)
+        shortest = max(min(MIN_TRACK_LENGTH, self.frames), MIN_TRACK_SHARE * self.frames)
         means = {track: total / count for track, (count, total) in self.tracks.items()}
         kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
         self.faces = len(kept)

@@ -1,9 +1,11 @@
 """inference.py as a user runs it, on small images and videos of synthetic faces."""
 
+import ast
 import csv
 import json
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 import urllib.error
 import warnings
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +28,7 @@ import inference
 import preprocessing
 import training
 from datasets.transforms import normalise, resize
+from faces.detectors import Detections
 from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
 from inference import load_detector
@@ -34,13 +38,14 @@ from models.gradcam import heatmaps
 from scoring import detector as scoring_detector
 from scoring.annotate import FAKE, REAL, STRIP_HEIGHT, ScoreStrip, annotate_video, draw_faces
 from scoring.detector import ScoredFace
-from scoring.files import FileScore, annotation_targets, is_video
+from scoring.files import FileScore, annotation_targets, is_video, score_file
 from tests.conftest import ROOT, TINY
 from tests.test_checkpoints import official
 from tests.test_preprocessing import FACE, HEIGHT, WIDTH, fixed_detector, picture, write_video
 from utils.errors import InputError
 
 FACES = {"every": 2, "frames": None, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None}
+FACES |= {"all_faces": False, "videos": "/data/training/videos"}
 THRESHOLD = 0.25
 
 
@@ -748,6 +753,13 @@ def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def metadata(file: Path) -> dict[str, Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_exported_network_gives_equal_scores(model: Path, exported: Path, batch: int) -> None:
@@ -755,8 +767,7 @@ def test_exported_network_gives_equal_scores(model: Path, exported: Path, batch:
 
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     crops = list(np.random.default_rng(batch).integers(0, 255, (batch, 32, 32, 3), dtype=np.uint8))
-    meta = session.get_modelmeta().custom_metadata_map
-    mean, std = (np.array(json.loads(meta[key]), np.float32) for key in ("mean", "std"))
+    mean, std = (np.array(metadata(exported)["normalise"][key], np.float32) for key in ("mean", "std"))
     images = ((np.stack(crops).astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
     (scores,) = session.run(["score"], {"images": images})
     expected, _ = load_detector(model, gpu_num="cpu").score(crops)
@@ -765,12 +776,21 @@ def test_exported_network_gives_equal_scores(model: Path, exported: Path, batch:
 
 @pytest.mark.slow
 def test_exported_network_describes_its_preprocessing(exported: Path) -> None:
-    import onnxruntime
-
-    meta = onnxruntime.InferenceSession(exported).get_modelmeta().custom_metadata_map
-    assert (meta["channels"], json.loads(meta["size"]), json.loads(meta["threshold"])) == ("RGB", 32, THRESHOLD)
-    assert json.loads(meta["faces"]).items() >= {"detector": "mtcnn", "margin": 1.4, "crop_size": 80}.items()
+    found = metadata(exported)
+    assert (found["format"], found["recipe"], found["threshold"]) == (1, "checkpoint", THRESHOLD)
+    assert (found["normalise"]["channels"], found["resize"]["size"]) == ("RGB", 32)
+    assert (found["detect"]["detector"], found["sample"]["every"]) == ("mtcnn", 2)
+    assert (found["crop"]["margin"], found["crop"]["size"]) == (1.4, 80)
+    page = (ROOT / "docs/onnx.md").read_text()
+    assert set(found) == set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)), "the page lists every key"
     assert tree(exported.parent) == ["model.onnx"]
+
+
+@pytest.mark.slow
+def test_exported_network_contains_no_path(exported: Path) -> None:
+    content = exported.read_bytes()
+    for path in (FACES["videos"], str(ROOT), os.path.dirname(torch.__file__), '.py", line', str(exported.parent)):
+        assert path.encode() not in content, path
 
 
 @pytest.fixture
@@ -787,9 +807,9 @@ def test_export_of_a_checkpoint_without_a_recipe(tmp_path: Path, exported_graph:
     import onnxruntime
 
     assert score("--model", checkpoint(tmp_path / "m.pth", faces=None), "--export", tmp_path / "m.onnx") == 0
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    assert json.loads(session.get_modelmeta().custom_metadata_map["faces"]) is None
-    assert [output.name for output in session.get_outputs()] == ["score"]
+    found = metadata(tmp_path / "m.onnx")
+    assert found["recipe"] == "default" and found["detect"]["detector"] is None
+    assert [output.name for output in onnxruntime.InferenceSession(tmp_path / "m.onnx").get_outputs()] == ["score"]
 
 
 @pytest.mark.slow
@@ -808,6 +828,187 @@ def test_wrong_export_is_not_written(
     assert score("--model", tmp_path / "sure.pth", "--export", tmp_path / "a.onnx") == (0 if factor == 1 else 2)
     assert ("logits" in capsys.readouterr().err) == (factor != 1)
     assert tree(tmp_path) == (["a.onnx"] if factor == 1 else []) + ["sure.pth"]
+
+
+PROGRAM, VIDEO_FUNCTIONS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/onnx.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def sensitive(tmp_path: Path, exported_graph: Any, request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """A checkpoint and its ONNX file; a pixel counts 30 times as much as in `model`."""
+    from onnx import numpy_helper
+
+    file = checkpoint(tmp_path / "m.pth", **request.param)
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["linear.1.weight"] *= 30
+    torch.save(content, file)
+    (weights,) = (value for value in exported_graph.graph.initializer if value.name == "network.linear.1.weight")
+    weights.CopyFrom(numpy_helper.from_array(content["state_dict"]["linear.1.weight"].numpy(), weights.name))
+    assert score("--model", file, "--export", tmp_path / "m.onnx") == 0
+    return file, tmp_path / "m.onnx"
+
+
+def ten_images(folder: Path) -> dict[str, list[list[float]]]:
+    """Write ten images; return the boxes of the faces in each."""
+    rng = np.random.default_rng(0)
+
+    def image(height: int, width: int) -> np.ndarray:
+        coarse = rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+        return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+    images = {
+        "landscape.png": (image(120, 200), [[60.3, 20.2, 130.9, 101.7]]),
+        "portrait.png": (image(200, 120), [[20.5, 60.5, 50.0, 99.0]]),
+        "grey.png": (image(100, 100)[:, :, 0], [[25, 25, 75, 75]]),
+        "alpha.png": (np.dstack([image(80, 90), image(80, 90)[:, :, :1]]), [[20, 10, 70, 66.6]]),
+        "small.png": (image(40, 48), [[10, 10, 30, 31]]),
+        "two.bmp": (image(150, 240), [[10, 30, 90, 120], [140.2, 40.1, 200.4, 110.8]]),
+        "left.png": (image(100, 100), [[-30, -20, 40, 50]]),
+        "right.png": (image(100, 130), [[90, 60, 150, 130.5]]),
+        "outside.png": (image(90, 90), [[300, -400, 340, -350]]),
+        "turned.jpg": (image(110, 160), [[15, 40, 80, 120]]),
+    }
+    for name, (pixels, _) in images.items():
+        write_image(folder / name, pixels, **({"exif": orientation(6)} if name == "turned.jpg" else {}))
+    return {str(folder / name): boxes for name, (_, boxes) in images.items()}
+
+
+def project_scores(
+    model: Path, boxes: dict[str, list[list[float]]], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[float]]:
+    """The scores of the faces in images, by `score_file`, with a face detector that finds the given boxes."""
+    detector = load_detector(model, gpu_num="cpu", precision="fp32")
+    results = {}
+    for path, found in boxes.items():
+        detections = Detections(np.array(found, np.float32), np.ones(len(found), np.float32))
+        monkeypatch.setattr(detector, "find_faces", lambda _, detections=detections: [detections])
+        scored: list[ScoredFace] = []
+        result = score_file(detector, Path(path), on_frame=lambda *frame, scored=scored: scored.extend(frame[2]))
+        results[path] = [face.score for box in detections.boxes for face in scored if np.array_equal(face.box, box)]
+        assert result.score == max(results[path])
+    return results
+
+
+def run_program(file: Path, boxes: dict[str, Any], folder: Path) -> dict[str, list[float]]:
+    """Run the program of docs/onnx.md in a folder without this project."""
+    (folder / "score.py").write_text(PROGRAM)
+    (folder / "boxes.json").write_text(json.dumps(boxes))
+    command = [sys.executable, "-I", "score.py", str(file), "boxes.json"]
+    return json.loads(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sensitive",
+    [{}, {"channels": "BGR", "faces": FACES | {"crop_size": 0}}, {"faces": None}],
+    indirect=True,
+    ids=["RGB", "BGR", "default"],
+)
+def test_program_in_the_page_gives_the_scores_of_the_project(
+    tmp_path: Path, sensitive: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, file = sensitive
+    boxes = ten_images(tmp_path / "images")
+    found, expected = run_program(file, boxes, tmp_path), project_scores(model, boxes, monkeypatch)
+    assert len(found) == 10 and found.keys() == expected.keys()
+    for path in boxes:
+        assert found[path] == pytest.approx(expected[path], abs=1e-4), path
+    flat = np.concatenate(list(found.values()))
+    assert 0.01 < flat.min() and flat.max() < 0.99 and flat.std() > 0.02  # an extreme score would hide differences
+
+    crops = load_detector(model, gpu_num="cpu", precision="fp32", faces_given=True)
+    whole = run_program(file, {path: [None] for path in boxes}, tmp_path)
+    assert whole == {path: [pytest.approx(score_file(crops, Path(path)).score, abs=1e-4)] for path in boxes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sensitive", [{}], indirect=True)
+def test_program_in_the_page_follows_the_metadata(
+    tmp_path: Path, sensitive: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Each setting counts: with another one, a score differs by more than the tolerance."""
+    import onnx
+
+    def scores(key: str = "format", **settings: Any) -> np.ndarray:
+        network = onnx.load(sensitive[1])
+        (entry,) = (entry for entry in network.metadata_props if entry.key == key)
+        if settings:
+            entry.value = json.dumps(json.loads(entry.value) | settings)
+        onnx.save(network, tmp_path / "changed.onnx")
+        capsys.readouterr()
+        runpy.run_path(str(tmp_path / "score.py"))
+        return np.concatenate(list(json.loads(capsys.readouterr().out).values()))
+
+    (tmp_path / "score.py").write_text(PROGRAM)
+    (tmp_path / "boxes.json").write_text(json.dumps(ten_images(tmp_path / "images")))
+    monkeypatch.setattr(sys, "argv", ["score.py", str(tmp_path / "changed.onnx"), str(tmp_path / "boxes.json")])
+    original = scores()
+    for key, setting in (
+        ("crop", {"margin": 1.38}),
+        ("crop", {"padding": 128}),
+        ("crop", {"size": 72}),
+        ("crop", {"shrink": "INTER_LINEAR"}),
+        ("crop", {"enlarge": "INTER_LINEAR"}),
+        ("resize", {"interpolation": "INTER_AREA"}),
+        ("normalise", {"channels": "BGR"}),
+        ("normalise", {"mean": [0.5, 0.5, 0.5]}),
+        ("normalise", {"std": [0.25, 0.25, 0.25]}),
+    ):
+        assert np.abs(scores(key, **setting) - original).max() > 1e-3, (key, setting)
+
+
+def test_program_in_the_page_is_short_and_needs_three_packages() -> None:
+    nodes = list(ast.walk(ast.parse(PROGRAM + VIDEO_FUNCTIONS)))
+    imports = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    assert imports == {"json", "sys", "cv2", "numpy", "onnxruntime"}
+    assert not any(isinstance(node, ast.ImportFrom) for node in nodes)
+    assert len([line for line in PROGRAM.splitlines() if line]) <= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sensitive", [{"faces": FACES | {"every": 6}}], indirect=True)
+def test_video_functions_in_the_page_give_the_score_of_the_project(
+    tmp_path: Path, sensitive: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Two faces move; a third appears in two frames only, and does not count."""
+    model, file = sensitive
+    video = write_video(tmp_path / "clip.mp4", frames=61, people=(0, 1))
+    seen = count()
+
+    def moving_detector(frames: np.ndarray) -> list[Detections]:
+        found = []
+        for _ in frames:
+            n = next(seen)
+            boxes = [[20 + n, 20, 90 + n, 80 + n % 3], [124 - n, 25, 180, 90 + 2 * n]][: 2 if n != 6 else 1]
+            boxes += [[0, 110, 20, 135]] if n in (2, 3) else []
+            found.append(Detections(np.array(boxes, np.float32), np.ones(len(boxes), np.float32)))
+        return found
+
+    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (moving_detector, {"weights": None}))
+    detector = load_detector(model, gpu_num="cpu", precision="fp32")
+    scored: dict[int, dict[int, ScoredFace]] = {}
+    expected = score_file(
+        detector, video, on_frame=lambda position, _, faces: scored.update({position: {f.track: f for f in faces}})
+    )
+
+    (tmp_path / "score.py").write_text(PROGRAM + VIDEO_FUNCTIONS)
+    (tmp_path / "boxes.json").write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["score.py", str(file), str(tmp_path / "boxes.json")])
+    page = runpy.run_path(str(tmp_path / "score.py"))
+    capsys.readouterr()
+    positions, tracks = list(scored), {track for faces in scored.values() for track in faces}
+    scores: dict[int, list[float]] = {track: [] for track in tracks}
+    boxes = {track: {p: faces[track].box for p, faces in scored.items() if track in faces} for track in tracks}
+    for i, (position, frame) in enumerate(FrameReader(video, page["meta"]["sample"]["every"])):
+        for track, face in scored[position].items():
+            found = page["score_face"](frame, page["smooth_box"](i, positions, boxes[track]))
+            assert found == pytest.approx(face.score, abs=1e-4), (position, track)
+            scores[track].append(found)
+    assert len(positions) == 11 and len(scores) == 3 and expected.faces == 2
+    assert page["video_score"](list(scores.values()), len(positions)) == pytest.approx(expected.score, abs=1e-4)
+    # Without the rules of short tracks, the score would be another one.
+    combined = page["video_score"]([[0.2, 0.4, 0.6] * 2, [0.9] * 4], 50), page["video_score"]([[0.9] * 2], 50)
+    assert combined == pytest.approx((0.4, 0.9))
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input
