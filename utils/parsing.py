@@ -26,6 +26,10 @@ USUAL_NAMES = {
 
 # Help texts of flags that several commands have.
 GPU_NUM_TEXT = "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
+MODEL_TEXT = (
+    "checkpoint of training.py or of the authors' release, folder of a shared model, or its name on the Hugging Face "
+    "hub: user/model or user/model@revision"
+)
 VIDEO_SCORE_TEXT = (
     "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)"
 )
