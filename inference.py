@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faces.recipe import DETECTORS
+from models.shared_model import require_model
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, one_line, require_package
@@ -27,7 +28,7 @@ class InferenceArguments:
     """The arguments of inference.py."""
 
     paths: list[Path] = parse.positional(parse.path, "images, videos, and folders to search for them", "*")
-    model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
+    model: Path = parse.required(parse.path, parse.MODEL_TEXT)
     faces_given: bool = parse.argument(
         False, parse.boolean, "treat every image and frame as one face crop, without face detection"
     )
@@ -90,7 +91,7 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
     for path in args.paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; give images, videos or folders.")
-    require_file(args.model, "--model")
+    require_model(args.model, "--model")
     if args.detector_weights is not None:
         require_file(args.detector_weights, "--detector_weights")
     return args

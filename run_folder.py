@@ -12,11 +12,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from models.checkpoints import save_checkpoint
+from models.checkpoints import copy_checkpoint, save_checkpoint
 from train_state import TrainState, format_epoch
 from utils import parsing as parse
 from utils.errors import InputError
-from utils.files import atomic_write, copy_file, remove_stale_parts, write_json
+from utils.files import atomic_write, remove_stale_parts, write_json
 from utils.logs import TrainingLog
 from utils.training_arguments import TrainingArguments
 from utils.world import World
@@ -154,7 +154,7 @@ class RunFolder:
         finished = state.step == 0 and state.epoch > 0
         if not is_best and state.best_file is not None and state.best_file != self.best:
             if self.world.leads:
-                copy_file(state.best_file, self.best)
+                copy_checkpoint(state.best_file, self.best)
         copies = [self.best] if is_best else []
         if finished and state.epoch % 10 == 0:
             copies.append(self.last.with_name(f"model_{state.epoch}.pth"))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets.labels import CLASSES, Video, find_label_folder, read_datasets, read_split
+from models.shared_model import find_model, require_model
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
-from utils.files import require_file
 from utils.process import Stopped
 from utils.tables import format_rows
 from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
@@ -29,7 +29,7 @@ def check_arguments() -> None:
     if args.resume_model is None:
         check_training_arguments(args)
     elif args.resume_model != Path("auto"):
-        require_file(args.resume_model, "--resume_model")
+        require_model(args.resume_model, "--resume_model")
     if args.submit == "local" and (args.test or args.resume_model is None):  # else the checkpoint names the dataset
         for dataset in args.dataset:
             find_label_folder(dataset, args.dataset_root)
@@ -78,10 +78,11 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     """
     parser = parse.Parser("training.py", __doc__, TrainingArguments)
     args = parser.parse(argv)
-    checkpoint = None
+    given, checkpoint = args.resume_model, None
     if args.resume_model == Path("auto"):
         args.resume_model, checkpoint = newest_checkpoint(args.save_path / args.name) or (None, None)
     elif args.resume_model is not None:
+        args.resume_model = find_model(args.resume_model, "--resume_model")
         checkpoint = load_resumed(args.resume_model, args.test)
     if checkpoint is not None:
         saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
@@ -97,8 +98,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
             print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
     check_training_arguments(args)
     check_model_name(args.model)
-    if args.test and args.name == TrainingArguments.name and args.resume_model is not None:
-        args.name = f"{args.resume_model.absolute().parent.name}_test"
+    if args.test and args.name == TrainingArguments.name and given is not None and args.resume_model is not None:
+        # A shared model has a name of its own: its folder, or its name on the hub without the revision.
+        own = Path(str(given).partition("@")[0]) if args.resume_model.is_dir() else given.absolute().parent
+        args.name = f"{own.absolute().name}_test"
     return args, checkpoint
 
 

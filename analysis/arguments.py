@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.labels import find_label_folder
+from models.shared_model import require_model
 from utils import parsing as parse
 from utils.errors import InputError
-from utils.files import require_file
 
 
 @dataclass(kw_only=True)
 class StudyArguments:
     """Arguments that every study of a checkpoint has; the help texts document the fields."""
 
-    model: Path = parse.required(parse.path, "checkpoint of training.py or of the authors' release")
+    model: Path = parse.required(parse.path, parse.MODEL_TEXT)
     dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
@@ -42,7 +42,9 @@ class StudyArguments:
 
 def check_study_arguments(args: StudyArguments) -> None:
     """Raise InputError if the checkpoint or the dataset does not exist, or if the folder to write to is a file."""
-    require_file(args.model, "--model")
+    require_model(args.model, "--model")
+    if args.save_path is None and not args.model.is_file():
+        raise InputError(f"--model {args.model} is not in a run folder; give the folder of the study with --save_path.")
     if args.folder.exists() and not args.folder.is_dir():
         raise InputError(f"--save_path {args.folder} is a file; give a folder.")
     find_label_folder(args.dataset, args.dataset_root)

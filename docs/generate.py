@@ -22,6 +22,7 @@ from demo.__main__ import DemoArguments
 from evaluation.published import published_markdown, read_published
 from inference import InferenceArguments
 from preprocessing import PreprocessingArguments
+from scoring.share import ShareArguments
 from utils.parsing import default_of, show_default
 from utils.training_arguments import TrainingArguments
 
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Any] = {
     "training.py": TrainingArguments,
     "preprocessing.py": PreprocessingArguments,
     "inference.py": InferenceArguments,
+    "-m scoring.share": ShareArguments,
     "-m datasets.pack": PackArguments,
     "-m demo": DemoArguments,
     "-m analysis.compare": CompareArguments,

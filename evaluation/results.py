@@ -151,7 +151,12 @@ COLUMNS = {  # header in the printed table -> key in results.json
 
 
 def format_table(results: dict[str, Any]) -> str:
-    """Return the table of metrics that a test prints: one row per dataset and group, and the average over datasets.
+    """Return the table of metrics that a test prints; see `table_rows`."""
+    return format_rows(table_rows(results))
+
+
+def table_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Return a header, one row per dataset and group, and the average over datasets, as cells of a table.
 
     A 95 % interval follows each AUC; a dash means undefined.
 
@@ -171,5 +176,4 @@ def format_table(results: dict[str, Any]) -> str:
         parts += [(dataset, metrics), *((f"  {name}", group) for name, group in metrics.get("groups", {}).items())]
     if "average" in results:
         parts.append(("average", results["average"]))
-    rows = [["dataset", *COLUMNS], *([name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts)]
-    return format_rows(rows)
+    return [["dataset", *COLUMNS], *([name, *(cell(part, key) for key in COLUMNS.values())] for name, part in parts)]

@@ -1,7 +1,5 @@
 """timm backbones for the Local Information Blocks (LIBs), and their weights."""
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from models.lib_network import LIBNetwork
 from utils.errors import InputError, did_you_mean
+from utils.hub import hub_reachable
 from utils.imports import without_compiler
 
 with without_compiler():
@@ -66,17 +65,6 @@ def _create_backbone(model: str, size: int, pretrained: bool = False) -> nn.Modu
     return timm.create_model(name, **options)
 
 
-def _hub_reachable() -> bool:
-    """Check within seconds; huggingface_hub alone would retry for half a minute."""
-    try:
-        urllib.request.urlopen(huggingface_hub.constants.ENDPOINT, timeout=5).close()
-    except urllib.error.HTTPError:
-        return True  # the hub answered
-    except OSError:
-        return False
-    return True
-
-
 def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
     """Return timm's ImageNet weights of a backbone, from the local cache or the Hugging Face hub.
 
@@ -89,7 +77,7 @@ def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
         raise InputError(f"--pretrained True: timm has no weights for '{name}'; {choices}.")
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     try:
-        if not _hub_reachable():
+        if not hub_reachable():
             huggingface_hub.constants.HF_HUB_OFFLINE = True  # use only the cache
         return _create_backbone(model, size, pretrained=True).state_dict()
     except Exception as error:  # the hub, its HTTP client and the file readers have no common exception

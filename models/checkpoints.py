@@ -1,4 +1,4 @@
-"""Checkpoint files of this project and of the authors' release.
+"""Checkpoint files of this project and of the authors' release, and how shared models become checkpoints.
 
 A checkpoint is a dictionary. Both kinds have:
 
@@ -41,8 +41,9 @@ from torch import Tensor
 
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
+from models.shared_model import CONFIG, find_model, read_shared_model
 from utils.errors import InputError
-from utils.files import atomic_write, sha256
+from utils.files import atomic_write, copy_file, sha256
 from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
@@ -135,36 +136,52 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     """Load a checkpoint of this project or of the authors onto the CPU; code in the file is not run.
 
     Args:
-        file: checkpoint file.
+        file: checkpoint file, or the folder of a shared model (`models.shared_model`).
         flag: argument that named the file, for messages.
         scoring: leave out what only a continued training needs.
 
     Returns:
-        The entries listed above, with ``state_dict`` under the keys of `LIBNetwork`, and ``sha256`` of the file. For a
-        checkpoint of the authors, ``args`` comes from `infer_settings` and ``channels`` is BGR.
+        The entries listed above, with ``state_dict`` under the keys of `LIBNetwork`, and ``sha256`` of the file, or of
+        config.json in the folder. For a checkpoint of the authors, ``args`` comes from `infer_settings` and
+        ``channels`` is BGR.
 
     Raises:
         InputError: the file is missing or is not a checkpoint.
     """
-    checkpoint = read_torch_file(file, flag, "" if scoring else CONTINUING)
+    if file.is_dir():
+        checkpoint = read_shared_model(file, flag)
+    else:
+        checkpoint = read_torch_file(file, flag, "" if scoring else CONTINUING)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{flag}: {file} is not a training checkpoint: it has no entry 'state_dict'.")
     if "args" not in checkpoint:
         checkpoint["args"] = infer_settings(checkpoint["state_dict"])
         checkpoint["channels"] = "BGR"
-    state, epoch = checkpoint["state_dict"], checkpoint.get("epoch")
+    state, epoch, args = checkpoint["state_dict"], checkpoint.get("epoch"), checkpoint["args"]
+    types = {"model": "", "num_LIBs": 1, "size": 1}
     valid = {
         "state_dict": all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()),
         "epoch": isinstance(epoch, int) and epoch >= 0,
-        "args": isinstance(checkpoint["args"], dict),
+        "args": isinstance(args, dict) and all(isinstance(args.get(k, v), type(v)) for k, v in types.items()),
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
         "val": ("val" in checkpoint) == ("best" in checkpoint),
+        "threshold": isinstance(checkpoint.get("threshold"), float | int | None),
+        "faces": isinstance(checkpoint.get("faces"), dict | None),
     }
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
     checkpoint["state_dict"] = from_official(state)
-    checkpoint["sha256"] = sha256(file)  # before a resumed training replaces the file
+    # before a resumed training replaces the file
+    checkpoint["sha256"] = sha256(file / CONFIG if file.is_dir() else file)
     return checkpoint
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint atomically; the copy of a shared model is a checkpoint file."""
+    if not source.is_dir():
+        return copy_file(source, target)
+    with atomic_write(target) as part, part.open("wb") as out:
+        _save(read_shared_model(source, "--resume_model"), out)
 
 
 def infer_settings(state: dict[str, Tensor]) -> dict[str, Any]:
@@ -265,21 +282,25 @@ def load_state(target: torch.nn.Module | torch.optim.Optimizer, state: dict[str,
         ) from error
 
 
-def load_trained(file: Path) -> tuple[LIBNetwork, dict[str, Any]]:
-    """Load the trained network of the checkpoint given with ``--model``.
+def load_trained(file: Path, flag: str = "--model") -> tuple[LIBNetwork, dict[str, Any]]:
+    """Load the trained network of a checkpoint.
+
+    Args:
+        file: checkpoint file, folder of a shared model, or its name on the hub.
+        flag: argument that named it, for messages.
 
     Returns:
         The network, on the CPU, in evaluation mode, and the checkpoint. Its ``args`` always have ``model``,
         ``num_LIBs`` and ``size``, the side of the network's images in pixels.
 
     Raises:
-        InputError: the file is not a checkpoint, or its network is unknown.
+        InputError: the file is not a checkpoint, its network is unknown, or the hub has no such model.
     """
-    checkpoint = load_checkpoint(file, "--model", scoring=True)
+    checkpoint = load_checkpoint(find_model(file, flag), flag, scoring=True)
     # The keys of an authors' checkpoint identify resnet and mobilenet; all their networks use 224 pixels.
     checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
     model, num_LIBs, size = (checkpoint["args"][name] for name in NETWORK_SETTINGS)
-    return trained_network(model, num_LIBs, size, checkpoint, "--model"), checkpoint
+    return trained_network(model, num_LIBs, size, checkpoint, flag), checkpoint
 
 
 def trained_network(

@@ -230,7 +230,8 @@ def load_detector(
     """Load a checkpoint to score images and videos.
 
     Args:
-        checkpoint: checkpoint of training.py or of the authors' release.
+        checkpoint: checkpoint of training.py or of the authors' release, folder of a shared model, or its name on the
+            hub: user/model or user/model@revision.
         gpu_num: GPU number, or cpu; None selects the first GPU, or the CPU if there is none.
         faces_given: treat every image and frame as one face crop, without face detection.
         detector: face detector, one of `faces.recipe.DETECTORS`; None selects the detector of the training data,

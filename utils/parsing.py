@@ -30,6 +30,10 @@ ERROR_TEXT = (
     "largest share of real videos that the verdict may call fake, and of fake videos real; between the two cutoffs the "
     "verdict is uncertain"
 )
+MODEL_TEXT = (
+    "checkpoint of training.py or of the authors' release, folder of a shared model, or its name on the Hugging Face "
+    "hub: user/model or user/model@revision"
+)
 VIDEO_SCORE_TEXT = (
     "how frame scores combine into the video score: mean, max, or topK such as top5 (mean of the K highest)"
 )

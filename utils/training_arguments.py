@@ -150,7 +150,9 @@ class TrainingArguments:
     resume_model: Path | None = parse.argument(
         None,
         parse.path,
-        "checkpoint to resume from, or to evaluate with --test; auto: the newest intact one of --name, or a new run",
+        "checkpoint to resume from, or to evaluate with --test; also a shared model: its folder, or its name on the "
+        "Hugging Face hub (user/model or user/model@revision); auto: the newest intact checkpoint of --name, or a new "
+        "run",
         "model",
     )
 

@@ -1,0 +1,197 @@
+"""Shared models: a folder with the weights and settings of a checkpoint, on the disk or on the Hugging Face hub.
+
+The folder has three files, and `scoring.share` writes them:
+
+- ``model.safetensors``: the ``state_dict`` of the checkpoint, under the authors' keys.
+- ``config.json``: every other entry of the checkpoint that is plain JSON data (`models.checkpoints` lists the entries),
+  without the settings of the machine that trained; ``weights_sha256`` of model.safetensors; and ``checkpoint_sha256``,
+  the ``sha256`` of the checkpoint.
+- ``README.md``: the model card.
+
+The SHA-256 of config.json identifies a shared model, because that file has the SHA-256 of the weights.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from utils import parsing as parse
+from utils.errors import InputError
+from utils.files import LOCK_NAME, create_part, remove_stale_parts, require_file, sha256, write_json
+from utils.hub import hub_reachable
+from utils.process import current_rank
+from utils.training_arguments import NOT_INHERITED, TrainingArguments
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+HUB_NAME = re.compile(r"(?!.*\.(pth|pt|safetensors|onnx)$)[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
+# Arguments that belong to the machine of the training, such as its paths.
+LOCAL = {*NOT_INHERITED, *(item.name for item in fields(TrainingArguments) if item.metadata["parse"] is parse.path)}
+
+
+def require_model(model: Path, flag: str) -> None:
+    """Check a value of ``--model`` or ``--resume_model`` without a connection.
+
+    Args:
+        model: a checkpoint file, the folder of a shared model, or a name on the hub: user/model, or
+            user/model@revision. An existing path is never a name on the hub.
+        flag: the argument, for messages.
+
+    Raises:
+        InputError: `model` is none of these.
+    """
+    if model.is_dir():
+        missing = [name for name in (CONFIG, WEIGHTS) if not (model / name).is_file()]
+        if len(missing) == 1:
+            raise InputError(f"{flag}: the shared model {model} has no {missing[0]}; download it again.")
+        if missing:
+            require_file(model, flag)  # lists the checkpoints of a run folder
+    elif not model.exists() and not HUB_NAME.fullmatch(model.as_posix()):
+        raise InputError(
+            f"{flag}: there is no file or folder {model}; give a checkpoint, the folder of a shared model, or its name "
+            "on the hub, such as user/model."
+        )
+
+
+def find_model(model: Path, flag: str) -> Path:
+    """Return the path of a model; download it if it is a name on the hub and not yet in the cache.
+
+    Without a connection, the model comes from the cache.
+
+    Args:
+        model: as for `require_model`.
+        flag: the argument, for messages.
+
+    Raises:
+        InputError: there is no such model, or it cannot be downloaded.
+    """
+    require_model(model, flag)
+    if model.exists():
+        return model
+    from huggingface_hub import constants, errors, snapshot_download  # slow to import
+
+    name, _, revision = model.as_posix().partition("@")
+    reachable = hub_reachable()
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision or None,
+            local_files_only=not reachable,
+            allow_patterns=[WEIGHTS, CONFIG, CARD],
+        )
+    except Exception as error:  # the hub and its HTTP client have no common exception
+        hub = constants.ENDPOINT
+        if constants.HF_HUB_OFFLINE:
+            reason = "the cache has no copy of such a model; unset HF_HUB_OFFLINE to download it"
+        elif not reachable:
+            reason = f"the model cannot be downloaded: {hub} does not answer; check the connection"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            reason = f"{hub} has no such model, or it is private; check the name, or log in with: hf auth login"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            reason = f"{hub} has no revision '{revision}' of such a model; check the revision"
+        else:
+            reason = f"the download from {hub} failed ({type(error).__name__}); check the name, or try again"
+        raise InputError(f"{flag}: there is no file or folder {model}, and {reason}.") from error
+    found = Path(folder)
+    if missing := [file for file in (CONFIG, WEIGHTS) if not (found / file).is_file()]:
+        raise InputError(f"{flag}: {model} on {constants.ENDPOINT} has no {missing[0]}, so it is not a shared model.")
+    if not COMMIT.fullmatch(revision) and current_rank() == 0:
+        print(f"note: using {name}@{found.name}; this name will always mean these files", file=sys.stderr)
+    return found
+
+
+def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
+    """Read a shared model as a checkpoint: its ``state_dict``, on the CPU, and the entries of config.json.
+
+    Args:
+        folder: the folder.
+        flag: the argument that named it, for messages.
+
+    Raises:
+        InputError: a file is missing or damaged, or the SHA-256 of the weights is not the one in config.json.
+    """
+    import safetensors.torch  # imports PyTorch
+
+    require_model(folder, flag)
+    config, weights = folder / CONFIG, folder / WEIGHTS
+    try:
+        entries = json.loads(config.read_text(encoding="utf-8"))
+        expected = entries["weights_sha256"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(
+            f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256."
+        ) from error
+    if sha256(weights) != expected:
+        raise InputError(
+            f"{flag}: {weights} is damaged or was changed: its SHA-256 is not weights_sha256 of {CONFIG}; download the "
+            "model again."
+        )
+    try:
+        state = safetensors.torch.load_file(weights)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise InputError(f"{flag}: {weights} is not a safetensors file.") from error
+    # The file's own layout is not aligned as PyTorch's is, which changes the rounding of scores.
+    return {**entries, "state_dict": {key: value.clone() for key, value in state.items()}}
+
+
+def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> None:
+    """Write the folder of a shared model atomically.
+
+    Args:
+        folder: folder to create.
+        checkpoint: result of `models.checkpoints.load_checkpoint`, with the ``state_dict`` under the authors' keys.
+        card: the model card, Markdown.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    import safetensors.torch  # imports PyTorch
+
+    weights = safetensors.torch.save(checkpoint["state_dict"], {"format": "pt"})
+    shas = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "checkpoint_sha256": checkpoint["sha256"]}
+    try:
+        remove_stale_parts(folder.parent, folder.name)
+        part, lock = create_part(folder, folder=True)
+        try:
+            (part / WEIGHTS).write_bytes(weights)
+            (part / CARD).write_text(card, encoding="utf-8")
+            # Twice: the checkpoint may be a shared model, with SHA-256s of its own.
+            write_json(part / CONFIG, shas | shareable_entries(checkpoint) | shas)
+            (part / LOCK_NAME).unlink()
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            os.close(lock)
+    except OSError as error:
+        raise InputError(
+            f"{folder} could not be written: {error.strerror}; free disk space or choose another folder."
+        ) from error
+
+
+def shareable_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a checkpoint that are plain JSON data, without settings and paths of the machine.
+
+    Of ``pretrained``, if it is a file, the name remains.
+    """
+    args = {name: value for name, value in checkpoint["args"].items() if name not in LOCAL}
+    if isinstance(args.get("pretrained"), str):
+        args["pretrained"] = Path(args["pretrained"]).name
+    faces = checkpoint.get("faces")
+    faces = faces and {name: value for name, value in faces.items() if name != "videos"}  # a path
+    entries = {name: value for name, value in checkpoint.items() if name != "sha256" and is_json(value)}
+    return entries | {"args": args, "faces": faces}
+
+
+def is_json(value: Any) -> bool:
+    """Return whether `json` can write a value, which excludes tensors."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
