@@ -10,8 +10,10 @@ From Python:
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from faces.recipe import DETECTORS
 from models.shared_model import require_model
@@ -33,10 +35,12 @@ class InferenceArguments:
         False, parse.boolean, "treat every image and frame as one face crop, without face detection"
     )
     json: Path | None = parse.argument(
-        None, parse.path, "JSON file to write: score and verdict of every file, box and score of every face"
+        None, parse.path, "JSON Lines file to write: the record of each file, see docs/inference.md"
     )
-    csv: Path | None = parse.argument(
-        None, parse.path, "CSV file to write: the box and score of every face in every frame"
+    csv: Path | None = parse.argument(None, parse.path, "CSV file to write: one row per file")
+    error: float = parse.argument(0.05, parse.share, parse.ERROR_TEXT)
+    overwrite: bool = parse.argument(
+        False, parse.boolean, "replace the files of --json, --csv and --export; else a batch continues its records"
     )
     annotate: Path | None = parse.argument(
         None, parse.path, "output folder for copies of the images and videos with boxes and scores"
@@ -102,9 +106,10 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from scoring.detector import load_detector
+from scoring.detector import ScoredFace, load_detector
 from scoring.export import export
-from scoring.files import annotation_targets, find_files, is_video, open_tables, score_file
+from scoring.files import annotation_targets, find_files, is_video, score_file
+from scoring.records import describe_detector, describe_faces, file_sha256, make_record, open_records
 from utils.progress import progress
 
 
@@ -126,6 +131,8 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
                 raise InputError(f"--{flag} {target} is a folder; give a file.")
             if target.resolve() in taken:
                 raise InputError(f"--{flag} {target} would replace another input or output; give another file.")
+            if flag == "export" and target.exists() and not args.overwrite:
+                raise InputError(f"--export {target} exists; give another file, or --overwrite True to replace it.")
             taken.add(target.resolve())
     return files, targets
 
@@ -148,21 +155,32 @@ def run(args: InferenceArguments) -> int:
     if args.serve:
         from scoring.page import serve  # imports matplotlib, which takes seconds
 
-        serve(detector, args.host, args.port)
+        serve(detector, args.host, args.port, args.model, args.error)
     if not files:
         return 0
-    code = 0
-    with open_tables(args.json, args.csv) as tables:
-        for file in progress(files, "scoring", unit="files", disable=len(files) < 2):
-            tables.begin(file)
-            result = score_file(detector, file, tables.add, targets.get(file))
-            tables.end(result, detector.threshold)
+    unscored = False
+    shared = describe_detector(detector, args.model)
+    with open_records(args.json, args.csv, detector.checkpoint["sha256"], args.overwrite) as (write, known):
+        finished = [file for file in files if str(file) in known and known[str(file)].sha256 == file_sha256(file)]
+        if finished:
+            print(
+                f"note: {len(finished)} of {len(files)} files have records already; --overwrite True scores them again"
+            )
+            unscored = not all(known[str(file)].scored for file in finished)
+        left = [file for file in files if file not in finished]
+        for file in progress(left, "scoring", unit="files", disable=len(left) < 2):
+            detections: list[dict[str, Any]] = []
+
+            def keep(position: int, time: float, faces: Sequence[ScoredFace], found: list[Any] = detections) -> None:
+                found += describe_faces(position, time, faces)
+
+            result = score_file(detector, file, keep if args.json else None, targets.get(file), args.error)
+            write(make_record(result, shared, detector, detections))
             copy = f" -> {one_line(targets[file])}" if targets and result.score is not None else ""
             with tqdm.external_write_mode():
                 print(f"{result}{copy}", flush=True)
-            if result.score is None:
-                code = NOT_ALL_SCORED
-    return code
+            unscored = unscored or result.score is None
+    return NOT_ALL_SCORED if unscored else 0
 
 
 def main(argv: list[str] | None = None) -> int:

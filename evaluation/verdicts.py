@@ -15,6 +15,7 @@ from evaluation.predictions import Scores
 
 VERDICTS = ("real", "fake", "uncertain")
 LEVELS = ("frame", "video")
+ERROR = 0.05  # default share of wrong verdicts
 
 
 class Cutoffs(NamedTuple):

@@ -7,21 +7,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from evaluation.verdicts import Cutoffs
 from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
 from scoring.detector import ScoredFace
 
-REAL, FAKE = (177, 114, 0), (0, 94, 213)  # BGR: blue and vermilion, which colour-blind people can distinguish
+REAL, FAKE, UNCERTAIN = (177, 114, 0), (0, 94, 213), (110, 110, 110)  # BGR: blue, vermilion, grey
 STRIP_HEIGHT = 64  # pixels below a video, for its scores over time
+AXIS_WIDTH = 34  # pixels left of the curve, for the numbers of its axis
 ANNOTATION_MARK = "faces scored by inference.py"  # metadata of annotated copies, which are never scored as inputs
 
 ScoredFrame = tuple[int, list[ScoredFace]]  # position in the video, faces
 
 
-def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float) -> np.ndarray:
-    """Return a copy of an image (H x W x 3, uint8, BGR) with heatmaps, boxes and scores.
+def colour_of(score: float, cutoffs: Cutoffs | None) -> tuple[int, int, int]:
+    """Return the colour of a score, BGR; grey without cutoffs."""
+    verdict = "uncertain" if cutoffs is None else cutoffs.verdict(score)
+    return {"real": REAL, "fake": FAKE, "uncertain": UNCERTAIN}[verdict]
 
-    With several people, the number of the face precedes its score.
+
+def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None) -> np.ndarray:
+    """Return a copy of an image (H x W x 3, uint8, BGR) with heatmaps, boxes and scores, in the colour of the verdict.
+
+    With several people, the number of the face precedes its score. The text is as large as fits the image.
     """
     out = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
@@ -30,13 +38,17 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], threshold: float)
         if face.heatmap is not None:
             overlay_heatmap(out, face.heatmap, face.crop_box)
     for face in faces:
-        colour = FAKE if face.score > threshold else REAL
+        colour = colour_of(face.score, cutoffs)
         left, top, right, bottom = (round(float(x)) for x in face.box)
         cv2.rectangle(out, (left, top), (right, bottom), colour, thickness)
         number = f"{face.track}: " if face.track > 0 or len(faces) > 1 else ""
-        text = f"{number}{'fake' if face.score > threshold else 'real'} {face.score:.2f}"
+        verdict = "" if cutoffs is None else f"{cutoffs.verdict(face.score)} "
+        text = f"{number}{verdict}{face.score:.2f}"
         scale = max(0.4, min(height, width) / 900)
         (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        if text_width > width:
+            scale *= width / text_width
+            (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
         x = min(max(left, 0), max(width - text_width, 0))
         y = min(max(top - 4, text_height + 4), height - 4)
         cv2.rectangle(out, (x, y - text_height - 4), (x + text_width, y + 4), colour, cv2.FILLED)
@@ -64,7 +76,7 @@ def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, box: np.ndarray) -> 
     image[rows, columns] = (image[rows, columns] * (1 - weight) + colour * weight).astype(np.uint8)
 
 
-def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], threshold: float) -> None:
+def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cutoffs: Cutoffs | None) -> None:
     """Write an H.264 video with boxes, scores, and a strip below that plots the scores over time.
 
     Boxes are interpolated between scored frames. The source is read a second time while it is scored, and the frames
@@ -74,7 +86,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
         source: the video.
         target: MP4 file to write; the name may have another extension.
         scored: position and faces of each scored frame, in order; consumed while the source is read.
-        threshold: a score above it means fake.
+        cutoffs: colour the scores; None for grey.
 
     Raises:
         VideoError: the source cannot be read.
@@ -92,7 +104,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
             for position, frame in reader:
                 if stream is None:
                     height, width = frame.shape[:2]
-                    strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, threshold)
+                    strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, cutoffs)
                     rate = Fraction(reader.fps).limit_denominator(1001)
                     stream = container.add_stream("libx264", rate=rate)
                     # At most 1 ms, for variable rates, and a divisor of the frame interval, for constant rates.
@@ -104,7 +116,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], th
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
                     strip.add(reader.times[before[0]], before[1])
-                image = draw_faces(frame, _interpolate_faces(before, after, position), threshold)
+                image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs)
                 if image.shape[:2] != (height, width):  # the size may change within a video
                     image = cv2.resize(image, (width, height))
                 image = np.concatenate([image, strip.draw(reader.times[position])])
@@ -149,22 +161,31 @@ def _interpolate_faces(before: ScoredFrame | None, after: ScoredFrame | None, po
 
 
 class ScoreStrip:
-    """A plot of the highest score in each scored frame so far, 0 at the bottom and 1 at the top.
+    """A plot of the highest score in each scored frame so far, with an axis from 0 to 1 and the cutoffs.
 
     Args:
         width: width of the video in pixels.
         length: time of the last frame in seconds; later frames are drawn at the right edge.
-        threshold: drawn as a grey line; scores above it are drawn as fake.
+        cutoffs: drawn as grey lines, and colour the curve; None for a grey curve.
     """
 
-    def __init__(self, width: int, length: float, threshold: float) -> None:
-        self._length, self._threshold = max(1e-9, length), threshold
+    def __init__(self, width: int, length: float, cutoffs: Cutoffs | None) -> None:
+        self._length, self._cutoffs = max(1e-9, length), cutoffs
         self._picture = np.full((STRIP_HEIGHT, width, 3), 255, np.uint8)
         self._last_point: tuple[int, int] | None = None
-        cv2.line(self._picture, (0, self._y(threshold)), (width, self._y(threshold)), (200, 200, 200), 1)
+        for score in (0.0, 0.5, 1.0):
+            y = self._y(score)
+            cv2.line(self._picture, (AXIS_WIDTH - 4, y), (AXIS_WIDTH, y), (120, 120, 120), 1)
+            cv2.putText(
+                self._picture, f"{score:g}", (2, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (80, 80, 80), 1, cv2.LINE_AA
+            )
+        for cutoff in cutoffs or ():
+            cv2.line(self._picture, (AXIS_WIDTH, self._y(cutoff)), (width, self._y(cutoff)), (200, 200, 200), 1)
 
     def _x(self, time: float) -> int:
-        return round(min(1.0, time / self._length) * (self._picture.shape[1] - 1))
+        width = self._picture.shape[1]
+        left = min(AXIS_WIDTH, width // 2)
+        return left + round(min(1.0, time / self._length) * (width - 1 - left))
 
     def _y(self, score: float) -> int:
         return round((1 - score) * (STRIP_HEIGHT - 9)) + 4
@@ -176,7 +197,7 @@ class ScoreStrip:
             return
         highest = max(face.score for face in faces)
         point = self._x(time), self._y(highest)
-        colour = FAKE if highest > self._threshold else REAL
+        colour = colour_of(highest, self._cutoffs)
         cv2.line(self._picture, self._last_point or point, point, colour, 2, cv2.LINE_AA)
         self._last_point = point
 

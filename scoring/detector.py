@@ -10,6 +10,7 @@ import torch
 
 from datasets.transforms import normalise, resize
 from engine import fake_probability
+from evaluation.verdicts import ERROR, Cutoffs, choose_cutoffs
 from faces.crops import crop_face, crop_square
 from faces.detectors import Detections, Detector, load_face_detector, shrink
 from faces.recipe import DETECTORS, Recipe
@@ -38,6 +39,7 @@ class ScoredFace(NamedTuple):
         track: number of the person in a video, from 0; in an image, rank of the face by size, 0 for the largest.
         crop_box: left, top, right, bottom in pixels of the crop that was scored; it may extend beyond the frame.
         heatmap: h x w, 0 to 1, over `crop_box`: mean Grad-CAM heatmap of the LIBs for fake; None if not requested.
+        crop: the crop, h x w x 3, uint8, RGB.
     """
 
     box: np.ndarray
@@ -46,18 +48,22 @@ class ScoredFace(NamedTuple):
     track: int
     crop_box: np.ndarray
     heatmap: np.ndarray | None
+    crop: np.ndarray
 
 
 class ForgeryDetector:
     """Detect faces, crop them as the training data was cropped, and score them. See `load_detector`.
 
     Attributes:
-        threshold: a score above it means fake; 0.5 if the checkpoint has none.
+        checkpoint: the checkpoint without its weights.
+        calibration: what verdicts need, see `evaluation.verdicts.calibrate`; None if the checkpoint has none.
+        precision: number format of the backbones.
         size: side of the network's input images in pixels.
         channels: RGB or BGR, the channel order of the network's input.
         recipe: which frames of a video are scored, and how faces are cropped.
         training_faces: how the training faces were detected and cropped; None if the checkpoint does not say.
         face_detector: name of the face detector.
+        detector_description: ``detector`` and ``weights``, the SHA-256 of its weights; None before it is loaded.
     """
 
     def __init__(
@@ -72,11 +78,12 @@ class ForgeryDetector:
         precision: str,
     ) -> None:
         self.network, self.device = network.to(device).to(memory_format=torch.channels_last), device
-        network.precision = PRECISIONS[choose_precision(precision, device)]
+        self.precision = choose_precision(precision, device)
+        network.precision = PRECISIONS[self.precision]
         self._scorer = fast_scorer(network)
         self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]
-        threshold = checkpoint.get("threshold")
-        self.threshold = 0.5 if threshold is None else threshold
+        self.checkpoint = {name: value for name, value in checkpoint.items() if name != "state_dict"}
+        self.calibration = checkpoint.get("calibration")
         self.training_faces = checkpoint.get("faces")
         training_faces = self.training_faces or {}
         self.recipe = Recipe(**{name: training_faces[name] for name in RECIPE_FIELDS if name in training_faces})
@@ -88,8 +95,13 @@ class ForgeryDetector:
         self._detector_weights = detector_weights
         self._training_weights = training_faces.get("weights") if self.face_detector == training_detector else None
         self._detect: Detector | None = None
+        self.detector_description: dict[str, Any] | None = None
         if evidence:  # fail now, not after hours, if the backbones have no feature maps
             heatmaps(network, torch.zeros(1, 3, self.size, self.size, device=device))
+
+    def cutoffs(self, error: float = ERROR) -> Cutoffs | None:
+        """Return the cutoffs of a single face in a single image; None if the checkpoint has no calibration."""
+        return self.calibration and choose_cutoffs(self.calibration, "frame", error)
 
     def find_faces(self, frames: np.ndarray) -> list[Detections]:
         """Find the faces in B frames, B x H x W x 3, uint8, BGR.
@@ -103,6 +115,7 @@ class ForgeryDetector:
             return [full_frame] * len(frames)
         if self._detect is None:  # loaded late: face crops need no face detector
             self._detect, description = load_face_detector(self.face_detector, self._detector_weights, self.device)
+            self.detector_description = description
             if self._training_weights not in (None, description["weights"]):
                 print(
                     "note: preprocessing of the training data used other weights of the face detector; "
@@ -113,8 +126,8 @@ class ForgeryDetector:
         scale = width / small.shape[2]
         return [Detections(boxes * scale, scores) for boxes, scores in self._detect(small)]
 
-    def score(self, crops: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray | None]]:
-        """Score N face crops, each H x W x 3, uint8, RGB.
+    def score(self, crops: Sequence[np.ndarray], evidence: bool = False) -> tuple[np.ndarray, list[np.ndarray | None]]:
+        """Score N face crops, each H x W x 3, uint8, RGB; with `evidence`, make heatmaps too.
 
         Returns:
             The scores, N, float64, 0 (real) to 1 (fake), and the heatmap of each crop, h x w, 0 to 1, or None.
@@ -127,7 +140,7 @@ class ForgeryDetector:
             batch = np.stack([resize(crop, self.size) for crop in crops[start : start + SCORING_BATCH]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
             outputs: Logits | torch.Tensor
-            if self.evidence:
+            if evidence:
                 lib_maps, _, outputs = heatmaps(self.network, images)
                 maps += list(lib_maps.mean(dim=1).cpu().numpy())
             else:
@@ -137,7 +150,7 @@ class ForgeryDetector:
         all_scores = np.concatenate(scores)
         if not np.isfinite(all_scores).all():
             raise InputError("--model: the scores of the network are NaN or infinite; give another checkpoint.")
-        return all_scores, maps if self.evidence else [None] * len(crops)
+        return all_scores, maps if evidence else [None] * len(crops)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[ScoredFace]]:
         """Score the faces in images.
@@ -201,10 +214,10 @@ class ForgeryDetector:
     def _score_frames(self, frames: Sequence[FrameFaces]) -> Iterator[tuple[int, list[ScoredFace]]]:
         faces = [face for frame in frames for face in frame.faces]
         crops = [self._crop(frame.frame, face.box) for frame in frames for face in frame.faces]
-        scores, maps = self.score([crop for crop, _ in crops])
+        scores, maps = self.score([crop for crop, _ in crops], self.evidence)
         scored = (
-            ScoredFace(face.raw_box, face.score, float(score), face.track, crop_box, heatmap)
-            for face, (_, crop_box), score, heatmap in zip(faces, crops, scores, maps, strict=True)
+            ScoredFace(face.raw_box, face.score, float(score), face.track, crop_box, heatmap, crop)
+            for face, (crop, crop_box), score, heatmap in zip(faces, crops, scores, maps, strict=True)
         )
         for frame in frames:
             yield frame.position, [next(scored) for _ in frame.faces]

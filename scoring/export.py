@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from evaluation.verdicts import ERROR, LEVELS, choose_cutoffs
 from faces.detectors import LONGER_SIDE, MIN_SCORE
 from faces.extraction import MIN_TRACK_LENGTH
 from faces.tracks import MAX_DISTANCE, MAX_GAP, MIN_IOU, SMOOTHING_RADIUS
 from models.lib_network import LIBNetwork
 from scoring.detector import ForgeryDetector
-from scoring.files import MIN_TRACK_SHARE
+from scoring.scores import MIN_TRACK_SHARE
 from utils.errors import InputError, require_package
 from utils.files import atomic_write
 
@@ -89,15 +90,24 @@ def describe_steps(detector: ForgeryDetector) -> dict[str, Any]:
             "std": IMAGENET_STD,
         },
         "combine": {
-            "frames_of_a_face": "mean",
+            "frames_of_a_face": detector.calibration["video_score"] if detector.calibration else "mean",
             "faces_of_a_file": "max",
             "min_frames": MIN_TRACK_LENGTH,
             "min_share": MIN_TRACK_SHARE,
             "ignored": "faces with fewer than max(min(min_frames, frames), min_share * frames) of the sampled frames, "
             "unless there is no other face",
         },
-        "threshold": detector.threshold,
+        "verdict": describe_cutoffs(detector.calibration),
     }
+
+
+def describe_cutoffs(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the cutoffs of verdicts on one face, with the error that they keep; None without a calibration."""
+    if calibration is None:
+        return None
+    cutoffs = {level: choose_cutoffs(calibration, level, ERROR) for level in LEVELS}
+    levels = {level: {"real_below": found.real, "fake_above": found.fake} for level, found in cutoffs.items()}
+    return {"error": ERROR, "between": "uncertain", **levels}
 
 
 def _remove_traces(graph: "onnx.GraphProto") -> None:

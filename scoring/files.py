@@ -1,15 +1,10 @@
-"""Score image and video files one by one; write their tables and annotated copies."""
+"""Score image and video files one by one; write their annotated copies."""
 
-import csv
-import json
 import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import cv2
 import numpy as np
@@ -18,16 +13,16 @@ from PIL.PngImagePlugin import PngInfo
 
 from datasets.folders import IMAGE_ENDINGS
 from datasets.images import read_image
-from faces.extraction import MIN_TRACK_LENGTH
+from evaluation.verdicts import ERROR, Cutoffs
 from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
-from utils.errors import InputError, one_line
+from scoring.scores import FileScore, format_frame_count
+from utils.errors import InputError
 from utils.files import atomic_write
 from utils.progress import progress
 
 MAX_STEM_BYTES = 150  # leaves room for endings, because most file systems allow 255 bytes per name
-MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
 ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, faces
 OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position in the video, time in seconds, faces
 
@@ -58,11 +53,6 @@ def is_video(file: Path) -> bool:
     return True
 
 
-def format_frame_count(number: int) -> str:
-    """Return ``1 frame``, ``2 frames`` and so on."""
-    return f"{number} frame{'s' * (number != 1)}"
-
-
 def find_files(paths: Sequence[Path]) -> list[Path]:
     """List the given images and videos, and those in the given folders and their subfolders, each file once.
 
@@ -91,64 +81,12 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
 # ----------------------------------------------------------------------------------------------------------- scores
 
 
-@dataclass
-class FileScore:
-    """The score of an image or a video.
-
-    Attributes:
-        score: highest face score; in a video, each face scores the mean of its frames. None without a face.
-        verdict: fake or real; empty without a score.
-        face: track of the face with the highest score; None without a face.
-        faces: number of faces, without ignored tracks.
-        frames: number of scored frames.
-        cause: why there is no score; empty with a score.
-        note: a warning about the video, or empty.
-        tracks: for each track, the number of its frames and the sum of its scores.
-    """
-
-    file: Path
-    score: float | None = None
-    verdict: str = ""
-    face: int | None = None
-    faces: int = 0
-    frames: int = 0
-    cause: str = ""
-    note: str = ""
-    tracks: dict[int, tuple[int, float]] = field(default_factory=dict, repr=False)
-
-    def add(self, faces: Sequence[ScoredFace]) -> None:
-        """Add the faces of the next frame."""
-        self.frames += 1
-        for face in faces:
-            count, total = self.tracks.get(face.track, (0, 0.0))
-            self.tracks[face.track] = (count + 1, total + face.score)
-
-    def decide(self, threshold: float) -> None:
-        """Compute score and verdict from the frames added so far.
-
-        A track is ignored as a false detection if it is shorter than `MIN_TRACK_LENGTH` frames or `MIN_TRACK_SHARE` of
-        the scored frames, unless all tracks are that short.
-        """
-        shortest = max(min(MIN_TRACK_LENGTH, self.frames), MIN_TRACK_SHARE * self.frames)
-        means = {track: total / count for track, (count, total) in self.tracks.items()}
-        kept = [track for track in means if self.tracks[track][0] >= shortest] or list(means)
-        self.faces = len(kept)
-        self.face = max(kept, key=means.__getitem__)
-        self.score = means[self.face]
-        self.verdict = "fake" if self.score > threshold else "real"
-
-    def __str__(self) -> str:
-        name = one_line(self.file)
-        note = f"; {self.note}" if self.note else ""
-        if self.score is None:
-            return f"{name}: not scored: {self.cause}{note}"
-        faces = "1 face" if self.faces == 1 else f"{self.faces} faces, face {self.face} scores highest"
-        frames = f", {format_frame_count(self.frames)}" if is_video(self.file) else ""
-        return f"{name}: {self.verdict} {self.score:.3f} ({faces}{frames}{note})"
-
-
 def score_file(
-    detector: ForgeryDetector, file: Path, on_frame: OnFrame | None = None, target: Path | None = None
+    detector: ForgeryDetector,
+    file: Path,
+    on_frame: OnFrame | None = None,
+    target: Path | None = None,
+    error: float = ERROR,
 ) -> FileScore:
     """Score an image or a video. A file that cannot be read or has no face gets a cause instead of a score.
 
@@ -158,17 +96,18 @@ def score_file(
         on_frame: called with the position of each scored frame, its time in seconds, and its faces; for an image with
             0, 0 and its faces.
         target: annotated copy to write, an image as PNG and a video as MP4; None writes none.
+        error: see `evaluation.verdicts.choose_cutoffs`.
 
     Raises:
         InputError: the annotated copy cannot be written.
     """
-    result = FileScore(file)
     video = is_video(file)
+    result = FileScore(file, video)
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with progress(None, file.name[:40], unit="frames", delay=1, disable=not video) as bar:
             for position, time, faces in _score_frames(detector, file, result):
-                result.add(faces)
+                result.add(time, faces)
                 if on_frame is not None:
                     on_frame(position, time, faces)
                 yield position, faces
@@ -180,8 +119,8 @@ def score_file(
         if target is None:
             deque(frames(), maxlen=0)
         else:
-            _annotate(file, target, frames(), detector.threshold)
-        result.decide(detector.threshold)
+            _annotate(file, target, frames(), detector.cutoffs(error))
+        result.decide(detector, error)
     except (NotScored, VideoError) as error:
         result.cause = str(error)
     return result
@@ -201,7 +140,7 @@ def _score_frames(
     except cv2.error as error:
         raise NotScored("unreadable: the video cannot be decoded") from error
     if reader.ends_early():
-        result.note = f"the video ends after {reader.frames_read} of {reader.declared_frames} frames"
+        result.notes.append(f"the video ends after {reader.frames_read} of {reader.declared_frames} frames")
 
 
 def load_image(file: Path) -> np.ndarray:
@@ -260,88 +199,15 @@ def is_annotated(file: Path) -> bool:
         return False
 
 
-def _annotate(file: Path, target: Path, frames: ScoredFrames, threshold: float) -> None:
+def _annotate(file: Path, target: Path, frames: ScoredFrames, cutoffs: Cutoffs | None) -> None:
     """Write the annotated copy of an image or a video atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as part:
         if is_video(file):
-            annotate_video(file, part, frames, threshold)
+            annotate_video(file, part, frames, cutoffs)
         else:
             ((_, faces),) = frames
-            image = draw_faces(load_image(file)[..., ::-1], faces, threshold)
+            image = draw_faces(load_image(file)[..., ::-1], faces, cutoffs)
             metadata = PngInfo()
             metadata.add_text("Comment", ANNOTATION_MARK)
             Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=metadata)
-
-
-# ----------------------------------------------------------------------------------------------------------- tables
-
-
-class Tables:
-    """Write every face of every frame to a JSON and a CSV file, without keeping any in memory.
-
-    Args:
-        json_file: open for writing, or None.
-        csv_file: open for writing, or None.
-    """
-
-    COLUMNS = ("frame", "time", "face", "left", "top", "right", "bottom", "found", "score")
-
-    def __init__(self, json_file: TextIO | None, csv_file: TextIO | None) -> None:
-        self._json, self._csv = json_file, csv_file and csv.writer(csv_file)
-        self._file: Path | None = None
-        self._comma = False  # whether the open list has an entry
-        if self._csv:
-            self._csv.writerow(["file", *self.COLUMNS])
-        if self._json:
-            self._json.write("[")
-
-    def begin(self, file: Path) -> None:
-        """Start the entry of a file."""
-        if self._json:
-            comma = "" if self._file is None else ","
-            self._json.write(f'{comma}\n {{"file": {json.dumps(str(file))}, "detections": [')
-        self._file, self._comma = file, False
-
-    def add(self, position: int, time: float, faces: Sequence[ScoredFace]) -> None:
-        """Write the faces of the frame at a position and a time in seconds."""
-        for face in faces:
-            box = [round(float(x), 1) for x in face.box]
-            row = [position, round(time, 3), face.track, *box, round(face.confidence, 4), face.score]
-            if self._csv:
-                self._csv.writerow([self._file, *row])
-            if self._json:
-                entry = json.dumps(dict(zip(self.COLUMNS, row, strict=True)))
-                self._json.write(f"{',' if self._comma else ''}\n  {entry}")
-                self._comma = True
-
-    def end(self, result: FileScore, threshold: float) -> None:
-        """Write the score of the file and end its entry."""
-        if self._json:
-            names = ("score", "verdict", "face", "faces", "frames", "cause", "note")
-            rest = {name: getattr(result, name) for name in names} | {"threshold": threshold}
-            self._json.write(f"],\n  {json.dumps(rest)[1:]}")
-
-    def close(self) -> None:
-        """End the JSON list."""
-        if self._json:
-            self._json.write("\n]\n")
-
-
-@contextmanager
-def open_tables(json_path: Path | None, csv_path: Path | None) -> Iterator[Tables]:
-    """Open `Tables`. The files appear when the block ends without an error."""
-    with _open_table(json_path) as json_file, _open_table(csv_path) as csv_file:
-        tables = Tables(json_file, csv_file)
-        yield tables
-        tables.close()
-
-
-@contextmanager
-def _open_table(target: Path | None) -> Iterator[TextIO | None]:
-    if target is None:
-        yield None
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as part, part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        yield file

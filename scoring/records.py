@@ -1,0 +1,243 @@
+"""The record of each scored file: JSON Lines, and a CSV table.
+
+docs/record.schema.json describes a record. It is written as soon as the file is scored, so an interruption loses
+nothing; the same command continues.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from evaluation.verdicts import LEVELS
+from scoring.detector import ForgeryDetector, ScoredFace
+from scoring.scores import FileScore, Person
+from utils.errors import InputError
+from utils.files import sha256
+from utils.machine import describe_run
+
+FORMAT = 1
+COLUMNS = (
+    "file", "verdict", "score", "spread_low", "spread_high", "false_positive_rate", "false_negative_rate", "people",
+    "frames", "cause", "notes", "date", "sha256", "checkpoint_sha256",
+)  # fmt: skip
+
+
+def describe_detector(detector: ForgeryDetector, model: Path) -> dict[str, Any]:
+    """Return what all records of one run share: the network, the face detector, and the crops.
+
+    Args:
+        detector: the detector.
+        model: the value of ``--model``.
+    """
+    calibration = detector.calibration
+    thresholds = calibration and {
+        level: {name: calibration[level][name] for name in ("threshold", "fpr", "fnr")} for level in LEVELS
+    }
+    return {
+        "model": {
+            "checkpoint": str(model),
+            "sha256": detector.checkpoint["sha256"],
+            "trained_with": detector.checkpoint["args"],
+            "thresholds": thresholds,
+            "precision": detector.precision,
+        },
+        "crops": {
+            **{name: getattr(detector.recipe, name) for name in ("every", "frames", "margin", "crop_size")},
+            "faces_given": detector.faces_given,
+            "default": detector.training_faces is None,
+        },
+        "run": describe_run(detector.device) | {"date": None},
+    }
+
+
+def make_record(
+    result: FileScore, shared: dict[str, Any], detector: ForgeryDetector, detections: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the record of a file.
+
+    Args:
+        result: its score.
+        shared: the result of `describe_detector`.
+        detector: the detector, which knows the weights of the face detector once it has found a face.
+        detections: every face of every scored frame, see `describe_faces`.
+    """
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    cutoffs = result.cutoffs
+    return {
+        "format": FORMAT,
+        "file": str(result.file),
+        "sha256": file_sha256(result.file),
+        "verdict": result.verdict or None,
+        "score": result.score,
+        "spread": result.spread and list(result.spread),
+        "false_positive_rate": result.false_positive_rate,
+        "false_negative_rate": result.false_negative_rate,
+        "cutoffs": cutoffs and {"real_below": cutoffs.real, "fake_above": cutoffs.fake},
+        "highest": result.face,
+        "people": [describe_person(person) for person in result.people],
+        "ignored_tracks": result.ignored,
+        "frames": result.frames,
+        "cause": result.cause,
+        "notes": result.notes,
+        **{name: shared[name] for name in ("model", "crops")},
+        "face_detector": detector.detector_description,
+        "run": shared["run"] | {"date": date},
+        "detections": detections,
+    }
+
+
+def file_sha256(file: Path) -> str | None:
+    """Return the SHA-256 of a file; None if it cannot be read."""
+    try:
+        return sha256(file)
+    except OSError:
+        return None
+
+
+def describe_person(person: Person) -> dict[str, Any]:
+    """Return a person's number, score, spread over frames (10th and 90th percentile), frames, times and face size."""
+    low, high = np.percentile(person.scores, [10, 90])
+    return {
+        "face": person.face,
+        "score": person.score,
+        "frame_scores": [float(low), float(high)],
+        "frames": len(person.scores),
+        "first": round(person.first, 3),
+        "last": round(person.last, 3),
+        "smallest_face": round(person.smallest_face, 1),
+    }
+
+
+def describe_faces(position: int, time: float, faces: Sequence[ScoredFace]) -> list[dict[str, Any]]:
+    """Return the box, the confidence and the score of each face of a frame, at a position and a time in seconds."""
+    return [
+        {
+            "frame": position,
+            "time": round(time, 3),
+            "face": face.track,
+            "box": [round(float(x), 1) for x in face.box],
+            "found": round(face.confidence, 4),
+            "score": face.score,
+        }
+        for face in faces
+    ]
+
+
+def csv_row(record: dict[str, Any]) -> list[Any]:
+    """Return a record as a row of the CSV table."""
+    low, high = record["spread"] or (None, None)
+    values = {
+        **record,
+        **{"spread_low": low, "spread_high": high, "people": len(record["people"]), "date": record["run"]["date"]},
+        **{"notes": "; ".join(record["notes"]), "checkpoint_sha256": record["model"]["sha256"]},
+    }
+    return [values[name] for name in COLUMNS]
+
+
+class Known(NamedTuple):
+    """A record that an earlier command has written: the SHA-256 of the file, and whether the file got a score."""
+
+    sha256: str | None
+    scored: bool
+
+
+@contextmanager
+def open_records(
+    json_file: Path | None, csv_file: Path | None, checkpoint_sha256: str, overwrite: bool
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], dict[str, Known]]]:
+    """Open the outputs, and continue them if an earlier command with this checkpoint has written them.
+
+    Args:
+        json_file: file of JSON Lines, or None.
+        csv_file: CSV table, or None.
+        checkpoint_sha256: the checkpoint that scores.
+        overwrite: replace existing files.
+
+    Yields:
+        A function that writes a record, and the files that have records in all outputs already.
+
+    Raises:
+        InputError: an output exists and is of another command or checkpoint, or cannot be written.
+    """
+    kinds: list[tuple[str, Path | None, Reader, Callable[[dict[str, Any]], str]]] = [
+        ("--json", json_file, _read_lines, lambda record: json.dumps(record) + "\n"),
+        ("--csv", csv_file, _read_rows, lambda record: _csv_line(csv_row(record))),
+    ]
+    with ExitStack() as stack:
+        outputs = []
+        for flag, file, read, line in kinds:
+            if file is not None:
+                known = {} if overwrite else _known_records(file, flag, read, checkpoint_sha256)
+                out = stack.enter_context(_open(file, flag, "w" if overwrite else "a"))
+                if flag == "--csv" and out.tell() == 0:
+                    out.write(_csv_line(COLUMNS))
+                outputs.append((out, known, line))
+
+        def write(record: dict[str, Any]) -> None:
+            for out, known, line in outputs:
+                if record["file"] not in known or known[record["file"]].sha256 != record["sha256"]:
+                    out.write(line(record))
+                    out.flush()
+
+        first = outputs[0][1] if outputs else {}
+        yield write, {file: found for file, found in first.items() if all(file in known for _, known, _ in outputs)}
+
+
+# Maps the text of an output to its files with their records and checkpoints.
+Reader = Callable[[str], Iterator[tuple[str, Known, str]]]
+
+
+def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) -> dict[str, Known]:
+    """Read the records of an earlier command; remove a line that was being written when it was stopped."""
+    if not file.exists():
+        return {}
+    advice = f"give another file, or --overwrite True to replace {file}"
+    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    complete = text[: text.rfind("\n") + 1]
+    try:
+        entries = list(read(complete))
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise InputError(f"{flag}: {file} exists and is no output of this command; {advice}.") from error
+    if any(checkpoint != checkpoint_sha256 for _, _, checkpoint in entries):
+        raise InputError(f"{flag}: {file} holds the scores of another checkpoint; {advice}.")
+    if complete != text:
+        with file.open("r+b") as content:
+            content.truncate(len(complete.encode("utf-8", "surrogateescape")))
+    return {name: known for name, known, _ in entries}
+
+
+@contextmanager
+def _open(file: Path, flag: str, mode: str) -> Iterator[IO[str]]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open(mode, newline="", encoding="utf-8", errors="surrogateescape") as out:
+            yield out
+    except OSError as error:
+        raise InputError(f"{flag}: {file} could not be written: {error.strerror}; give another file.") from error
+
+
+def _read_lines(text: str) -> Iterator[tuple[str, Known, str]]:
+    for line in text.splitlines():
+        record = json.loads(line)
+        yield record["file"], Known(record["sha256"], record["score"] is not None), record["model"]["sha256"]
+
+
+def _read_rows(text: str) -> Iterator[tuple[str, Known, str]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if text and tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ValueError("another header")
+    for row in reader:
+        yield row["file"], Known(row["sha256"] or None, row["score"] != ""), row["checkpoint_sha256"]
+
+
+def _csv_line(row: Sequence[Any]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(row)
+    return text.getvalue()

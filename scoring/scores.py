@@ -1,0 +1,150 @@
+"""The score of a file: of its people, and the verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.metrics import combine_frames
+from evaluation.verdicts import Cutoffs, choose_cutoffs, error_rates
+from faces.extraction import MIN_TRACK_LENGTH
+from scoring.detector import ForgeryDetector, ScoredFace
+from scoring.steadiness import KeptCrops, score_variants
+from utils.errors import one_line
+
+MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
+NO_CALIBRATION = "the checkpoint has no calibration, so there is no verdict"
+
+
+@dataclass
+class Person:
+    """A person in an image or a video.
+
+    Attributes:
+        face: number of the track.
+        scores: the frame scores, 0 to 1.
+        score: their combination, such as the mean.
+        first: time in seconds of the first scored frame with this face.
+        last: the same of the last frame.
+        smallest_face: shorter side of the smallest box, in pixels.
+        crops: some of the face crops.
+    """
+
+    face: int
+    first: float
+    last: float
+    smallest_face: float
+    scores: list[float] = field(default_factory=list, repr=False)
+    score: float = 0.0
+    crops: KeptCrops = field(default_factory=KeptCrops, repr=False)
+
+
+@dataclass
+class FileScore:
+    """The score of an image or a video.
+
+    Attributes:
+        is_video: whether the file is a video.
+        score: highest score of a person; None without a face.
+        verdict: fake, real or uncertain; empty without a score, or if the checkpoint has no calibration.
+        face: number of the person with the highest score; None without a face.
+        people: the people, by number, without ignored tracks.
+        ignored: number of tracks that are ignored as false detections.
+        frames: number of scored frames.
+        spread: lowest and highest score over the variants of the face (`scoring.steadiness`); None without a score.
+        cutoffs: of the verdict; None without one.
+        false_positive_rate: largest share of real files, with as many people, that score as high; None without a
+            verdict. See `evaluation.verdicts.error_rates`.
+        false_negative_rate: largest share of fake files that score as low.
+        cause: why there is no score; empty with a score.
+        notes: warnings about the file.
+    """
+
+    file: Path
+    is_video: bool = False
+    score: float | None = None
+    verdict: str = ""
+    face: int | None = None
+    people: list[Person] = field(default_factory=list)
+    ignored: int = 0
+    frames: int = 0
+    spread: tuple[float, float] | None = None
+    cutoffs: Cutoffs | None = None
+    false_positive_rate: float | None = None
+    false_negative_rate: float | None = None
+    cause: str = ""
+    notes: list[str] = field(default_factory=list)
+    tracks: dict[int, Person] = field(default_factory=dict, repr=False)
+
+    def add(self, time: float, faces: Sequence[ScoredFace]) -> None:
+        """Add the faces of the next frame, at a time in seconds."""
+        self.frames += 1
+        for face in faces:
+            side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
+            person = self.tracks.setdefault(face.track, Person(face.track, time, time, side))
+            person.scores.append(face.score)
+            person.last, person.smallest_face = time, min(person.smallest_face, side)
+            person.crops.add(face.crop)
+
+    def decide(self, detector: ForgeryDetector, error: float) -> None:
+        """Compute score, spread and verdict from the frames added so far.
+
+        A track is ignored as a false detection if it is shorter than `MIN_TRACK_LENGTH` frames or `MIN_TRACK_SHARE` of
+        the scored frames, unless all tracks are that short. A verdict that changes within the spread is uncertain.
+
+        Args:
+            detector: scored the frames.
+            error: see `evaluation.verdicts.choose_cutoffs`.
+        """
+        calibration = detector.calibration
+        shortest = max(min(MIN_TRACK_LENGTH, self.frames), MIN_TRACK_SHARE * self.frames)
+        kept = [person for person in self.tracks.values() if len(person.scores) >= shortest]
+        self.people = sorted(kept or self.tracks.values(), key=lambda person: person.face)
+        self.ignored = len(self.tracks) - len(self.people)
+        how = calibration["video_score"] if calibration else "mean"
+        for person in self.people:
+            person.score = float(combine_frames(np.array(person.scores), np.zeros(len(person.scores), int), how)[0])
+        highest = max(self.people, key=lambda person: person.score)
+        self.face, self.score = highest.face, highest.score
+        others = max((person.score for person in self.people if person is not highest), default=0.0)
+        changed = score_variants(highest.crops.chosen(), self.score, lambda crops: detector.score(crops)[0])
+        self.spread = max(float(changed.min()), others), max(float(changed.max()), others)
+        if calibration is None:
+            self.notes.append(NO_CALIBRATION)
+            return
+        level, count = "video" if self.is_video else "frame", len(self.people)
+        self.cutoffs = choose_cutoffs(calibration, level, error, count)
+        self.false_positive_rate, self.false_negative_rate = error_rates(calibration, level, self.score, count)
+        self.verdict = self.cutoffs.verdict(self.score)
+        if self.verdict != "uncertain" and {self.cutoffs.verdict(score) for score in self.spread} != {self.verdict}:
+            self.verdict = "uncertain"
+            self.notes.append("the verdict changes with small changes of the face crop")
+
+    def __str__(self) -> str:
+        name, notes = one_line(self.file), "".join(f"; {note}" for note in self.notes)
+        if self.score is None or self.spread is None:
+            return f"{name}: not scored: {self.cause}{notes}"
+        count = len(self.people)
+        people = "1 person" if count == 1 else f"{count} people, person {self.face} scores highest"
+        frames = f", {format_frame_count(self.frames)}" if self.is_video else ""
+        verdict = f"{self.verdict} " if self.verdict else ""
+        spread = f"[{self.spread[0]:.3f}, {self.spread[1]:.3f}]"
+        return f"{name}: {verdict}{self.score:.3f} {spread} ({people}{frames}{notes})"
+
+
+def format_frame_count(number: int) -> str:
+    """Return ``1 frame``, ``2 frames`` and so on."""
+    return f"{number} frame{'s' * (number != 1)}"
+
+
+def describe_rates(result: FileScore) -> str:
+    """State the false positive and the false negative rate of a score in a sentence; "" without them."""
+    if result.false_positive_rate is None or result.false_negative_rate is None or result.cutoffs is None:
+        return ""
+    people = f" with {len(result.people)} people" if len(result.people) > 1 else ""
+    return (
+        f"Of real {'videos' if result.is_video else 'images'}{people} like those of the validation set, at most "
+        f"{100 * result.false_positive_rate:.2g} % score as high; of fake ones, at most "
+        f"{100 * result.false_negative_rate:.2g} % score as low."
+    )

@@ -1,0 +1,70 @@
+"""How steady a score is: the scores of other cuts, mirror images and recompressed copies of the same face."""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+CROP_SHARE = 0.05  # of the side, that a tighter cut leaves out
+JPEG_QUALITIES = (90, 70, 50)
+KEPT = 3  # crops of a person in a video, whose variants are scored
+
+
+class KeptCrops:
+    """A few crops of a track, evenly spaced in time, in constant memory."""
+
+    def __init__(self) -> None:
+        self._crops: list[np.ndarray] = []
+        self._step, self._seen = 1, 0
+
+    def add(self, crop: np.ndarray) -> None:
+        """Add the next crop of the track, H x W x 3, uint8."""
+        if self._seen % self._step == 0:
+            self._crops.append(crop)
+            if len(self._crops) == 2 * KEPT:
+                self._crops, self._step = self._crops[::2], 2 * self._step
+        self._seen += 1
+
+    def chosen(self) -> list[np.ndarray]:
+        """Return at most `KEPT` crops."""
+        return [self._crops[i] for i in np.unique(np.linspace(0, len(self._crops) - 1, KEPT).round().astype(int))]
+
+
+def variants(crop: np.ndarray) -> list[np.ndarray]:
+    """Return variants of a face crop that show the same face, each h x w x 3, uint8.
+
+    These are five tighter cuts (four corners and centre), the crop and the five cuts mirrored, and the crop as JPEG of
+    each of `JPEG_QUALITIES`.
+
+    Args:
+        crop: H x W x 3, uint8, RGB.
+    """
+    height, width = crop.shape[:2]
+    below, beside = round(CROP_SHARE * height), round(CROP_SHARE * width)
+    corners = [(y, x) for y in (0, below) for x in (0, beside)]
+    cuts = [crop[y : y + height - below, x : x + width - beside] for y, x in [*corners, (below // 2, beside // 2)]]
+    mirrored = [cut[:, ::-1] for cut in (crop, *cuts)]
+    copies = []
+    for quality in JPEG_QUALITIES:
+        _, encoded = cv2.imencode(".jpg", np.ascontiguousarray(crop[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+        copies.append(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1])
+    return [np.ascontiguousarray(variant) for variant in (*cuts, *mirrored, *copies)]
+
+
+def score_variants(
+    crops: Sequence[np.ndarray], score: float, score_crops: Callable[[list[np.ndarray]], np.ndarray]
+) -> np.ndarray:
+    """Return the score that a face has in each variant.
+
+    In a video, the crops stand for all frames: the score of a variant is `score` plus the mean change over the crops.
+
+    Args:
+        crops: N >= 1 crops of the face, each H x W x 3, uint8, RGB.
+        score: the score of the face, 0 to 1.
+        score_crops: maps crops to their scores.
+
+    Returns:
+        The scores of the V variants, 0 to 1.
+    """
+    found = np.stack([score_crops([crop, *variants(crop)]) for crop in crops])
+    return np.clip(score + (found[:, 1:] - found[:, :1]).mean(axis=0), 0.0, 1.0)
