@@ -18,6 +18,7 @@ from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, one_line, require_package
 from utils.files import require_file
+from utils.images import MAX_MEGAPIXELS, set_max_megapixels
 
 NOT_ALL_SCORED = 3  # exit code if a file has no score
 
@@ -51,6 +52,9 @@ class InferenceArguments:
         0, parse.number(int, 0, high=65535), "with --serve: port to listen on; 0 means the first free port from 7860"
     )
     export: Path | None = parse.argument(None, parse.path, "ONNX file to write the network to")
+    max_megapixels: float = parse.argument(
+        MAX_MEGAPIXELS, parse.positive, "largest image to score, in megapixels; larger ones get no score"
+    )
     detector: str | None = parse.argument(
         None,
         parse.one_of(*DETECTORS),
@@ -131,6 +135,7 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
 
 def run(args: InferenceArguments) -> int:
     """Score, export or serve; return the exit code: 0, or 3 if a file has no score."""
+    set_max_megapixels(args.max_megapixels)
     files, targets = find_inputs(args)
     detector = load_detector(
         args.model,

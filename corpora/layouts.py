@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
-from faces.videos import VIDEO_ENDINGS
+from faces.kinds import VIDEO_ENDINGS
 from utils.errors import InputError, did_you_mean, first_ten
 
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")

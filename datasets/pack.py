@@ -44,7 +44,6 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.folders import Names, fingerprint, list_images, size_and_time
-from datasets.images import read_image
 from datasets.labels import CLASSES, SPLITS, read_split
 from datasets.packs import (
     CHECKSUMS,
@@ -62,6 +61,7 @@ from datasets.packs import (
 from datasets.transforms import resize
 from utils.devices import worker_count
 from utils.files import sync
+from utils.images import read_image
 from utils.progress import progress
 from utils.workers import init_worker, iterate
 

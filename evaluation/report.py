@@ -17,12 +17,12 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from scipy.special import ndtri
 
-from datasets.images import read_image
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
 from evaluation.published import read_published, select_tables
 from utils.errors import InputError
 from utils.files import atomic_write, read_json
+from utils.images import read_image
 
 CURVE_POINTS = 1000  # more would only make the file larger
 MISTAKES = 20  # per dataset

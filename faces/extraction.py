@@ -27,7 +27,8 @@ from faces.crops import crop_face
 from faces.detectors import Detector, shrink
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
-from faces.videos import FrameReader, VideoError
+from faces.kinds import VideoError
+from faces.videos import FrameReader
 from utils.files import create_part, remove_stale_parts, write_if_changed
 from utils.workers import init_worker, iterate
 

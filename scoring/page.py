@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from datasets.folders import IMAGE_ENDINGS
 from datasets.transforms import normalise, resize
 from faces.crops import crop_face
-from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
+from faces.kinds import VIDEO_ENDINGS, VideoError
+from faces.videos import FrameReader
 from models.gradcam import heatmaps
 from scoring.annotate import overlay_heatmap
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.files import format_frame_count, is_video, load_image, score_file
 from utils.errors import InputError, require_package
+from utils.images import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     import gradio

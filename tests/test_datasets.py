@@ -14,12 +14,13 @@ import torch
 from benchmarks.augmentation_strength import AUTHORS, picture
 from datasets import augmentation
 from datasets.augmentation import AUGMENTATION, augment
-from datasets.images import FaceImages, make_loader, read_image
+from datasets.images import FaceImages, make_loader
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from datasets.samplers import TrainingBatches
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, resize
 from tests.conftest import make_dataset
 from utils.errors import InputError
+from utils.images import read_image
 from utils.world import World
 
 
