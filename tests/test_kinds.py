@@ -13,7 +13,7 @@ from PIL import Image, features
 from faces.kinds import VideoError, file_kind, kind_to_skip
 from faces.videos import FrameReader
 from scoring import detector as scoring_detector
-from tests.test_inference import checkpoint, orientation, photo, score, write_image
+from tests.test_inference import FACES, checkpoint, orientation, photo, score, write_image
 from tests.test_preprocessing import HEIGHT, WIDTH, fixed_detector, picture, write_video
 from utils.images import MAX_MEGAPIXELS, read_image, set_max_megapixels
 
@@ -252,3 +252,33 @@ def test_a_scan_without_files_says_what_it_skipped(
 def test_kinds_that_a_scan_skips(name: str, content: bytes, skipped: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     assert kind_to_skip(tmp_path / name) == skipped
+
+
+# --------------------------------------------------------------------------------------------------- sampled frames
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], [0, 2, 4, 6, 8, 10]),  # as in the training data
+        (["--every", 4], [0, 4, 8]),
+        (["--frames", 3], [0, 6, 11]),
+        (["--frames", 99], list(range(12))),
+    ],
+)
+@pytest.mark.parametrize("trained_on_frames", [None, 5])
+def test_frames_that_are_scored(
+    flags: list[Any], expected: list[int], trained_on_frames: int | None, tmp_path: Path
+) -> None:
+    file = checkpoint(tmp_path / "model.pth", faces=FACES | {"frames": trained_on_frames})
+    write_video(tmp_path / "a.mp4", frames=12)
+    code, found = results(tmp_path, "--model", file, tmp_path / "a.mp4", *flags)
+    if trained_on_frames and not flags:
+        expected = [0, 3, 6, 8, 11]
+    assert code == 0 and [face["frame"] for face in found["a.mp4"]["detections"]] == expected
+
+
+def test_every_contradicts_frames(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_video(tmp_path / "a.mp4")
+    assert score("--model", model, tmp_path / "a.mp4", "--every", 2, "--frames", 2) == 2
+    assert "--every" in capsys.readouterr().err
