@@ -92,7 +92,7 @@ def write_report(folder: Path) -> Path:
     """
     results = {"trained_with": {}, "left_out": {}} | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
-    datasets = []
+    datasets, roots = [], results["data_root"]
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
         scored = predictions[name]
         datasets.append(
@@ -100,7 +100,7 @@ def write_report(folder: Path) -> Path:
                 "name": name,
                 "summary": summary(metrics),
                 "plots": dataset_plots(scored, results["video_score"], results["threshold"], f"{number}"),
-                "mistakes": worst_mistakes(scored, Path(results["data_root"])),
+                "mistakes": worst_mistakes(scored, Path(roots if isinstance(roots, str) else roots[name])),
                 "sha256": results["data_sha256"].get(name),
                 "left_out": results["left_out"].get(name),
             }
