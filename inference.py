@@ -21,6 +21,7 @@ from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, one_line, require_package
 from utils.files import require_file
+from utils.images import MAX_MEGAPIXELS, set_max_megapixels
 
 NOT_ALL_SCORED = 3  # exit code if a file has no score
 
@@ -56,6 +57,17 @@ class InferenceArguments:
         0, parse.number(int, 0, high=65535), "with --serve: port to listen on; 0 means the first free port from 7860"
     )
     export: Path | None = parse.argument(None, parse.path, "ONNX file to write the network to")
+    every: int | None = parse.argument(
+        None,
+        parse.count,
+        "sampling interval of videos in frames, from frame 0 (default: as in the training data, or 5)",
+    )
+    frames: int | None = parse.argument(
+        None, parse.count, "number of evenly spaced frames per video, instead of --every"
+    )
+    max_megapixels: float = parse.argument(
+        MAX_MEGAPIXELS, parse.positive, "largest image to score, in megapixels; larger ones get no score"
+    )
     detector: str | None = parse.argument(
         None,
         parse.one_of(*DETECTORS),
@@ -92,6 +104,8 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
         raise InputError("--evidence draws into annotated copies; add --annotate FOLDER.")
     if args.annotate is not None and args.annotate.exists() and not args.annotate.is_dir():
         raise InputError(f"--annotate {args.annotate} is a file; give a folder.")
+    if args.every is not None and args.frames is not None:
+        raise InputError(f"--every {args.every} and --frames {args.frames} contradict each other; give only one.")
     for path in args.paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; give images, videos or folders.")
@@ -139,6 +153,7 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
 
 def run(args: InferenceArguments) -> int:
     """Score, export or serve; return the exit code: 0, or 3 if a file has no score."""
+    set_max_megapixels(args.max_megapixels)
     files, targets = find_inputs(args)
     detector = load_detector(
         args.model,
@@ -148,6 +163,8 @@ def run(args: InferenceArguments) -> int:
         detector_weights=args.detector_weights,
         evidence=args.evidence,
         precision=args.precision,
+        every=args.every,
+        frames=args.frames,
     )
     if args.export is not None:
         export(detector, args.export)

@@ -55,6 +55,7 @@ from models.fast import fast_scorer
 from run_folder import RunFolder
 from run_with_submitit import submit_training
 from train_state import TrainState, check_resume
+from utils.data_roots import root_of
 from utils.devices import PRECISIONS, choose_precision, smallest_share, worker_count
 from utils.world import World
 
@@ -164,7 +165,10 @@ def test(
 def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) -> None:
     """Evaluate a checkpoint (``--test``)."""
     with closing(RunFolder(args, world)) as folder:
-        test_sets = {d: read_split(d, "test", args.dataset_root, args.data_root, args.size) for d in args.dataset}
+        test_sets = {
+            dataset: read_split(dataset, "test", args.dataset_root, root_of(dataset, args.data_root), args.size)
+            for dataset in args.dataset
+        }
         network = trained_network(args.model, args.num_LIBs, args.size, checkpoint)
         args.num_workers = worker_count(args.num_workers, world.local_size)
         args.precision = choose_precision(args.precision, world.device)

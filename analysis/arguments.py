@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets.labels import find_label_folder
 from models.shared_model import require_model
 from utils import parsing as parse
+from utils.data_roots import DATA_ROOT_TEXT, DataRoot, parse_data_root
 from utils.errors import InputError
 
 
@@ -18,7 +19,7 @@ class StudyArguments:
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
     )
-    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
+    data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)
     save_path: Path | None = parse.argument(
         None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
     )

@@ -16,6 +16,7 @@ from datasets.labels import read_split
 from engine import BadImages, evaluate
 from evaluation.report import write_report
 from utils.command import run_command
+from utils.data_roots import root_of
 from utils.devices import worker_count
 from utils.errors import InputError
 from utils.files import atomic_write, write_json
@@ -96,7 +97,8 @@ def read_test_set(args: StudyArguments, size: int) -> FaceImages:
     Raises:
         InputError: the label files are missing or malformed (see `datasets.labels.read_split`), or list one class only.
     """
-    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root, size), size)
+    root = root_of(args.dataset, args.data_root)
+    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, root, size), size)
     if len(set(faces.labels)) < 2:
         raise InputError(f"--dataset {args.dataset}: the test set has one class only; a study needs real and fake.")
     return faces

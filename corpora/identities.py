@@ -7,6 +7,7 @@ import numpy as np
 import scipy  # its subpackages, which are slow to import, load when they are used
 
 Identities = frozenset[str]
+MAX_SETS = 200  # smallest sets of identities that may fill a gap; bounds the time in large datasets
 
 
 def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str, float]) -> list[str | None]:
@@ -15,8 +16,9 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
     Identities that appear in one video (a face and the body it was put on) form a group. Complete groups go to a
     split, the smallest first. Real-only, fake-only and mixed groups are assigned separately, so that every split gets
     real and fake videos. If no group is small enough, one group is cut along its links; a video with identities in two
-    splits then belongs to neither. A hash of the names breaks ties, so the split is the same on every machine and
-    independent of the meaning of the names.
+    splits then belongs to neither. If a split of a small dataset still has no video of a class, identities move so
+    that every split has both classes, where that is possible. A hash of the names breaks ties, so the split is the same
+    on every machine and independent of the meaning of the names.
 
     Args:
         videos: the label (0 real, 1 fake) and the identities (at least one) of each video.
@@ -27,7 +29,8 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
     """
     names = sorted({name for _, identities in videos for name in identities}, key=_hash)
     index = {name: i for i, name in enumerate(names)}
-    links = _link_graph([sorted(index[name] for name in identities) for _, identities in videos], len(names))
+    people = [sorted(index[name] for name in identities) for _, identities in videos]
+    links = _link_graph(people, len(names))
     count, group = scipy.sparse.csgraph.connected_components(links, directed=False)
     labels: list[set[int]] = [set() for _ in range(count)]
     for label, identities in videos:
@@ -44,8 +47,61 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
         for split, share in shares.items():
             for member in _take(groups, max(1, round(share * total)), total, links):
                 split_of[member] = split
-    candidates = [{split_of[index[name]] for name in identities} for _, identities in videos]
+    _fill_gaps(split_of, [label for label, _ in videos], people, members, [*shares, "train"])
+    return _splits_of_videos(split_of, people)
+
+
+def _splits_of_videos(split_of: list[str], people: list[list[int]]) -> list[str | None]:
+    candidates = [{split_of[identity] for identity in identities} for identities in people]
     return [splits.pop() if len(splits) == 1 else None for splits in candidates]
+
+
+def _fill_gaps(
+    split_of: list[str], labels: list[int], people: list[list[int]], groups: list[list[int]], splits: list[str]
+) -> None:
+    """If a split has no video of a class, move identities so that every split has both classes, where possible.
+
+    Each split needs the identities of a real and of a fake video, and shares none of them with another split. Complete
+    groups are tried first, because cutting a group leaves out videos.
+
+    Args:
+        split_of: the split of each identity; changed in place.
+        labels: the label of each video.
+        people: the identities of each video.
+        groups: the identities of each group.
+        splits: the names of all splits; the last gets the most identities.
+    """
+    found = {(split, label) for split, label in zip(_splits_of_videos(split_of, people), labels, strict=True) if split}
+    if len(found) == 2 * len(splits):
+        return
+    group_of = {identity: group for group in map(frozenset, groups) for identity in group}
+    for sets in ([group_of[identities[0]] for identities in people], [frozenset(of) for of in people]):
+        real, fake = (
+            sorted({of for of, other in zip(sets, labels, strict=True) if other == label}, key=_size_and_members)
+            for label in (0, 1)
+        )
+        both = {one | other for one in real[:MAX_SETS] for other in fake[:MAX_SETS]}
+        chosen = _choose_disjoint(sorted(both, key=_size_and_members)[:MAX_SETS], len(splits))
+        for split, identities in zip(splits, chosen or (), strict=bool(chosen)):
+            for identity in identities:
+                split_of[identity] = split
+        if chosen:
+            return
+
+
+def _choose_disjoint(sets: list[frozenset[int]], count: int) -> list[frozenset[int]] | None:
+    """Return `count` sets that share no member, the first such choice in the given order; None if there is none."""
+    if count == 0:
+        return []
+    for i, first in enumerate(sets):
+        others = _choose_disjoint([other for other in sets[i + 1 :] if first.isdisjoint(other)], count - 1)
+        if others is not None:
+            return [first, *others]
+    return None
+
+
+def _size_and_members(identities: frozenset[int]) -> tuple[int, list[int]]:
+    return len(identities), sorted(identities)
 
 
 def _size_and_first(members: list[int]) -> tuple[int, int]:

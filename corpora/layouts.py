@@ -19,8 +19,9 @@ from urllib.parse import quote
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
 from datasets.sources import celeb_df_source
-from faces.videos import VIDEO_ENDINGS
+from faces.kinds import VIDEO_ENDINGS, file_kind, format_counts, kind_to_skip
 from utils.errors import InputError, did_you_mean, first_ten
+from utils.images import IMAGE_ENDINGS
 
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -33,10 +34,10 @@ VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A video of a dataset.
+    """A video of a dataset; a photo counts as a video of one frame.
 
     Attributes:
-        file: the video.
+        file: the video, animation or photo.
         folder: the folder of its face crops below ``--faces``, escaped for a label file.
         label: 0 real, 1 fake.
         split: train, val or test; empty if the video is left out.
@@ -276,16 +277,21 @@ LAYOUTS: dict[str, Callable[[str, Path], list[SourceVideo]]] = {
 def _from_tree(root: Path) -> list[SourceVideo]:
     videos: list[SourceVideo] = []
     duplicates: list[SourceVideo] = []
+    skipped: Counter[str] = Counter()
     first_path: dict[str, Path] = {}
-    for file in _video_files(root):
+    for file in _files(root):
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
         label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
-        if label is None:
+        if kind := kind_to_skip(file) or ("outside of real and fake folders" if label is None else ""):
+            skipped[kind] += 1
+        if kind or label is None:
             continue
         split = next((SPLIT_WORDS[part] for part in folders if part in SPLIT_WORDS), "")
-        # real/anna/1.mp4 and fake/anna/1.mp4 count as one source video.
-        source = frozenset({PurePath(*path.parts[label + 1 :]).with_suffix("").as_posix()})
+        # real/anna/1.mp4 and fake/anna/1.mp4 count as one source video. Photos in one folder may be frames of a video.
+        source_path = PurePath(*path.parts[label + 1 :])
+        in_folder = len(source_path.parts) > 1 and file_kind(file) == "image"
+        source = frozenset({(source_path.parent if in_folder else source_path.with_suffix("")).as_posix()})
         video = _video(root, path.as_posix(), CLASSES.index(folders[label]), split, source, source)
         if first_path.setdefault(os.path.realpath(file), path) is path:
             videos.append(video)
@@ -293,9 +299,11 @@ def _from_tree(root: Path) -> list[SourceVideo]:
             duplicates.append(replace(video, split="", left_out=DUPLICATE))
     if not videos:
         raise InputError(
-            f"--videos {root}: no videos in folders named real or fake; looked for {', '.join(VIDEO_ENDINGS)}; "
-            f"found {_content(root)}."
+            f"--videos {root}: no videos or photos in folders named real or fake; looked for "
+            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {_content(root)}."
         )
+    if skipped:
+        print(f"note: {root}: skipped {format_counts(skipped)}")
     _check_all_or_no_splits(root, videos)
     if not videos[0].split:
         videos = _split(videos, VALIDATION_AND_TEST, "its source is in another split")
@@ -396,8 +404,8 @@ def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> l
     ]
 
 
-def _video_files(root: Path, recursive: bool = True) -> list[Path]:
-    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
+def _files(root: Path, recursive: bool = True) -> list[Path]:
+    """List the files in a folder and its subfolders, sorted, without hidden folders."""
     files: list[Path] = []
     seen: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -405,10 +413,14 @@ def _video_files(root: Path, recursive: bool = True) -> list[Path]:
         # A symbolic link may lead back to a folder above it.
         new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
         folders[:] = sorted(name for name in new if not name.startswith(".")) if recursive else []
-        files += [
-            Path(folder) / name for name in names if name.lower().endswith(VIDEO_ENDINGS) and not name.startswith(".")
-        ]
+        files += [Path(folder) / name for name in names]
     return sorted(files)
+
+
+def _video_files(root: Path, recursive: bool = True) -> list[Path]:
+    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
+    files = _files(root, recursive)
+    return [file for file in files if file.name.lower().endswith(VIDEO_ENDINGS) and not file.name.startswith(".")]
 
 
 def _check_path(path: str, file: Path) -> None:

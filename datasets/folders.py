@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from utils.images import IMAGE_ENDINGS
 
 
 class Names(Sequence[str]):

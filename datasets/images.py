@@ -1,6 +1,5 @@
 """Datasets and loaders of face images."""
 
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -19,6 +17,7 @@ from datasets.labels import Video
 from datasets.samplers import TrainingBatches
 from datasets.transforms import resize
 from utils.errors import InputError
+from utils.images import read_image
 from utils.workers import init_worker
 from utils.world import World
 
@@ -44,32 +43,6 @@ class Batch(NamedTuple):
     labels: Tensor
     positions: Tensor
     bad: list[BadImage]
-
-
-def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
-    """Read an image as H x W x 3, uint8, RGB.
-
-    This uses Pillow because OpenCV fills the missing part of a truncated file with grey.
-
-    Args:
-        path: image file.
-        exif_rotation: rotate the image as its EXIF orientation says.
-
-    Raises:
-        InputError: the file is missing, unreadable or truncated.
-    """
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image) if exif_rotation else image
-            if image.mode.startswith("I;16"):  # Pillow's own conversion clips 16-bit values at 255
-                return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
-            if image.mode in ("I", "F"):
-                raise ValueError(f"Pillow mode {image.mode} is not supported; save it with 8 or 16 bits per channel")
-            return np.asarray(image.convert("RGB"))
-    # SyntaxError: a broken PNG; struct.error: broken EXIF
-    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise InputError(f"{path}: {reason}") from error
 
 
 class FaceImages(Dataset):

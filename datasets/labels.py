@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datasets.folders import list_images, real_path
 from datasets.packs import Pack, find_pack
+from utils.data_roots import DataRoot, root_of
 from utils.errors import InputError, did_you_mean, first_ten
 from utils.progress import progress
 
@@ -216,7 +217,7 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
 
 
 def read_datasets(
-    datasets: list[str], dataset_root: Path, data_root: Path, oversample: str, size: int | None = None
+    datasets: list[str], dataset_root: Path, data_root: DataRoot, oversample: str, size: int | None = None
 ) -> tuple[list[Video], list[Video], dict[str, list[Video]]]:
     """Read all splits of the datasets for a training, and check that no folder is in two splits.
 
@@ -228,7 +229,9 @@ def read_datasets(
         InputError: see `read_split` and `check_leaks`.
     """
     read = {
-        split: {dataset: read_split(dataset, split, dataset_root, data_root, size) for dataset in datasets}
+        split: {
+            dataset: read_split(dataset, split, dataset_root, root_of(dataset, data_root), size) for dataset in datasets
+        }
         for split in SPLITS
     }
     check_leaks({split: [v for videos in sets.values() for v in videos] for split, sets in read.items()})

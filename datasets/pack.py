@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
+from utils.data_roots import DATA_ROOT_TEXT, DataRoot, parse_data_root, root_of
 from utils.errors import InputError, first_ten
 from utils.training_arguments import TrainingArguments
 
@@ -31,7 +32,7 @@ class PackArguments:
         TrainingArguments.size, parse.number(int, 2), "side of the packed images in pixels: --size of the training"
     )
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
-    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files")
+    data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)
     num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
 
 
@@ -44,7 +45,6 @@ from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 
 from datasets.folders import Names, fingerprint, list_images, size_and_time
-from datasets.images import read_image
 from datasets.labels import CLASSES, SPLITS, read_split
 from datasets.packs import (
     CHECKSUMS,
@@ -62,6 +62,7 @@ from datasets.packs import (
 from datasets.transforms import resize
 from utils.devices import worker_count
 from utils.files import sync
+from utils.images import read_image
 from utils.progress import progress
 from utils.workers import init_worker, iterate
 
@@ -130,7 +131,8 @@ def read_sources(args: PackArguments) -> list[Source]:
     """Return every folder in the label files of the dataset."""
     root = args.dataset_root / args.name
     splits = [split for split in SPLITS if any((root / f"{split}_{kind}.txt").is_file() for kind in CLASSES)]
-    videos = [v for split in splits or SPLITS for v in read_split(args.name, split, args.dataset_root, args.data_root)]
+    data_root = root_of(args.name, args.data_root)
+    videos = [v for split in splits or SPLITS for v in read_split(args.name, split, args.dataset_root, data_root)]
     sources = []
     for path, folder in progress({v.path: v.folder for v in videos}.items(), "files", unit="folders", delay=2):
         changed, names = os.stat(folder).st_mtime_ns, list_images(folder)

@@ -17,12 +17,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 from scipy.special import ndtri
 
-from datasets.images import read_image
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
 from evaluation.published import read_published, select_tables
 from utils.errors import InputError
 from utils.files import atomic_write, read_json
+from utils.images import read_image
 
 CURVE_POINTS = 1000  # more would only make the file larger
 MISTAKES = 20  # per dataset
@@ -100,7 +100,7 @@ def write_report(folder: Path) -> Path:
     """
     results = EMPTY | read_json(folder / "results.json")
     predictions = read_predictions(folder / "predictions.csv")
-    datasets = []
+    datasets, roots = [], results["data_root"]
     for number, (name, metrics) in enumerate(results["datasets"].items(), 1):
         scored = predictions[name]
         datasets.append(
@@ -110,7 +110,7 @@ def write_report(folder: Path) -> Path:
                 "warning": warn(scored, results["cluster_unit"].get(name, "video")),
                 "verdicts": metrics.get("verdicts"),
                 "plots": dataset_plots(scored, results["video_score"], results["thresholds"], f"{number}"),
-                "mistakes": worst_mistakes(scored, Path(results["data_root"])),
+                "mistakes": worst_mistakes(scored, Path(roots if isinstance(roots, str) else roots[name])),
                 "sha256": results["file_list_sha256"].get(name),
                 "left_out": results["left_out"].get(name),
             }

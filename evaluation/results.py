@@ -14,6 +14,7 @@ from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
 from evaluation.predictions import Scores, collect_scores, write_predictions
 from evaluation.report import write_report
 from evaluation.verdicts import LEVELS, measure_verdicts
+from utils.data_roots import root_of
 from utils.files import write_json
 from utils.machine import describe_run
 from utils.tables import format_rows
@@ -56,10 +57,11 @@ def write_results(
         if args.group_by and "groups" not in results[dataset]:
             print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
     write_predictions(folder / "predictions.csv", predictions)
+    roots = {dataset: str(root_of(dataset, args.data_root).absolute()) for dataset in tested}
     content = {
         "checkpoint": checkpoint_file and str(checkpoint_file),
         "checkpoint_sha256": checkpoint_file and checkpoint["sha256"],
-        "data_root": str(args.data_root.absolute()),
+        "data_root": str(args.data_root.absolute()) if isinstance(args.data_root, Path) else roots,
         "file_list_sha256": {d: fingerprint(d, args.dataset_root, *images[:2]) for d, images in tested.items()},
         "left_out": {dataset: len(images[0]) - len(images[1]) for dataset, images in tested.items()},
         "cluster_unit": units,

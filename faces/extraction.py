@@ -1,4 +1,4 @@
-"""Extract face crops from videos: decode in worker processes, detect in batches, write one folder per video.
+"""Extract face crops from videos and photos: decode in worker processes, detect in batches, write one folder per video.
 
 The crops of a video are written to a hidden folder, which is renamed when the video is finished; so a folder is always
 complete. Its ``faces.json`` gives the frame and box of each image. A video without crops leaves
@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from faces.crops import crop_face
 from faces.detectors import Detector, shrink
+from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
-from faces.videos import FrameReader, VideoError
+from faces.videos import FrameReader
 from utils.files import create_part, remove_stale_parts, write_if_changed
 from utils.workers import init_worker, iterate
 
@@ -36,7 +37,7 @@ MIN_TRACK_LENGTH = 3  # frames; with all_faces, shorter tracks are dropped as fa
 
 
 class Source(NamedTuple):
-    """A video file and the folder of its face crops."""
+    """A video or photo, and the folder of its face crops."""
 
     file: Path
     folder: Path
@@ -269,7 +270,7 @@ class _FaceFolder:
         kept = self._kept_tracks()
         failure = end.failure
         if failure is None and not kept:
-            failure = f"no face in {self.sampled_frames} frames"
+            failure = f"no face in {self.sampled_frames} frame{'s' * (self.sampled_frames != 1)}"
         target = self.source.folder
         record: dict[str, Any] = {
             "video": self.source.file.name,

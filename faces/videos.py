@@ -1,24 +1,19 @@
-"""Read the frames of a video file."""
+"""Read the frames of videos, animations and photos."""
 
-import os
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-# OpenCV reads this when it opens the first video. FFmpeg's messages would repeat the reports of this project.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
 import cv2
 import numpy as np
+from PIL import Image
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV's own warnings
+from faces.kinds import VideoError, file_kind, open_video
+from utils.errors import InputError
+from utils.images import BROKEN_IMAGE, open_image, read_image, to_rgb
 
 MIN_DECODED_SHARE = 0.9  # share of the declared frames below which a video counts as cut short
-VIDEO_ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-
-
-class VideoError(Exception):
-    """A video cannot be read; the message is the reason in a few words."""
+DEFAULT_DELAY = 100  # milliseconds per frame of an animation that declares 10 or less, as in browsers
 
 
 def evenly_spaced(total: int, count: int) -> np.ndarray:
@@ -26,14 +21,70 @@ def evenly_spaced(total: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
 
 
+class _PictureCapture:
+    """Decode an animation, or the only frame of a photo, with the methods of `cv2.VideoCapture`.
+
+    OpenCV reads no animated WebP, and does not rotate photos as their EXIF orientation says.
+    """
+
+    def __init__(self, path: Path, animated: bool) -> None:
+        self._path, self._count = path, 1
+        self._image: Image.Image | None = None
+        if animated:
+            try:
+                self._image = open_image(path)
+                self._count = self._image.n_frames  # type: ignore[attr-defined]
+                self._image.load()  # WebP then has the duration of the first frame
+            except BROKEN_IMAGE as error:
+                raise VideoError("unreadable: no frame can be decoded") from error
+        self._position, self._start, self._end = -1, 0.0, 0.0  # frame, milliseconds, milliseconds
+        self._frame = np.empty(0)
+
+    def get(self, name: int) -> float:
+        if name == cv2.CAP_PROP_FRAME_COUNT:
+            return self._count
+        return 1000 / self._delay() if name == cv2.CAP_PROP_FPS else self._start
+
+    def _delay(self) -> float:
+        delay = self._image.info.get("duration", 0) if self._image else 0
+        return delay if delay > 10 else DEFAULT_DELAY
+
+    def grab(self) -> bool:
+        self._position += 1
+        if self._position == self._count:
+            return False
+        if self._image is None:
+            try:
+                self._frame = read_image(self._path, exif_rotation=True)
+            except InputError as error:
+                raise VideoError(f"unreadable: {str(error).removeprefix(f'{self._path}: ')}") from error
+        else:
+            try:
+                self._image.seek(self._position)
+                self._frame = to_rgb(self._image)
+            except BROKEN_IMAGE:
+                return False
+        self._start, self._end = self._end, self._end + self._delay()
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, np.ascontiguousarray(self._frame[..., ::-1])
+
+    def release(self) -> None:
+        if self._image:
+            self._image.close()
+
+
 class FrameReader:
     """Iterate over sampled frames of a video: one in `every` from frame 0, or `count` evenly spaced frames.
+
+    An animation is a video, and a photo is a video of one frame.
 
     Yields (position, frame) with the frame H x W x 3, uint8, BGR. Frames in between are decoded, because codecs
     predict later frames from them, but are not converted to BGR.
 
     Args:
-        path: the video file.
+        path: the video, animation or photo.
         every: sample one frame in this many.
         count: sample this many frames instead.
 
@@ -44,7 +95,8 @@ class FrameReader:
         times: display time of each decoded frame, in seconds after the first frame.
 
     Raises:
-        VideoError: the file is missing, empty, or not a video that OpenCV can read.
+        VideoError: the file is missing, empty, or not a video that OpenCV can read; or, in the iteration, a photo that
+            Pillow cannot read.
     """
 
     def __init__(self, path: Path, every: int = 5, count: int | None = None) -> None:
@@ -52,11 +104,7 @@ class FrameReader:
             raise VideoError("missing")
         if path.stat().st_size == 0:
             raise VideoError("unreadable: the file is empty")
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:  # OpenCV crashes on such a name
-            raise VideoError("unreadable: the file name is not UTF-8; rename the file") from None
-        self._path = str(path.absolute())  # FFmpeg reads the text before a colon in a relative path as a protocol
+        self._path, self._kind = path, file_kind(path)
         self._capture = self._open()
         self.declared_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -67,12 +115,12 @@ class FrameReader:
         self.times = array("d")
         self._every, self._count = every, count
 
-    def _open(self, *options: int) -> cv2.VideoCapture:
-        # One thread per video, because many videos are decoded in parallel.
-        capture = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1, *options])
-        if not capture.isOpened():
-            raise VideoError("unreadable: not a video that OpenCV can open")
-        return capture
+    def _open(self, *options: int) -> "cv2.VideoCapture | _PictureCapture":
+        if self._kind in ("image", "animation"):
+            return _PictureCapture(self._path, self._kind == "animation")
+        if self._kind is None:
+            raise VideoError("unreadable: neither an image nor a video")
+        return open_video(self._path, *options)
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         wanted = None if self._count is None else set(evenly_spaced(self._available_frames(), self._count))
@@ -120,11 +168,13 @@ class FrameReader:
         Matroska does not store a frame count; with a variable frame rate, `declared_frames` is then too high. Packets
         are counted without decoding, in a hundredth of the time.
         """
+        if self._kind != "video":
+            return self.declared_frames
         packets = _count_grabs(self._open(cv2.CAP_PROP_FORMAT, -1))
         return min(self.length(), packets) if packets else self.length()
 
 
-def _count_grabs(capture: cv2.VideoCapture) -> int:
+def _count_grabs(capture: cv2.VideoCapture | _PictureCapture) -> int:
     total = 0
     while capture.grab():
         total += 1

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,8 @@ class ForgeryDetector:
         detector_weights: Path | None,
         evidence: bool,
         precision: str,
+        every: int | None,
+        frames: int | None,
     ) -> None:
         self.network, self.device = network.to(device).to(memory_format=torch.channels_last), device
         self.precision = choose_precision(precision, device)
@@ -87,6 +90,8 @@ class ForgeryDetector:
         self.training_faces = checkpoint.get("faces")
         training_faces = self.training_faces or {}
         self.recipe = Recipe(**{name: training_faces[name] for name in RECIPE_FIELDS if name in training_faces})
+        if every is not None or frames is not None:
+            self.recipe = replace(self.recipe, every=every or self.recipe.every, frames=frames)
         self.faces_given, self.evidence = faces_given, evidence
         training_detector = training_faces.get("detector")
         self.face_detector = detector or training_detector or "retinaface"
@@ -239,6 +244,8 @@ def load_detector(
     detector_weights: Path | str | None = None,
     evidence: bool = False,
     precision: str = "auto",
+    every: int | None = None,
+    frames: int | None = None,
 ) -> ForgeryDetector:
     """Load a checkpoint to score images and videos.
 
@@ -252,6 +259,8 @@ def load_detector(
         detector_weights: RetinaFace checkpoint; None downloads the published one once, when the first image is scored.
         evidence: compute a heatmap for each face; scores are then in fp32.
         precision: number format of the backbones: fp32, bf16, or auto (bf16 if the device computes in it, else fp32).
+        every: score one frame of a video in this many; None to sample as the training data was sampled.
+        frames: score this many evenly spaced frames of a video instead.
 
     Raises:
         InputError: the checkpoint cannot be used, the GPU or the face detector does not exist, or `evidence` is True
@@ -260,4 +269,4 @@ def load_detector(
     device = select_devices(None if gpu_num is None else str(gpu_num))[0]
     network, content = load_trained(Path(checkpoint))
     weights = None if detector_weights is None else Path(detector_weights)
-    return ForgeryDetector(network, content, device, faces_given, detector, weights, evidence, precision)
+    return ForgeryDetector(network, content, device, faces_given, detector, weights, evidence, precision, every, frames)

@@ -1,8 +1,8 @@
 """Score image and video files one by one; write their annotated copies."""
 
 import os
-import warnings
-from collections import deque
+import sys
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from datasets.folders import IMAGE_ENDINGS
-from datasets.images import read_image
 from evaluation.verdicts import ERROR, Cutoffs
-from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
+from faces.kinds import VIDEO_ENDINGS, VideoError, file_kind, format_counts, kind_to_skip
+from faces.videos import FrameReader
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.scores import FileScore, format_frame_count
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.images import IMAGE_ENDINGS, read_image
 from utils.progress import progress
 
 MAX_STEM_BYTES = 150  # leaves room for endings, because most file systems allow 255 bytes per name
@@ -32,46 +32,39 @@ class NotScored(Exception):
 
 
 def is_video(file: Path) -> bool:
-    """Return whether a file is a video, by the ending of its name; if the ending is unknown, by its content."""
-    name = file.name.lower()
-    if name.endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)) or not file.is_file():
-        return name.endswith(VIDEO_ENDINGS)
-    try:
-        with warnings.catch_warnings(), file.open("rb") as content:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            if b"\0" in content.read(4096):  # FFmpeg would read text files as videos
-                Image.open(content)
-        return False
-    except UnidentifiedImageError:
-        pass
-    except (OSError, Image.DecompressionBombError):
-        return False
-    try:
-        FrameReader(file)
-    except VideoError:
-        return False
-    return True
+    """Return whether a file is a video or an animation; see `faces.videos.file_kind`."""
+    return file_kind(file) in ("video", "animation")
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
     """List the given images and videos, and those in the given folders and their subfolders, each file once.
 
-    In folders, hidden files and annotated copies are skipped.
+    Print how many files in the folders are skipped, by kind: hidden files, annotated copies, and other endings. A file
+    without an ending is skipped if its content is neither an image nor a video.
 
     Raises:
         InputError: there is no file to score.
     """
     files = []
+    skipped: Counter[str] = Counter()
     for path in paths:
-        if path.is_dir():
-            inside = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
-            inside = (file for file in inside if file.name.lower().endswith((*IMAGE_ENDINGS, *VIDEO_ENDINGS)))
-            files += [file for file in inside if not is_annotated(file)]
-        else:
+        if not path.is_dir():
             files.append(path)
+            continue
+        for file in sorted(path.rglob("*")):
+            if not file.is_file():
+                continue
+            if kind := "annotated" if is_annotated(file) else kind_to_skip(file):
+                skipped[kind] += 1
+            else:
+                files.append(file)
+    found = f"skipped in folders: {format_counts(skipped)}"
     if not files:
         kinds = f"image ({', '.join(IMAGE_ENDINGS)}) or video ({', '.join(VIDEO_ENDINGS)})"
-        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}; give other paths.")
+        found = f"; {found}" if skipped else ""
+        raise InputError(f"no {kinds} in {', '.join(map(str, paths))}{found}; give other paths.")
+    if skipped:
+        print(f"note: {found}", file=sys.stderr)
     unique: dict[Path, Path] = {}
     for file in files:
         unique.setdefault(file.resolve(), file)  # two paths may lead to one file
@@ -150,14 +143,13 @@ def load_image(file: Path) -> np.ndarray:
         NotScored: the image cannot be read.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about large photographs, and raises an error for images twice as large.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return read_image(file, exif_rotation=True)
+        return read_image(file, exif_rotation=True)
     except InputError as error:
         reason = str(error).removeprefix(f"{file}: ")
         if isinstance(error.__cause__, UnidentifiedImageError) and not file.name.lower().endswith(IMAGE_ENDINGS):
             reason = "neither an image nor a video"
+        elif isinstance(error.__cause__, Image.DecompressionBombError):
+            reason += "; raise --max_megapixels to score it"
         raise NotScored(f"unreadable: {reason}") from error
 
 

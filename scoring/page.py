@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from datasets.folders import IMAGE_ENDINGS
 from datasets.transforms import normalise, resize
 from evaluation.verdicts import ERROR, Cutoffs
-from faces.videos import VIDEO_ENDINGS, FrameReader, VideoError
+from faces.kinds import VIDEO_ENDINGS, VideoError
+from faces.videos import FrameReader
 from models.gradcam import heatmaps
 from scoring.annotate import overlay_heatmap
 from scoring.detector import ForgeryDetector, ScoredFace
@@ -28,6 +28,7 @@ from scoring.records import describe_detector, describe_faces, make_record
 from scoring.scores import describe_rates, format_frame_count
 from utils.errors import InputError, require_package
 from utils.files import write_json
+from utils.images import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
     import gradio

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,44 @@ import torch
 from benchmarks.augmentation_strength import AUTHORS, picture
 from datasets import augmentation
 from datasets.augmentation import AUGMENTATION, augment
-from datasets.images import FaceImages, make_loader, read_image
+from datasets.images import FaceImages, make_loader
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from datasets.samplers import TrainingBatches
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, resize
 from tests.conftest import make_dataset
+from utils.data_roots import parse_data_root, root_of
 from utils.errors import InputError
+from utils.images import read_image
 from utils.world import World
 
 
 def read(root: Path, split: str = "train", name: str = "tiny") -> list[Video]:
     return read_split(name, split, root / "labels", root / "faces")
+
+
+def test_a_data_root_for_each_dataset(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_dataset(tmp_path / name, name, seed=ord(name))
+        shutil.copytree(tmp_path / name / "labels", tmp_path / "labels", dirs_exist_ok=True)
+    text = f"a={tmp_path}/a/faces,b={tmp_path}/b/faces"
+    roots = parse_data_root(text)
+    assert str(roots) == text and parse_data_root(str(roots)) == roots
+    train, _, test = read_datasets(["a", "b"], tmp_path / "labels", roots, "1")
+    assert {video.folder.relative_to(tmp_path).parts[0] for video in train} == set(test) == {"a", "b"}
+    with pytest.raises(InputError, match="--data_root"):
+        read_datasets(["a", "b"], tmp_path / "labels", parse_data_root(f"a={tmp_path}/a/faces"), "1")
+    assert root_of("FF++_c23/Deepfakes", parse_data_root("FF++_c23=x,b=y")) == Path("x")
+
+
+def test_a_data_root_is_a_folder_or_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_data_root("faces,old") == Path("faces,old")
+    assert str(parse_data_root("lr=0.1/faces")) == "lr=0.1/faces" and parse_data_root("a=b") != Path("a=b")
+    (tmp_path / "a=b").mkdir()
+    assert parse_data_root("a=b") == Path("a=b")
+    for wrong in ("a=x,a=y", "=x", "a=", ""):
+        with pytest.raises(ArgumentTypeError):
+            parse_data_root(wrong)
 
 
 def test_read_split(tiny: Path) -> None:

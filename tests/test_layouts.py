@@ -535,6 +535,26 @@ def test_a_tree_with_a_link_to_its_parent(tmp_path: Path) -> None:
     assert set(list_checked_videos("folder", tmp_path)) == {"real/1"}
 
 
+def test_photos_and_videos_in_a_tree(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    touch(tmp_path, *(f"{kind}/{i}.{ending}" for kind in CLASSES for i, ending in enumerate(["jpg", "HEIC", "mts"])))
+    touch(tmp_path, "real/0.mp4", "real/notes.txt", "real/.a.jpg", "elsewhere/4.png")
+    videos = list_checked_videos("folder", tmp_path)
+    assert set(videos) == {"real/0_jpg", "real/0_mp4", "real/1", "real/2", "fake/0", "fake/1", "fake/2"}
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+    note = capsys.readouterr().out
+    assert all(part in note for part in ("1 .txt", "1 hidden", "1 outside of real and fake folders"))
+
+
+def test_photos_in_one_folder_stay_in_one_split(tmp_path: Path) -> None:
+    """They may be frames of one video."""
+    people = [f"p{i}" for i in range(12)]
+    touch(tmp_path, *(f"{kind}/{person}/{i}.png" for kind in CLASSES for person in people for i in range(5)))
+    videos = list_checked_videos("folder", tmp_path)
+    assert {next(iter(video.identities)) for video in videos.values()} == set(people)
+    check_disjoint_splits(videos.values())
+    assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
+
+
 # ------------------------------------------------------------------------------------------------------ CSV files
 
 
@@ -840,6 +860,48 @@ def test_one_identity_goes_to_training() -> None:
 def test_one_of_two_groups_stays_in_training() -> None:
     videos = [(label, frozenset({name})) for name in ("anna", "ben") for label in (0, 1)]
     assert sorted(map(str, split_by_identity(videos, SHARES))) == ["train", "train", "val", "val"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_groups_of_any_size_fill_every_split(seed: int) -> None:
+    """Three splits need three groups of mixed videos, or for each missing one a real and a fake group."""
+    rng = random.Random(seed)
+    for real, fake, mixed in itertools.product(range(5), range(5), range(5)):
+        if min(real, fake) + mixed < 3:
+            continue
+        videos: Videos = []
+        for group, present in enumerate([{0}] * real + [{1}] * fake + [{0, 1}] * mixed):
+            people = [f"{seed} {group} {i}" for i in range(rng.randint(1, 4))]
+            videos += [(label, frozenset(people)) for label in present for _ in range(rng.randint(1, 3))]
+        split = split_by_identity(videos, SHARES)
+        assert both_classes(videos, split), (real, fake, mixed)
+        for names in split_of_people(videos, split).values():
+            assert len(names) == 1
+
+
+def test_few_videos_fill_every_split_where_that_is_possible() -> None:
+    """Compare with every assignment of the people."""
+    possible = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        people = [f"p{i}" for i in range(rng.randint(3, 6))]
+        sizes = [rng.choice([1, 1, 2]) for _ in range(rng.randint(6, 12))]
+        videos: Videos = [(rng.randint(0, 1), frozenset(rng.sample(people, size))) for size in sizes]
+        assignments = (dict(zip(people, of, strict=True)) for of in itertools.product(SPLITS, repeat=len(people)))
+        splits_of_videos = ([{of[person] for person in them} for _, them in videos] for of in assignments)
+        if any(
+            both_classes(videos, [next(iter(s)) if len(s) == 1 else None for s in sets]) for sets in splits_of_videos
+        ):
+            possible += 1
+            assert both_classes(videos, split_by_identity(videos, SHARES)), seed
+    assert possible > 10
+
+
+@pytest.mark.parametrize("people", [6, 7, 8, 9])
+@pytest.mark.parametrize("last", [0, 1], ids=["chain", "ring"])
+def test_a_few_linked_people_fill_every_split(people: int, last: int) -> None:
+    videos = crowd((i, (i + 1) % people) for i in range(people - 1 + last))
+    assert both_classes(videos, split_by_identity(videos, SHARES))
 
 
 def test_no_videos() -> None:

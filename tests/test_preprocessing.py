@@ -379,6 +379,64 @@ def test_a_bad_video_is_retried_after_it_was_replaced(dataset: Path, clip: Path)
     assert not list((dataset / "faces").rglob("*.failed.json"))
 
 
+def test_a_failed_video_does_not_change_the_split_of_the_others(tmp_path: Path, clip: Path) -> None:
+    for root in (tmp_path / "good", tmp_path / "bad"):
+        tree_of_folders(clip, root / "videos")
+    (tmp_path / "bad/videos/real/3.mp4").write_bytes(b"no video")
+    write_video(tmp_path / "bad/videos/fake/4.mp4", people=())
+    lines = []
+    for root in (tmp_path / "good", tmp_path / "bad"):
+        assert preprocessing.main(arguments(root)) == 0
+        files = (root / "labels/folder").glob("*.txt")
+        lines.append({f"{file.name} {line}" for file in files for line in file.read_text().splitlines()})
+    good, bad = lines
+    lost = {line.rpartition("folder/")[2] for line in good - bad}
+    assert bad < good and lost == {"real/3,2", "fake/4,2"}
+
+
+# ------------------------------------------------------------------------------------------------------ photos
+
+
+def write_photos(root: Path, count: int = 6) -> None:
+    for kind in CLASSES:
+        for number in range(count):
+            file = root / "videos" / kind / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture(number, 0)[..., ::-1]).save(file, quality=95)
+
+
+@pytest.mark.slow
+def test_photos_can_be_trained_on(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    assert preprocessing.main(arguments(tmp_path, "--all_faces", "True")) == 0
+    counts = {name: count["images"] for name, count in report(tmp_path)["label_files"].items()}
+    assert sum(counts.values()) == 12 and all(counts.values())
+    assert len(images(tmp_path)) == 12 and images(tmp_path)[0] == "folder/fake/0/0/0000.png"
+    where = ["--dataset_root", str(tmp_path / "labels"), "--data_root", str(tmp_path / "faces")]
+    out = ["--dataset", "folder", "--save_path", str(tmp_path / "output"), "--epoch", "1"]
+    assert training.main([*TINY.split(), *where, *out]) == 0
+    results = json.loads((tmp_path / "output/train_model/results.json").read_text())["datasets"]["folder"]
+    assert results["frames"] == results["videos"] == counts["test_real.txt"] + counts["test_fake.txt"]
+
+
+def test_a_photo_gives_one_crop_and_a_bad_one_a_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (fixed_detector, {"detector": "fixed"}))
+    write_photos(tmp_path)
+    rotated = Image.fromarray(np.rot90(picture(0, 0)[..., ::-1]).copy())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    rotated.save(tmp_path / "videos/real/turned.png", exif=exif)
+    Image.fromarray(picture(0, 0)[..., ::-1]).save(tmp_path / "videos/real/straight.png")
+    cut = (tmp_path / "videos/real/straight.png").read_bytes()[:3000]
+    (tmp_path / "videos/real/cut.png").write_bytes(cut)
+    assert preprocessing.main(arguments(tmp_path)) == 0
+    turned, straight = (tmp_path / f"faces/folder/real/{name}" for name in ("turned", "straight"))
+    assert (turned / "0000.png").read_bytes() == (straight / "0000.png").read_bytes()
+    assert len(json.loads((straight / "faces.json").read_text())["faces"][0]) == 1
+    (problem,) = report(tmp_path)["problems"]
+    assert problem["video"].endswith("cut.png") and "truncated" in problem["cause"]
+
+
 def test_no_video_with_a_face(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for kind in ("real", "fake"):
         write_video(tmp_path / "videos" / kind / "a.mp4", people=())
@@ -864,7 +922,7 @@ def test_frames_of_any_shape(dataset: Path) -> None:
         writer.release()
     assert preprocessing.main(arguments(dataset)) == 0
     causes = [problem["cause"] for problem in report(dataset)["problems"]]
-    assert causes == ["no face in 1 frames"] * 3
+    assert causes == ["no face in 1 frame"] * 3
 
 
 @pytest.mark.slow

@@ -113,6 +113,32 @@ def test_test_evaluates_several_datasets_separately(tiny: Path, capsys: pytest.C
     assert best.read_bytes() == kept
 
 
+def test_each_dataset_has_its_own_data_root(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    make_dataset(tiny, "other", seed=5)
+    (tiny / "elsewhere").mkdir()
+    (tiny / "faces/other").rename(tiny / "elsewhere/other")
+    roots = f"tiny={tiny}/faces,other={tiny}/elsewhere"
+    both = ["--dataset", "tiny,other", "--name", "run"]
+    assert training.main(arguments(tiny, *both, "--data_root", f"tiny={tiny}/faces")) == 2
+    assert "other=FOLDER" in capsys.readouterr().err
+    assert training.main(arguments(tiny, *both, "--data_root", roots)) == 0
+    last, results = tiny / "output/run/model_last.pth", tiny / "output/run/results.json"
+    assert torch.load(last, weights_only=True)["args"]["data_root"] == roots
+    assert json.loads((tiny / "output/run/args.json").read_text())["data_root"] == roots
+    found = json.loads(results.read_text())
+    assert found["data_root"] == {"tiny": f"{tiny}/faces", "other": f"{tiny}/elsewhere"}
+    assert (tiny / "output/run/report.html").read_text().count("data:image/jpeg") > 0  # the pictures of both datasets
+    results.unlink()
+    assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS]) == 0
+    assert json.loads(results.read_text()) == found
+    more = ["--test", "--resume_model", str(last), "--dataset", "other", "--name", "one", "--data_root"]
+    for data_root in (roots, f"{tiny}/elsewhere"):
+        argv = [*arguments(tiny)[arguments(tiny).index("--bs") :], *more, data_root, "--overwrite", "True"]
+        assert training.main(argv) == 0
+        one = json.loads((tiny / "output/one/results.json").read_text())
+        assert one["datasets"]["other"] == found["datasets"]["other"]
+
+
 def test_folders_of_the_same_name_are_different_videos(tiny: Path) -> None:
     make_dataset(tiny / "second", "tiny", videos=2, seed=9)
     for kind in ("real", "fake"):

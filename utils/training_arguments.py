@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils import parsing as parse
+from utils.data_roots import DATA_ROOT_TEXT, DataRoot, parse_data_root
 from utils.errors import InputError
 from utils.jobs import SLURM_TEXT, check_job_arguments, key_values
 
@@ -120,7 +121,7 @@ class TrainingArguments:
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset", "data"
     )
-    data_root: Path = parse.argument(Path("."), parse.path, "base folder of relative paths in the label files", "data")
+    data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT, "data")
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
     )
