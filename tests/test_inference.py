@@ -38,7 +38,7 @@ from models.gradcam import heatmaps
 from scoring import detector as scoring_detector
 from scoring.annotate import FAKE, REAL, STRIP_HEIGHT, ScoreStrip, annotate_video, draw_faces
 from scoring.detector import ScoredFace
-from scoring.files import FileScore, annotation_targets, is_video, score_file
+from scoring.files import FileScore, annotation_targets, is_video, load_image, score_file
 from tests.conftest import ROOT, TINY
 from tests.test_checkpoints import official
 from tests.test_preprocessing import FACE, HEIGHT, WIDTH, fixed_detector, picture, write_video
@@ -957,6 +957,32 @@ def test_program_in_the_page_follows_the_metadata(
         assert np.abs(scores(key, **setting) - original).max() > 1e-3, (key, setting)
 
 
+def test_opencv_reads_the_pixels_that_the_project_reads(tmp_path: Path) -> None:
+    """The program of the page reads images with OpenCV."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(cv2.resize(rng.integers(0, 256, (30, 20, 3), dtype=np.uint8), (121, 160)))
+    grey_16_bit = Image.fromarray(rng.integers(0, 65536, (50, 40), dtype=np.uint16))
+    transparent = image.copy()
+    transparent.putalpha(128)
+    files: list[tuple[str, Image.Image, int, dict[str, Any]]] = [
+        *((f"{n}.jpg", image, 0, {"quality": 75, "subsampling": n, "exif": orientation(6)}) for n in range(3)),
+        ("progressive.jpg", image, 0, {"progressive": True}),
+        ("grey.jpg", image.convert("L"), 0, {}),
+        ("cmyk.jpg", image.convert("CMYK"), 1, {}),
+        ("turned.png", image, 0, {"exif": orientation(8)}),
+        ("palette.png", image.quantize(64), 0, {}),
+        ("alpha.png", transparent, 0, {}),
+        ("grey_16_bit.png", grey_16_bit, 1, {}),
+        ("turned.webp", image, 0, {"exif": orientation(3)}),
+        ("a.bmp", image, 0, {}),
+    ]
+    for name, content, tolerance, options in files:
+        content.save(tmp_path / name, **options)
+        found, expected = cv2.imread(str(tmp_path / name))[..., ::-1], load_image(tmp_path / name)
+        assert found.shape == expected.shape, name
+        assert np.abs(found.astype(int) - expected).max() <= tolerance, name
+
+
 def test_program_in_the_page_is_short_and_needs_three_packages() -> None:
     nodes = list(ast.walk(ast.parse(PROGRAM + VIDEO_FUNCTIONS)))
     imports = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
@@ -1006,9 +1032,13 @@ def test_video_functions_in_the_page_give_the_score_of_the_project(
             scores[track].append(found)
     assert len(positions) == 11 and len(scores) == 3 and expected.faces == 2
     assert page["video_score"](list(scores.values()), len(positions)) == pytest.approx(expected.score, abs=1e-4)
-    # Without the rules of short tracks, the score would be another one.
-    combined = page["video_score"]([[0.2, 0.4, 0.6] * 2, [0.9] * 4], 50), page["video_score"]([[0.9] * 2], 50)
-    assert combined == pytest.approx((0.4, 0.9))
+    for frames, lengths, combined in ((50, (6, 4), 0.4), (50, (6, 5), 0.9), (50, (2, 2), 0.9), (2, (2, 2), 0.9)):
+        result = FileScore(
+            video, frames=frames, tracks={t: (n, m * n) for t, n, m in zip((0, 1), lengths, (0.4, 0.9), strict=True)}
+        )
+        result.decide(THRESHOLD)
+        found = page["video_score"]([[m] * n for n, m in zip(lengths, (0.4, 0.9), strict=True)], frames)
+        assert (found, result.score) == pytest.approx((combined, combined))
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input
