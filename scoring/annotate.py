@@ -26,10 +26,18 @@ def colour_of(score: float, cutoffs: Cutoffs | None) -> tuple[int, int, int]:
     return {"real": REAL, "fake": FAKE, "uncertain": UNCERTAIN}[verdict]
 
 
-def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None) -> np.ndarray:
+def draw_faces(
+    image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None, verdicts: bool = True
+) -> np.ndarray:
     """Return a copy of an image (H x W x 3, uint8, BGR) with heatmaps, boxes and scores, in the colour of the verdict.
 
     With several people, the number of the face precedes its score. The text is as large as fits the image.
+
+    Args:
+        image: the image.
+        faces: its faces.
+        cutoffs: give the verdict of each face; None draws in grey.
+        verdicts: write the verdicts; False for a frame of a video, whose verdict comes from all frames.
     """
     out = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
@@ -42,7 +50,7 @@ def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs 
         left, top, right, bottom = (round(float(x)) for x in face.box)
         cv2.rectangle(out, (left, top), (right, bottom), colour, thickness)
         number = f"{face.track}: " if face.track > 0 or len(faces) > 1 else ""
-        verdict = "" if cutoffs is None else f"{cutoffs.verdict(face.score)} "
+        verdict = f"{cutoffs.verdict(face.score)} " if verdicts and cutoffs is not None else ""
         text = f"{number}{verdict}{face.score:.2f}"
         scale = max(0.4, min(height, width) / 900)
         (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
@@ -86,7 +94,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
         source: the video.
         target: MP4 file to write; the name may have another extension.
         scored: position and faces of each scored frame, in order; consumed while the source is read.
-        cutoffs: colour the scores; None for grey.
+        cutoffs: of single frames, to colour the scores; None for grey.
 
     Raises:
         VideoError: the source cannot be read.
@@ -116,7 +124,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
                     strip.add(reader.times[before[0]], before[1])
-                image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs)
+                image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs, verdicts=False)
                 if image.shape[:2] != (height, width):  # the size may change within a video
                     image = cv2.resize(image, (width, height))
                 image = np.concatenate([image, strip.draw(reader.times[position])])

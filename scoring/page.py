@@ -94,7 +94,8 @@ def score_upload(
     annotated = folder / f"{file.stem[:40]}_annotated{'.mp4' if video else '.png'}"
     result = score_file(detector, file, keep, annotated, error)
     record = folder / f"{file.stem[:40]}.json"
-    write_json(record, make_record(result, describe_detector(detector, model), detector, detections))
+    content = make_record(result, describe_detector(detector, model), detector, detections)
+    write_json(record, content | {"file": file.name})
     notes = "".join(f" {note[0].upper()}{note[1:]}." for note in result.notes)
     if result.score is None or result.face is None or result.spread is None:
         return PageResult(f"## {file.name}: not scored\n\n{result.cause}.{notes}", record=record)
@@ -121,7 +122,7 @@ def score_upload(
     face = highest[result.face]
     pictures, flat = _heatmap_pictures(detector, face.crop, face.score)
     if flat:
-        sentences.append(f"Blocks without evidence for fake in this face: {', '.join(map(str, flat))}.")
+        sentences.append(f"Blocks with a flat heatmap, which shows nothing: {', '.join(map(str, flat))}.")
     verdict = f"{result.verdict}, " if result.verdict else ""
     summary = f"## {file.name}: {verdict}{result.score:.2f}\n\n{' '.join(filter(None, sentences))}{notes}"
     return PageResult(summary, annotated, curve, pictures, record)
@@ -130,7 +131,10 @@ def score_upload(
 def _heatmap_pictures(
     detector: ForgeryDetector, crop: np.ndarray, score: float
 ) -> tuple[list[tuple[np.ndarray, str]], list[int]]:
-    """Return the face crop and each LIB's heatmap over it, with captions, and the LIBs whose heatmap is flat."""
+    """Return the face crop and each LIB's heatmap over it, with captions, and the LIBs whose heatmap is flat.
+
+    A flat heatmap has no evidence for fake, or one value for the complete face.
+    """
     crop = resize(crop, detector.size)
     images = normalise(torch.from_numpy(crop).permute(2, 0, 1)[None].to(detector.device), detector.channels)
     pictures = [(crop, f"score {score:.2f}")]
@@ -140,7 +144,7 @@ def _heatmap_pictures(
     except InputError:  # the backbones have no feature maps
         return pictures, flat
     for number, heatmap in enumerate(maps[0].cpu().numpy(), start=1):
-        if not heatmap.any():
+        if np.ptp(heatmap) < 0.01:
             flat.append(number)
             continue
         picture = crop[..., ::-1].copy()

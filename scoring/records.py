@@ -174,10 +174,12 @@ def open_records(
         outputs = []
         for flag, file, read, line in kinds:
             if file is not None:
-                known = {} if overwrite else _known_records(file, flag, read, checkpoint_sha256)
-                out = stack.enter_context(_open(file, flag, "w" if overwrite else "a"))
-                if flag == "--csv" and out.tell() == 0:
+                continued = file.is_file() and not overwrite  # a pipe has no earlier records
+                known = _known_records(file, flag, read, checkpoint_sha256) if continued else {}
+                out = stack.enter_context(_open(file, flag, "a" if continued else "w"))
+                if flag == "--csv" and not (continued and file.stat().st_size):
                     out.write(_csv_line(COLUMNS))
+                    out.flush()
                 outputs.append((out, known, line))
 
         def write(record: dict[str, Any]) -> None:
@@ -196,11 +198,14 @@ Reader = Callable[[str], Iterator[tuple[str, Known, str]]]
 
 def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) -> dict[str, Known]:
     """Read the records of an earlier command; remove a line that was being written when it was stopped."""
-    if not file.exists():
-        return {}
     advice = f"give another file, or --overwrite True to replace {file}"
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = file.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{flag}: {file} could not be read: {error.strerror}; give another file.") from error
     complete = text[: text.rfind("\n") + 1]
+    while flag == "--csv" and complete.count('"') % 2:  # ends within the name of a file, which has a line break
+        complete = complete[: complete.rfind("\n", 0, -1) + 1]
     try:
         entries = list(read(complete))
     except (ValueError, LookupError, TypeError, csv.Error) as error:

@@ -121,6 +121,12 @@ class FileScore:
             self.verdict = "uncertain"
             self.notes.append("the verdict changes with small changes of the face crop")
 
+    def drawn_cutoffs(self) -> Cutoffs | None:
+        """Return cutoffs under which the faces of an image have the file's verdict, even if the spread changed it."""
+        if self.verdict != "uncertain" or self.cutoffs is None or self.score is None:
+            return self.cutoffs
+        return Cutoffs(min(self.cutoffs.real, self.score), max(self.cutoffs.fake, self.score))
+
     def __str__(self) -> str:
         name, notes = one_line(self.file), "".join(f"; {note}" for note in self.notes)
         if self.score is None or self.spread is None:
@@ -130,7 +136,14 @@ class FileScore:
         frames = f", {format_frame_count(self.frames)}" if self.is_video else ""
         verdict = f"{self.verdict} " if self.verdict else ""
         spread = f"[{self.spread[0]:.3f}, {self.spread[1]:.3f}]"
-        return f"{name}: {verdict}{self.score:.3f} {spread} ({people}{frames}{notes})"
+        return f"{name}: {verdict}{self.score:.3f} {spread} ({_format_rates(self)}{people}{frames}{notes})"
+
+
+def _format_rates(result: FileScore) -> str:
+    """Return the error rates of a score in a few words, and a comma; "" without them."""
+    if result.false_positive_rate is None or result.false_negative_rate is None:
+        return ""
+    return f"FPR {100 * result.false_positive_rate:.2g} %, FNR {100 * result.false_negative_rate:.2g} %, "
 
 
 def format_frame_count(number: int) -> str:
