@@ -54,6 +54,7 @@ class FileScore:
         frames: number of scored frames.
         spread: lowest and highest score over the variants of the face (`scoring.steadiness`); None without a score.
         cutoffs: of the verdict; None without one.
+        error: the share that the cutoffs keep, see `evaluation.verdicts.choose_cutoffs`.
         false_positive_rate: largest share of real files, with as many people, that score as high; None without a
             verdict. See `evaluation.verdicts.error_rates`.
         false_negative_rate: largest share of fake files that score as low.
@@ -71,6 +72,7 @@ class FileScore:
     frames: int = 0
     spread: tuple[float, float] | None = None
     cutoffs: Cutoffs | None = None
+    error: float | None = None
     false_positive_rate: float | None = None
     false_negative_rate: float | None = None
     cause: str = ""
@@ -114,7 +116,7 @@ class FileScore:
             self.notes.append(NO_CALIBRATION)
             return
         level, count = "video" if self.is_video else "frame", len(self.people)
-        self.cutoffs = choose_cutoffs(calibration, level, error, count)
+        self.error, self.cutoffs = error, choose_cutoffs(calibration, level, error, count)
         self.false_positive_rate, self.false_negative_rate = error_rates(calibration, level, self.score, count)
         self.verdict = self.cutoffs.verdict(self.score)
         if self.verdict != "uncertain" and {self.cutoffs.verdict(score) for score in self.spread} != {self.verdict}:
