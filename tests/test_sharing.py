@@ -71,7 +71,11 @@ def shared(source: Path) -> Path:
 
 def results(folder: Path, checkpoint_sha256: str, auc: float = 0.8125) -> Path:
     """Write a results.json with one dataset."""
-    metrics = dict.fromkeys(("acc", "ap", "eer", "log_loss", "video_auc"), 0.5) | {"frames": 12, "videos": 4}
+    metrics = dict.fromkeys(("acc", "ap", "eer", "log_loss", "video_auc"), 0.5) | {
+        "frames": 12,
+        "videos": 4,
+        "clusters": 3,
+    }
     metrics |= {"auc": auc, "auc_interval": [0.625, 0.9375]}
     content = {
         "checkpoint": SECRET, "checkpoint_sha256": checkpoint_sha256, "data_root": SECRET, "precision": "fp32",
@@ -257,7 +261,8 @@ def test_damaged_folders_are_refused(shared: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     "change",
     [{"args": {"model": 3}}, {"args": {"size": "32"}}, {"args": {"num_LIBs": None}}, {"channels": "HSV"},
-     {"calibration": 0.5}, {"calibration": {"video_score": "mean"}}, {"calibration": CALIBRATION | {"video_score": "no"}},
+     {"calibration": 0.5}, {"calibration": {"video_score": "mean"}},
+     {"calibration": CALIBRATION | {"video_score": "no"}},
      {"calibration": CALIBRATION | {"video": CALIBRATION["video"] | {"real": ["0.5"]}}}, {"faces": []}, {"epoch": -1}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
