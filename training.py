@@ -50,10 +50,18 @@ from evaluation.published import read_published, select_tables
 from evaluation.results import format_table, write_results
 from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
-from models.checkpoints import NETWORK_SETTINGS, load_checkpoint, load_network, newest_checkpoint, trained_network
+from models.checkpoints import (
+    NETWORK_SETTINGS,
+    extend_checkpoint,
+    load_checkpoint,
+    load_network,
+    newest_checkpoint,
+    trained_network,
+)
 from models.fast import fast_scorer
 from run_folder import RunFolder
 from run_with_submitit import submit_training
+from scoring.familiarity import remember_training
 from train_state import TrainState, check_resume
 from utils.data_roots import root_of
 from utils.devices import PRECISIONS, choose_precision, smallest_share, worker_count
@@ -223,14 +231,28 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
             raise
 
         # Read the test sets once, with the best checkpoint.
-        best: dict[str, Any] = {"channels": state.channels}
-        if world.leads and state.best_file is not None:
-            best = load_checkpoint(state.best_file)
-            load_network(state.network, best)
-        world.copy_from_rank_0(state.network)
+        best = load_best(state, folder, FaceImages(train_videos, args.size), val_faces, world)
         saved = folder.best if args.save_model else None
         test(network, test_sets, args, world, folder, saved, best)
         print(f"curves: tensorboard --logdir {folder.path}")
+
+
+def load_best(
+    state: TrainState, folder: RunFolder, train_faces: FaceImages, val_faces: FaceImages, world: World
+) -> dict[str, Any]:
+    """Load the best checkpoint on rank 0 and its weights on all; add what its training faces look like, once."""
+    best: dict[str, Any] = {"channels": state.channels}
+    if world.leads and state.best_file is not None:
+        best = load_checkpoint(state.best_file)
+        load_network(state.network, best)
+    world.copy_from_rank_0(state.network)
+    if world.gather_objects(state.best_file == folder.best and "familiar" not in best)[0]:
+        batch_size = state.args.test_bs
+        remembered = remember_training(state.network, train_faces, val_faces, state.channels, batch_size, world)
+        if world.leads:
+            extend_checkpoint(folder.best, remembered)
+            best = load_checkpoint(folder.best)
+    return best
 
 
 def check_batch_size(batch_size: int, micro_batches: int, images: int, world: World) -> None:

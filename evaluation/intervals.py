@@ -5,11 +5,12 @@ in clusters, and the variance of the AUC comes from sums over clusters (Obuchows
 one image per cluster it is the variance of DeLong, DeLong and Clarke-Pearson (Biometrics 44 (1988) 837-845).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import rankdata, t
+from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats is slow to import
+
+SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class AUCs(NamedTuple):
@@ -41,11 +42,11 @@ def clustered_aucs(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray)
     """
     fake = labels == 1
     fakes, reals = int(fake.sum()), int((~fake).sum())
-    ranks = rankdata(scores, axis=1)  # midranks: tied scores share their mean rank
+    ranks = _midranks(scores)
     # For each fake, the share of reals below it; for each real, the share of fakes above it. Ties count half.
     components = np.empty(scores.shape)
-    components[:, fake] = (ranks[:, fake] - rankdata(scores[:, fake], axis=1)) / reals
-    components[:, ~fake] = 1 - (ranks[:, ~fake] - rankdata(scores[:, ~fake], axis=1)) / fakes
+    components[:, fake] = (ranks[:, fake] - _midranks(scores[:, fake])) / reals
+    components[:, ~fake] = 1 - (ranks[:, ~fake] - _midranks(scores[:, ~fake])) / fakes
     values = components[:, fake].mean(axis=1)
 
     _, cluster = np.unique(clusters, return_inverse=True)
@@ -59,6 +60,13 @@ def clustered_aucs(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray)
     covariance = _unbiased(with_fake) * in_fake @ in_fake.T + _unbiased(with_real) * in_real @ in_real.T
     covariance += _unbiased(count) * (cross + cross.T)
     return AUCs(values, covariance, min(with_fake, with_real))
+
+
+def _midranks(scores: np.ndarray) -> np.ndarray:
+    """Return the ranks of K x N scores in each row, from 1; tied scores share their mean rank."""
+    ordered = np.sort(scores, axis=1)
+    first, last = ([np.searchsorted(o, row, side) for o, row in zip(ordered, scores, strict=True)] for side in SIDES)
+    return (np.array(first) + np.array(last) + 1) / 2
 
 
 def _unbiased(count: int) -> float:
@@ -134,9 +142,9 @@ def auc_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, cl
     if deviation < 1e-12:
         return Difference(means, [0.0, 0.0], 1.0) if abs(value) < 1e-12 else Difference(means, None, None)
     margin = _quantile(aucs.clusters) * deviation
-    p = float(2 * t.sf(abs(value) / deviation, aucs.clusters - 1))
+    p = float(2 * stdtr(aucs.clusters - 1, -abs(value) / deviation))
     return Difference(means, [value - margin, value + margin], p)
 
 
 def _quantile(clusters: int) -> float:
-    return float(t.ppf(0.975, clusters - 1))
+    return float(stdtrit(clusters - 1, 0.975))

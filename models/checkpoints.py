@@ -20,6 +20,10 @@ After a finished epoch they have:
 - ``best``: the best `selection_score` so far.
 - ``calibration``: thresholds from the validation scores, see `evaluation.verdicts.calibrate`.
 
+The best checkpoint of a finished training has:
+
+- ``familiar``, ``training_features``: see `scoring.familiarity.remember_training`.
+
 ``model_last.pth`` alone has what continuing needs:
 
 - ``optimizer``: state of the optimiser.
@@ -106,6 +110,17 @@ def save_checkpoint(
             f"{file} could not be written: it needs {needed:,} bytes, and the disk has {free:,} free; free disk space, "
             "or choose another --save_path."
         ) from error
+
+
+def extend_checkpoint(file: Path, entries: dict[str, Any]) -> None:
+    """Add entries to a checkpoint without an optimizer state, atomically.
+
+    Raises:
+        InputError: the file cannot be read or written.
+    """
+    content = read_torch_file(file, "--resume_model") | _on_cpu(entries)
+    with atomic_write(file) as part, part.open("wb") as out:
+        _save(content, out)
 
 
 def _save(content: dict[str, Any], out: IO[bytes]) -> None:

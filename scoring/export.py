@@ -58,7 +58,13 @@ def describe_steps(detector: ForgeryDetector) -> dict[str, Any]:
             "alpha": "dropped",
             "grey_16_bit": "value // 257",
         },
-        "sample": {"every": recipe.every, "first": 0, "count": recipe.frames, "decoder": "OpenCV with FFmpeg"},
+        "sample": {
+            "every": recipe.every,
+            "first": 0,
+            "count": recipe.frames,
+            "count_positions": "unique(round(linspace(0, frames - 1, min(count, frames))))",
+            "decoder": "OpenCV with FFmpeg",
+        },
         "detect": {
             "detector": stored.get("detector"),
             "weights_sha256": stored.get("weights"),
@@ -115,10 +121,6 @@ def _remove_traces(graph: "onnx.GraphProto") -> None:
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):  # a branch or the body of a loop
-                _remove_traces(attribute.g)
 
 
 def export(detector: ForgeryDetector, file: Path) -> None:

@@ -10,10 +10,12 @@ from evaluation.metrics import combine_frames
 from evaluation.verdicts import Cutoffs, choose_cutoffs, error_rates
 from faces.extraction import MIN_TRACK_LENGTH
 from scoring.detector import ForgeryDetector, ScoredFace
+from scoring.familiarity import unlike_training
 from scoring.steadiness import KeptCrops, score_variants
 from utils.errors import one_line
 
 MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
+DRAWN = "demo"  # the dataset that `demo` draws
 NO_CALIBRATION = "the checkpoint has no calibration, so there is no verdict"
 
 
@@ -111,6 +113,13 @@ class FileScore:
         self.face, self.score = highest.face, highest.score
         others = max((person.score for person in self.people if person is not highest), default=0.0)
         changed = score_variants(highest.crops.chosen(), self.score, lambda crops: detector.score(crops)[0])
+        self.notes += unlike_training(
+            detector.network, detector.checkpoint, highest.crops.chosen(), highest.smallest_face
+        )
+        if detector.training_faces is None and not detector.faces_given:
+            self.notes.append("the checkpoint does not say how its training faces were cropped, so the crop is a guess")
+        if DRAWN in detector.checkpoint["args"].get("dataset", []):
+            self.notes.append("the network was trained on drawn faces")
         self.spread = max(float(changed.min()), others), max(float(changed.max()), others)
         if calibration is None:
             self.notes.append(NO_CALIBRATION)

@@ -1,5 +1,6 @@
 """Face detectors, tracks, crops and the reading of videos."""
 
+import functools
 import os
 import socket
 import subprocess
@@ -12,11 +13,23 @@ import pytest
 import torch
 
 from demo.dataset import draw_video, plan
+from demo.draw_face import random_person, random_poses, random_scene, render
 from faces import detectors
 from faces.crops import crop_face
 from faces.detectors import LONGER_SIDE, load_face_detector, shrink
 from faces.retinaface import ANCHOR_SIDES, MobileNet025, ResNet50, RetinaFace
-from faces.tracks import MAX_GAP, SMOOTHING_RADIUS, FaceTracker, FrameFaces
+from faces.tracks import (
+    MAX_GAP,
+    MAX_LOOK_DISTANCE,
+    REACH,
+    SMOOTHING_RADIUS,
+    SPEED,
+    Detection,
+    FaceTracker,
+    FrameFaces,
+    link_cost,
+    look,
+)
 from faces.videos import FrameReader
 from tests.conftest import ROOT
 from utils.errors import InputError
@@ -252,6 +265,94 @@ def test_a_bystander_does_not_change_the_average() -> None:
     person, bystander = [0, 0, 10, 10], [12, 0, 22, 10]
     out = follow([[person], [person, bystander], [bystander, person], [person]])
     assert all(face.box[0] == 0 for ready in out for face in ready.faces if face.track == 0)
+
+
+@functools.cache
+def draw_faces(person: int) -> list[np.ndarray]:
+    """Draw a person in six poses, each 60 x 48 pixels, BGR; the light is the same for all people."""
+    scene = random_scene(np.random.default_rng(1), 64)
+    drawn = random_person(np.random.default_rng(person))
+    poses = random_poses(np.random.default_rng(person), 6)
+    return [render(drawn, scene, pose, 64)[2:62, 8:56, ::-1].astype(np.uint8) for pose in poses]
+
+
+def film(samples: list[dict[int, float]], every: int = 5) -> list[set[int]]:
+    """Track drawn people; return the tracks of each person 0, 1, ...
+
+    Args:
+        samples: for each sampled frame, the left edge of each visible person in widths of a face; the last is in front.
+        every: frames of the video between two samples.
+    """
+    shade = np.linspace(60, 180, 800, dtype=np.uint8)
+    tracker, ready = FaceTracker(), []
+    for number, sample in enumerate(samples):
+        frame = np.tile(shade[None, :, None], (100, 1, 3))
+        boxes = []
+        for person, left in sample.items():
+            x = round(48 * left)
+            frame[20:80, x : x + 48] = draw_faces(person)[number % 6]
+            boxes.append([x, 20, x + 48, 80])
+        array = np.array(boxes, np.float32).reshape(-1, 4)
+        ready += tracker.push(number * every, frame, array, np.ones(len(array), np.float32))
+    tracks: dict[int, set[int]] = {person: set() for person in sorted(set().union(*samples))}
+    for sample, (_, _, found) in zip(samples, ready + tracker.flush(), strict=True):
+        for person, face in zip(sample, found, strict=True):
+            tracks[person].add(face.track)
+    return list(tracks.values())
+
+
+@pytest.mark.parametrize("every", [1, 5, 30])
+def test_a_moving_face_keeps_its_track(every: int) -> None:
+    assert film([{0: 0.75 * i} for i in range(16)], every) == [{0}]
+
+
+@pytest.mark.parametrize("every", [5, 30])
+def test_two_people_who_cross_keep_their_tracks(every: int) -> None:
+    # At sample 5, person 1 hides person 0.
+    samples = [{0: 0.75 * i, 1: 7.5 - 0.75 * i} if i != 5 else {1: 3.75} for i in range(11)]
+    assert film(samples, every) == [{0}, {1}]
+
+
+@pytest.mark.parametrize("every", [5, 30])
+def test_a_cut_to_another_person_starts_a_new_track(every: int) -> None:
+    for other in range(1, 5):
+        assert film([{0: 3}] * 4 + [{other: 3}] * 4, every) == [{0}, {1}]
+
+
+@pytest.mark.parametrize("every", [5, 30])
+def test_two_people_who_exchange_places_are_not_merged(every: int) -> None:
+    first, second = film([{0: 1, 1: 3}] * 4 + [{1: 1, 0: 3}] * 4, every)
+    assert not first & second
+
+
+def test_a_lost_face_returns_to_its_track_but_another_person_does_not() -> None:
+    assert film([{0: 3}] * 4 + [{}] * 4 + [{0: 4.5}] * 4) == [{0}]
+    assert film([{0: 3}] * 4 + [{}] * 4 + [{1: 3}] * 4) == [{0}, {1}]
+    assert film([{0: 3}] * 4 + [{1: 3}] * 4 + [{0: 3}] * 4) == [{0}, {1}]
+
+
+def test_link_cost_is_the_movement_and_the_colours() -> None:
+    frame = np.zeros((40, 80, 3), np.uint8)
+    frame[:, :40], frame[:, 40:] = (200, 60, 60), (60, 60, 200)
+    left, right, large = (np.array(box, np.float32) for box in ([0, 0, 10, 10], [20, 0, 30, 10], [0, 0, 20, 20]))
+    red = np.array([50, 0, 60, 10], np.float32)
+    old = [Detection(0, 0, left, look(frame, left))]
+    new = [Detection(1, 5, box, look(frame, box)) for box in (left, right, large, red)]
+    reach = REACH + 5 * SPEED
+    moved = [
+        0,
+        2 / reach,
+        (0.5 + 1) / reach,
+        5 / reach,
+    ]  # the centre of the large box: 7.07 of its mean side 14.14 away
+    colours = [0, 0, 0, 1 / MAX_LOOK_DISTANCE]
+    assert link_cost(new, old)[:, 0] == pytest.approx(np.hypot(moved, colours), abs=1e-3)
+
+
+def test_the_box_of_a_fast_face_is_not_averaged() -> None:
+    out = follow([[[8 * i, 0, 8 * i + 10, 10]] for i in range(6)])
+    assert {face.track for ready in out for face in ready.faces} == {0}
+    assert all(np.array_equal(face.box, face.raw_box) for ready in out for face in ready.faces)
 
 
 def test_memory_does_not_grow_with_the_video() -> None:

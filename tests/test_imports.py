@@ -68,6 +68,8 @@ def test_wrong_command_lines_import_nothing_slow() -> None:
         ["preprocessing.py", "--videos", ".", "--faces", "missing", "--dataset", "missing"],
         ["inference.py", "--model", "README.md", "missing.png"],
         ["inference.py", "--model", "missing.pth", "README.md"],
+        ["-m", "scoring.share", "missing.pth", "missing"],
+        ["-m", "scoring.share", "README.md", "docs"],
         ["-m", "analysis.compare", "missing", "missing"],
         ["-m", "analysis.ablation", "--save_path", "missing", "--", "--nonsense", "1"],
         *(["-m", f"analysis.{name}", *study, "missing"] for name in ("embedding", "evidence", "robustness")),

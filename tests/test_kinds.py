@@ -2,6 +2,8 @@
 
 import os
 import sys
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from faces.videos import FrameReader
 from scoring import detector as scoring_detector
 from tests.test_inference import FACES, checkpoint, orientation, photo, read_records, score, write_image
 from tests.test_preprocessing import HEIGHT, WIDTH, fixed_detector, picture, write_video
-from utils.images import MAX_MEGAPIXELS, read_image, set_max_megapixels
+from utils.errors import InputError
+from utils.images import MAX_MEGAPIXELS, open_image, read_image, set_max_megapixels
 
 FRAMES, DELAYS = 7, [40, 40, 80, 40, 40, 40, 120]  # milliseconds
 
@@ -114,9 +117,20 @@ def test_heic_without_pillow_heif(
     assert all("pillow-heif" in x["cause"] and "requirements-extra.txt" in x["cause"] for x in found.values())
 
 
-def test_the_limit_lets_photos_of_200_megapixels_pass() -> None:
-    assert Image.MAX_IMAGE_PIXELS is not None
-    assert 2 * Image.MAX_IMAGE_PIXELS == MAX_MEGAPIXELS * 1e6 > 1.4 * 200e6
+@pytest.mark.parametrize(("height", "passes"), [(12_240, True), (20_000, False)], ids=["200", "326"])
+def test_the_default_limit(height: int, passes: bool, tmp_path: Path) -> None:
+    """Photos of 200 megapixels pass. The file has the header of a large image only."""
+    Image.new("1", (16_320, 8)).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    header = content[12:20] + height.to_bytes(4, "big") + content[24:29]
+    (tmp_path / "a.png").write_bytes(content[:12] + header + zlib.crc32(header).to_bytes(4, "big") + content[33:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if passes:
+            open_image(tmp_path / "a.png").close()
+            return
+        with pytest.raises(InputError, match=f"{MAX_MEGAPIXELS} megapixels"):
+            read_image(tmp_path / "a.png")
 
 
 def test_the_limit_can_be_set(model: Path, tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_faceforensics(tmp_path: Path, compression: str) -> None:
         folder = f"manipulated_sequences/{manipulation}/{compression}"
         video = videos[f"{folder}/953_974"]
         assert video.file == tmp_path / folder / "videos/953_974.mp4"
-        assert (video.label, video.split, video.identities) == (1, "test", {"953", "974"})
+        assert (video.label, video.split, video.identities, video.sources) == (1, "test", *[{"953", "974"}] * 2)
     check_disjoint_splits(videos.values())
 
 
@@ -235,7 +235,7 @@ def test_deepfakedetection(tmp_path: Path) -> None:
     assert len(videos) == 28 * 2 + 28 * 27
     assert videos["original_sequences/actors/c23/01__talk__loud"].identities == {"01"}
     fake = videos["manipulated_sequences/DeepFakeDetection/c23/01_02__walk__AB12"]
-    assert (fake.label, fake.identities) == (1, {"01", "02"})
+    assert (fake.label, fake.identities, fake.sources) == (1, {"01", "02"}, {"01__walk"})
     assert fake.file.is_file()
     check_disjoint_splits(videos.values())
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
@@ -298,6 +298,7 @@ def test_celeb_df(celeb_df: Path, version: str) -> None:
     check_disjoint_splits(videos.values(), "train", "val")
     assert classes(videos.values()) == set(itertools.product(SPLITS, (0, 1)))
     assert videos["Celeb-synthesis/id3_id4_0002"].identities == {"id3", "id4"}
+    assert videos["Celeb-synthesis/id3_id4_0002"].sources == {"id3_0002"}
 
 
 @pytest.mark.slow
@@ -382,6 +383,7 @@ def test_dfdc_preview_without_actors_in_its_list(tmp_path: Path) -> None:
     touch(tmp_path, *entries)
     videos = list_checked_videos("DFDC-Preview", tmp_path)
     assert videos["method_A/1000003_2000001_0"].identities == {"1000003", "2000001"}
+    assert not videos["method_A/1000003_2000001_0"].sources
     check_disjoint_splits(videos.values())
 
 
@@ -438,6 +440,7 @@ def test_dfdc_validates_on_its_last_parts(tmp_path: Path, parts: int, validating
     assert splits(videos) == expected
     assert all(video.label == ("fake" in folder) for folder, video in videos.items())
     assert videos["dfdc_train_part_1/fake1"].identities == videos["dfdc_train_part_1/real1"].identities
+    assert videos["dfdc_train_part_1/fake1"].sources == videos["dfdc_train_part_1/real1"].sources == {"real1.mp4"}
 
 
 @pytest.mark.parametrize("at", ["test/labels.csv", "labels.csv"])
@@ -572,7 +575,7 @@ def test_a_csv_file_with_splits_keeps_them(tmp_path: Path) -> None:
     rows = "a.mp4,real,train,anna;ben\nb.mp4,fake,TRAIN,ben\nc.mp4,fake,val,\nd.mp4,real,test,carl\n"
     videos = list_checked_videos("folder", write(tmp_path / "list.csv", f"path,label,split,identity\n{rows}"))
     assert splits(videos) == {"a": "train", "b": "train", "c": "val", "d": "test"}
-    assert videos["a"].identities == {"anna", "ben"}
+    assert videos["a"].identities == {"anna", "ben"} and not videos["a"].sources
 
 
 def test_a_csv_file_is_split_by_identity(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_weights_from_the_hub_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         return model
 
     monkeypatch.setattr(backbones.timm, "create_model", create)
-    monkeypatch.setattr(backbones, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(backbones, "hub_reachable", lambda: True)
     network = build_network("mobilenet", 2, 32, pretrained=True)
     for lib in (network.region_model1, network.region_model2):
         assert torch.equal(lib.conv_stem.weight, fetched["conv_stem.weight"])

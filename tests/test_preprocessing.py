@@ -28,6 +28,7 @@ import preprocessing
 import training
 from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
 from datasets.labels import CLASSES, SPLITS, Video, read_split
+from datasets.sources import read_sources
 from demo.dataset import draw_video, plan
 from faces.detectors import Detections
 from faces.extraction import Outcome, Source, StageTimes, extract_faces
@@ -563,6 +564,9 @@ def test_the_main_face_has_the_largest_total_area(two_people: Path) -> None:
 
 def test_all_faces_have_their_own_folders(two_people: Path) -> None:
     assert preprocessing.main(arguments(two_people, "--all_faces", "True", "--contact_sheet", "True")) == 0
+    origins = read_sources(two_people / "labels/folder/sources.csv")
+    assert {path.rpartition("/")[0] for path in origins} == {origin.video for origin in origins.values()}
+    assert all(len(origin.sources) == 1 for origin in origins.values()) and len(origins) > len({*origins.values()})
     lines = (two_people / "labels/folder/train_real.txt").read_text().splitlines()
     assert lines == ["0,folder/train/real/a/0,4", "0,folder/train/real/a/1,3"]
     videos = read_real_videos(two_people)

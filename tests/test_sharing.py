@@ -484,6 +484,9 @@ def test_a_hub_that_does_not_answer(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         refused("user/ff-model", capsys, "user/ff-model", "connection")
+    for url in ("", "no-url", "http://"):
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
+        refused("user/ff-model", capsys, "user/ff-model", "connection")
 
 
 def test_an_existing_path_is_not_looked_up(

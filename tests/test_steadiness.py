@@ -1,7 +1,6 @@
 """How steady a score is: variants of a face, and what they do to the verdict."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from scoring.detector import load_detector
 from scoring.files import score_file
 from scoring.scores import FileScore
 from scoring.steadiness import CROP_SHARE, JPEG_QUALITIES, KEPT, KeptCrops, score_variants, variants
-from tests.test_inference import CALIBRATION, checkpoint, photo, scored_face, write_image
+from tests.test_inference import checkpoint, photo, scored_face, steady_detector, write_image
 from tests.test_preprocessing import write_video
 
 
@@ -104,8 +103,7 @@ def decide(score: float, change: float, people: tuple[float, ...] = ()) -> FileS
 
     result = FileScore(Path("a.png"))
     result.add(0.0, [scored_face(score, 0, crop=crop), *(scored_face(x, i + 1) for i, x in enumerate(people))])
-    detector: Any = SimpleNamespace(calibration=CALIBRATION, score=scores)
-    result.decide(detector, 0.05)
+    result.decide(steady_detector(score=scores), 0.05)
     return result
 
 

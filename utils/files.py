@@ -129,7 +129,7 @@ def atomic_write(target: Path) -> Iterator[Path]:
 
 def write_if_changed(file: Path, text: str) -> None:
     """Write a text file atomically, unless it already holds the text."""
-    content = text.encode()
+    content = text.encode("utf-8", "surrogateescape")  # names may contain bytes that are not valid UTF-8
     if file.is_file() and file.read_bytes() == content:
         return
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 TIMEOUT = 5  # seconds
 
@@ -19,6 +20,6 @@ def hub_reachable() -> bool:
         urllib.request.urlopen(constants.ENDPOINT, timeout=TIMEOUT).close()
     except urllib.error.HTTPError:
         return True  # the hub answered
-    except OSError:
+    except (OSError, HTTPException, ValueError):  # ValueError: not a URL
         return False
     return True

@@ -1,7 +1,6 @@
 """Read image files with Pillow."""
 
 import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,14 @@ MAX_MEGAPIXELS = 300
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
 
 
+Image.MAX_IMAGE_PIXELS = None  # `open_image` has its own limit; Pillow would also warn about images below it
+_max_megapixels: float = MAX_MEGAPIXELS
+
+
 def set_max_megapixels(limit: float) -> None:
     """Set the number of megapixels above which this process refuses an image; at first, it is `MAX_MEGAPIXELS`."""
-    # Pillow warns above this number of pixels, and raises an error above twice this number.
-    Image.MAX_IMAGE_PIXELS = round(limit * 500_000)
-
-
-set_max_megapixels(MAX_MEGAPIXELS)
+    global _max_megapixels
+    _max_megapixels = limit
 
 
 def open_image(path: Path) -> Image.Image:
@@ -35,19 +35,21 @@ def open_image(path: Path) -> Image.Image:
         InputError: the file is HEIC, and pillow-heif is not installed.
         OSError: the file is missing or unreadable.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            return Image.open(path)
-        except UnidentifiedImageError:
-            with path.open("rb") as file:
-                header = file.read(12)
-            if header[4:8] != b"ftyp" or header[8:] not in HEIF_BRANDS:
-                raise
+    try:
+        image = Image.open(path)
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            header = file.read(12)
+        if header[4:8] != b"ftyp" or header[8:] not in HEIF_BRANDS:
+            raise
         with require_package("pillow-heif", by="a HEIC image"):
             from pillow_heif import register_heif_opener  # slow to import, and few images need it
         register_heif_opener()
-        return Image.open(path)
+        image = Image.open(path)
+    if image.width * image.height > 1e6 * _max_megapixels:
+        image.close()
+        raise Image.DecompressionBombError(f"the image has more than {_max_megapixels:g} megapixels")
+    return image
 
 
 def is_animation(image: Image.Image) -> bool:
@@ -89,9 +91,5 @@ def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except BROKEN_IMAGE as error:
-        reason = str(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image"
-        elif isinstance(error, Image.DecompressionBombError):
-            reason = f"the image has more than {(Image.MAX_IMAGE_PIXELS or 0) / 500_000:g} megapixels"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{path}: {reason}") from error

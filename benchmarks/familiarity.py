@@ -1,0 +1,48 @@
+"""Measure how many faces of a test set get each note of being unlike the training faces.
+
+    python -m benchmarks.familiarity --model output/demo/model_best.pth --dataset demo [--images 500]
+
+For a test set like the training set these are false alarms; each should be near 5 %. For another one they are finds.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from analysis.study import evenly_spaced
+from datasets.images import FaceImages
+from datasets.labels import read_split
+from models.checkpoints import load_trained
+from scoring.familiarity import face_side, unlike_training
+from utils.progress import progress
+
+
+def main() -> None:
+    """Print the share of faces with each note."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="best checkpoint of a finished training")
+    parser.add_argument("--dataset", required=True, help="test set")
+    parser.add_argument("--dataset_root", type=Path, default=Path("dataset"), help="folder of the label files")
+    parser.add_argument("--data_root", type=Path, default=Path("."), help="base folder of paths in the label files")
+    parser.add_argument("--images", type=int, default=500, help="number of images, evenly spaced (default: 500)")
+    args = parser.parse_args()
+    network, checkpoint = load_trained(args.model)
+    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), checkpoint["args"]["size"])
+    notes: Counter[str] = Counter()
+    chosen = evenly_spaced(len(faces), args.images)
+    for position in progress(chosen, args.dataset, unit="faces"):
+        item = faces[position]
+        if len(item) == 3:  # else a BadImage
+            crop = np.ascontiguousarray(item[0].permute(1, 2, 0).numpy())
+            side = face_side(faces.file(position))
+            notes.update(unlike_training(network, checkpoint, [crop], np.inf if side is None else side))
+    for note, count in notes.most_common():
+        print(f"{args.dataset}: {count / len(chosen):.1%} of {len(chosen)} faces: {note}")
+    if not notes:
+        print(f"{args.dataset}: no note for any of {len(chosen)} faces")
+
+
+if __name__ == "__main__":
+    main()
