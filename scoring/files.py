@@ -95,7 +95,8 @@ def score_file(
         InputError: the annotated copy cannot be written.
     """
     video = is_video(file)
-    result = FileScore(file, video)
+    calibration = detector.calibration
+    result = FileScore(file, video, calibration["video_score"] if calibration else "mean")
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with progress(None, file.name[:40], unit="frames", delay=1, disable=not video) as bar:

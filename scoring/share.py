@@ -143,7 +143,7 @@ def describe_threshold(level: dict[str, Any] | None) -> str:
     """Return a threshold of `evaluation.verdicts.calibrate` with its rates, in words; None means no calibration."""
     if level is None:
         return "none: the checkpoint has no calibration, so `inference.py` gives scores without a verdict"
-    rates = f"false positive rate {100 * level['fpr']:.2g} %, false negative rate {100 * level['fnr']:.2g} %"
+    rates = f"false positive rate {100 * level['fpr']:.3g} %, false negative rate {100 * level['fnr']:.3g} %"
     return f"{level['threshold']:.4f}; on the validation set: {rates}"
 
 

@@ -278,7 +278,7 @@ def steady_detector(calibration: dict[str, Any] | None = CALIBRATION, **parts: A
 def file_score(
     frames: list[list[ScoredFace]], calibration: dict[str, Any] | None = CALIBRATION, **options: Any
 ) -> FileScore:
-    result = FileScore(Path("a.mp4"), is_video=True)
+    result = FileScore(Path("a.mp4"), True, calibration["video_score"] if calibration else "mean")
     for i, found in enumerate(frames):
         result.add(i / 25, found)
     result.decide(steady_detector(calibration), **{"error": 0.05, **options})
@@ -299,6 +299,20 @@ def test_video_score_is_combined_as_in_the_calibration() -> None:
     for how, score in (("mean", 0.5), ("max", 0.9), ("top2", 0.7)):
         assert file_score(frames, CALIBRATION | {"video_score": how}).score == pytest.approx(score)
     assert file_score(frames, None).score == pytest.approx(0.5)
+
+
+def test_crops_of_many_people_do_not_fill_the_memory() -> None:
+    """Of 300 people, one after the other, few keep their crops; among them is the person with the highest score."""
+    rng = np.random.default_rng(0)
+    means, lengths = rng.random(300).round(1), rng.integers(3, 9, 300)
+    for how in ("mean", "max"):
+        result = FileScore(Path("a.mp4"), True, how)
+        for track, (mean, length) in enumerate(zip(means, lengths, strict=True)):
+            for _ in range(length):
+                result.add(0.0, [scored_face(mean + rng.uniform(-0.01, 0.01) * (how == "max"), track)])
+        assert sum(person.crops is not None for person in result.tracks.values()) < 40
+        result.decide(steady_detector(), 0.05)  # all tracks are short, so all count
+        assert result.score == max(person.score for person in result.people) and len(result.people) == 300
 
 
 def test_short_track_is_ignored() -> None:
@@ -327,6 +341,7 @@ def test_every_verdict_has_its_error_rates() -> None:
     assert (pair.verdict, pair.false_positive_rate) == ("fake", 2 / 40)  # each person may be called fake
     assert (file_score([faces(0.1)] * 3).verdict, file_score([faces(0.1)] * 3).false_negative_rate) == ("real", 1 / 40)
     assert "FPR 2.5 %" in str(alone) and "FPR 5 %" in str(pair)
+    assert "FPR 100 %" in str(file_score([faces(0.01)] * 3))
 
 
 def test_more_people_need_a_higher_score() -> None:
@@ -341,6 +356,18 @@ def test_checkpoint_without_calibration_gives_a_score_and_no_verdict() -> None:
     assert result.score == pytest.approx(0.9) and result.spread == pytest.approx((0.9, 0.9))
     assert result.verdict == "" and result.notes == [NO_CALIBRATION]
     assert result.cutoffs is result.false_positive_rate is None and NO_CALIBRATION in str(result)
+
+
+def test_notes_about_the_checkpoint() -> None:
+    def notes(**parts: Any) -> str:
+        result = FileScore(Path("a.png"))
+        result.add(0.0, faces(0.9))
+        result.decide(steady_detector(**parts), 0.05)
+        return "; ".join(result.notes)
+
+    assert notes() == notes(training_faces=None, faces_given=True) == ""
+    assert "a guess" in notes(training_faces=None)
+    assert "drawn faces" in notes(checkpoint={"args": {"dataset": ["demo"]}})
 
 
 # ----------------------------------------------------------------------------------------------------------- images

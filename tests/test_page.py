@@ -135,7 +135,7 @@ def test_page_shows_the_record_of_the_command_line(model: Path, tmp_path: Path) 
     assert record == expected
     heading, text = result.summary.split("\n\n")
     assert heading == f"## my face &#40;1&#41;.png: {record['verdict']}, {record['score']:.2f}"
-    assert f"{100 * record['false_positive_rate']:.2g} % score as high" in text
+    assert f"{100 * record['false_positive_rate']:.3g} % score as high" in text
     assert f"from {record['spread'][0]:.2f} to {record['spread'][1]:.2f}" in text
 
 
