@@ -178,7 +178,7 @@ def run(args: InferenceArguments) -> int:
     unscored = False
     shared = describe_detector(detector, args.model)
     with open_records(args.json, args.csv, detector.checkpoint["sha256"], args.overwrite) as (write, known):
-        finished = [file for file in files if str(file) in known and known[str(file)].sha256 == file_sha256(file)]
+        finished = {file for file in files if str(file) in known and known[str(file)].sha256 == file_sha256(file)}
         if finished:
             print(
                 f"note: {len(finished)} of {len(files)} files have records already; --overwrite True scores them again"

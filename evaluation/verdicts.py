@@ -78,9 +78,9 @@ def choose_cutoffs(calibration: dict[str, Any], level: str, error: float, faces:
         The cutoffs. With too few validation videos for `error`, one is 0 or 1: then no score means real, or fake.
     """
     real, fake = calibration[level]["real"], calibration[level]["fake"]
-    rank = math.ceil((1 - error / faces) * (len(real) + 1))
+    rank = max(1, math.ceil((1 - error / faces) * (len(real) + 1)))
     fake_above = real[rank - 1] if rank <= len(real) else 1.0
-    rank = math.floor(error * (len(fake) + 1))
+    rank = min(len(fake), math.floor(error * (len(fake) + 1)))
     real_below = fake[rank - 1] if rank >= 1 else 0.0
     if real_below > fake_above:  # any cutoff between them keeps both errors
         real_below = fake_above = (real_below + fake_above) / 2

@@ -180,7 +180,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "args": isinstance(args, dict) and all(isinstance(args.get(k, v), type(v)) for k, v in types.items()),
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
         "val": ("val" in checkpoint) == ("best" in checkpoint),
-        "threshold": isinstance(checkpoint.get("threshold"), float | int | None),
+        "calibration": _is_calibration(checkpoint.get("calibration")),
         "faces": isinstance(checkpoint.get("faces"), dict | None),
     }
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
@@ -189,6 +189,20 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     # before a resumed training replaces the file
     checkpoint["sha256"] = sha256(file / CONFIG if file.is_dir() else file)
     return checkpoint
+
+
+def _is_calibration(value: Any) -> bool:
+    """Return whether a value has the entries of `evaluation.verdicts.calibrate`, or is None."""
+    if value is None:
+        return True
+    try:
+        levels = [value[level] for level in ("frame", "video")]
+        numbers = [x for level in levels for x in (level["threshold"], level["fpr"], level["fnr"])]
+        numbers += [score for level in levels for scores in (level["real"], level["fake"]) for score in scores]
+        known = re.fullmatch(r"mean|max|top[1-9]\d*", value["video_score"])
+        return bool(known and all(isinstance(x, float | int) for x in numbers))
+    except (TypeError, LookupError):
+        return False
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

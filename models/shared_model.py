@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import parsing as parse
+from utils.data_roots import parse_data_root
 from utils.errors import InputError
 from utils.files import LOCK_NAME, create_part, remove_stale_parts, require_file, sha256, write_json
 from utils.hub import hub_reachable
@@ -32,7 +33,8 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 HUB_NAME = re.compile(r"(?!.*\.(pth|pt|safetensors|onnx)$)[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 # Arguments that belong to the machine of the training, such as its paths.
-LOCAL = {*NOT_INHERITED, *(item.name for item in fields(TrainingArguments) if item.metadata["parse"] is parse.path)}
+PATHS = (parse.path, parse_data_root)
+LOCAL = {*NOT_INHERITED, *(item.name for item in fields(TrainingArguments) if item.metadata["parse"] in PATHS)}
 
 
 def require_model(model: Path, flag: str) -> None:

@@ -13,8 +13,11 @@ from faces.videos import FrameReader
 from scoring.detector import ScoredFace
 
 REAL, FAKE, UNCERTAIN = (177, 114, 0), (0, 94, 213), (110, 110, 110)  # BGR: blue, vermilion, grey
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+SMALLEST_TEXT = 0.3  # scale of the font below which it cannot be read
 STRIP_HEIGHT = 64  # pixels below a video, for its scores over time
-AXIS_WIDTH = 34  # pixels left of the curve, for the numbers of its axis
+# Pixels left of the curve, for the numbers of its axis: for 0, 0.5 and 1, for 0 and 1 in a narrow video, for none.
+AXES = {160: (34, (0.0, 0.5, 1.0)), 40: (16, (0.0, 1.0)), 0: (2, ())}
 ANNOTATION_MARK = "faces scored by inference.py"  # metadata of annotated copies, which are never scored as inputs
 
 ScoredFrame = tuple[int, list[ScoredFace]]  # position in the video, faces
@@ -26,34 +29,59 @@ def colour_of(score: float, cutoffs: Cutoffs | None) -> tuple[int, int, int]:
     return {"real": REAL, "fake": FAKE, "uncertain": UNCERTAIN}[verdict]
 
 
-def draw_faces(image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None) -> np.ndarray:
+def draw_faces(
+    image: np.ndarray, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None, verdicts: bool = True
+) -> np.ndarray:
     """Return a copy of an image (H x W x 3, uint8, BGR) with heatmaps, boxes and scores, in the colour of the verdict.
 
-    With several people, the number of the face precedes its score. The text is as large as fits the image.
+    With several people, the number of the face precedes its score. In a small image, a label leaves out the words that
+    do not fit, and moves below another label.
+
+    Args:
+        image: the image.
+        faces: its faces.
+        cutoffs: give the verdict of each face; None draws in grey.
+        verdicts: write the verdicts; False for a frame of a video, whose verdict comes from all frames.
     """
     out = np.ascontiguousarray(image).copy()
     height, width = image.shape[:2]
     thickness = max(1, round(min(height, width) / 200))
+    labels: list[tuple[int, int, int, int]] = []  # left, top, right, bottom
     for face in faces:
         if face.heatmap is not None:
             overlay_heatmap(out, face.heatmap, face.crop_box)
     for face in faces:
-        colour = colour_of(face.score, cutoffs)
         left, top, right, bottom = (round(float(x)) for x in face.box)
-        cv2.rectangle(out, (left, top), (right, bottom), colour, thickness)
+        cv2.rectangle(out, (left, top), (right, bottom), colour_of(face.score, cutoffs), thickness)
+    for face in faces:  # after all boxes, so that none crosses a label
+        colour, (left, top) = colour_of(face.score, cutoffs), (round(float(x)) for x in face.box[:2])
         number = f"{face.track}: " if face.track > 0 or len(faces) > 1 else ""
-        verdict = "" if cutoffs is None else f"{cutoffs.verdict(face.score)} "
-        text = f"{number}{verdict}{face.score:.2f}"
-        scale = max(0.4, min(height, width) / 900)
-        (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-        if text_width > width:
-            scale *= width / text_width
-            (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        verdict = f"{cutoffs.verdict(face.score)} " if verdicts and cutoffs is not None else ""
+        texts = [f"{number}{verdict}{face.score:.2f}", f"{number}{face.score:.2f}", f"{face.score:.2f}"]
+        text, scale = _fit_text(texts, width, max(0.4, min(height, width) / 900), thickness)
+        (text_width, text_height), _ = cv2.getTextSize(text, FONT, scale, thickness)
+        margin = 4 if scale >= 0.4 else 2
         x = min(max(left, 0), max(width - text_width, 0))
-        y = min(max(top - 4, text_height + 4), height - 4)
-        cv2.rectangle(out, (x, y - text_height - 4), (x + text_width, y + 4), colour, cv2.FILLED)
-        cv2.putText(out, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        y = min(max(top - margin, text_height + margin), height - margin)
+        for _, above, right_end, below in sorted(labels, key=lambda label: label[1]):
+            if x < right_end and y + margin > above and y - text_height - margin < below:
+                y = below + text_height + margin + 1
+        y = min(y, height - margin)
+        labels.append((x, y - text_height - margin, x + text_width, y + margin))
+        cv2.rectangle(out, labels[-1][:2], labels[-1][2:], colour, cv2.FILLED)
+        cv2.putText(out, text, (x, y), FONT, scale, (255, 255, 255), thickness, cv2.LINE_AA)
     return out
+
+
+def _fit_text(texts: Sequence[str], width: int, scale: float, thickness: int) -> tuple[str, float]:
+    """Return the first text that can be read within a width in pixels, else the last one, and its scale."""
+    fitting = scale
+    for text in texts:
+        (text_width, _), _ = cv2.getTextSize(text, FONT, scale, thickness)
+        fitting = min(scale, scale * width / text_width)
+        if fitting >= SMALLEST_TEXT:
+            break
+    return text, fitting
 
 
 def overlay_heatmap(image: np.ndarray, heatmap: np.ndarray, box: np.ndarray) -> None:
@@ -86,7 +114,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
         source: the video.
         target: MP4 file to write; the name may have another extension.
         scored: position and faces of each scored frame, in order; consumed while the source is read.
-        cutoffs: colour the scores; None for grey.
+        cutoffs: of single frames, to colour the scores; None for grey.
 
     Raises:
         VideoError: the source cannot be read.
@@ -116,7 +144,7 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
                     strip.add(reader.times[before[0]], before[1])
-                image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs)
+                image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs, verdicts=False)
                 if image.shape[:2] != (height, width):  # the size may change within a video
                     image = cv2.resize(image, (width, height))
                 image = np.concatenate([image, strip.draw(reader.times[position])])
@@ -161,7 +189,7 @@ def _interpolate_faces(before: ScoredFrame | None, after: ScoredFrame | None, po
 
 
 class ScoreStrip:
-    """A plot of the highest score in each scored frame so far, with an axis from 0 to 1 and the cutoffs.
+    """A plot of the highest score in each scored frame so far, with an axis from 0 to 1 and lines at the cutoffs.
 
     Args:
         width: width of the video in pixels.
@@ -173,19 +201,17 @@ class ScoreStrip:
         self._length, self._cutoffs = max(1e-9, length), cutoffs
         self._picture = np.full((STRIP_HEIGHT, width, 3), 255, np.uint8)
         self._last_point: tuple[int, int] | None = None
-        for score in (0.0, 0.5, 1.0):
-            y = self._y(score)
-            cv2.line(self._picture, (AXIS_WIDTH - 4, y), (AXIS_WIDTH, y), (120, 120, 120), 1)
-            cv2.putText(
-                self._picture, f"{score:g}", (2, y + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (80, 80, 80), 1, cv2.LINE_AA
-            )
+        self._left, numbers = next(axis for smallest, axis in AXES.items() if width >= smallest)
+        for number in numbers:
+            y = self._y(number)
+            cv2.line(self._picture, (self._left - 5, y), (self._left - 2, y), (120, 120, 120), 1)
+            cv2.putText(self._picture, f"{number:g}", (1, y + 4), FONT, 0.35, (80, 80, 80), 1, cv2.LINE_AA)
+        cv2.line(self._picture, (self._left - 2, self._y(1)), (self._left - 2, self._y(0)), (120, 120, 120), 1)
         for cutoff in cutoffs or ():
-            cv2.line(self._picture, (AXIS_WIDTH, self._y(cutoff)), (width, self._y(cutoff)), (200, 200, 200), 1)
+            cv2.line(self._picture, (self._left, self._y(cutoff)), (width, self._y(cutoff)), (200, 200, 200), 1)
 
     def _x(self, time: float) -> int:
-        width = self._picture.shape[1]
-        left = min(AXIS_WIDTH, width // 2)
-        return left + round(min(1.0, time / self._length) * (width - 1 - left))
+        return self._left + round(min(1.0, time / self._length) * max(0, self._picture.shape[1] - 1 - self._left))
 
     def _y(self, score: float) -> int:
         return round((1 - score) * (STRIP_HEIGHT - 9)) + 4

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,6 @@ from utils.images import IMAGE_ENDINGS, read_image
 from utils.progress import progress
 
 MAX_STEM_BYTES = 150  # leaves room for endings, because most file systems allow 255 bytes per name
-ScoredFrames = Iterable[tuple[int, list[ScoredFace]]]  # position in the video, faces
 OnFrame = Callable[[int, float, Sequence[ScoredFace]], None]  # position in the video, time in seconds, faces
 
 
@@ -95,7 +95,8 @@ def score_file(
         InputError: the annotated copy cannot be written.
     """
     video = is_video(file)
-    result = FileScore(file, video)
+    calibration = detector.calibration
+    result = FileScore(file, video, calibration["video_score"] if calibration else "mean")
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with progress(None, file.name[:40], unit="frames", delay=1, disable=not video) as bar:
@@ -109,13 +110,16 @@ def score_file(
             raise NotScored(f"no face in {format_frame_count(result.frames)}" if video else "no face")
 
     try:
-        if target is None:
-            deque(frames(), maxlen=0)
+        if target is None or not video:
+            last = deque(frames(), maxlen=1)
         else:
-            _annotate(file, target, frames(), detector.cutoffs(error))
+            with _open_copy(target) as part:
+                annotate_video(file, part, frames(), detector.cutoffs(error))
         result.decide(detector, error)
-    except (NotScored, VideoError) as error:
-        result.cause = str(error)
+        if target is not None and not video:
+            _annotate_image(file, target, last[0][1], result.drawn_cutoffs())
+    except (NotScored, VideoError) as cause:
+        result.cause = str(cause)
     return result
 
 
@@ -191,15 +195,17 @@ def is_annotated(file: Path) -> bool:
         return False
 
 
-def _annotate(file: Path, target: Path, frames: ScoredFrames, cutoffs: Cutoffs | None) -> None:
-    """Write the annotated copy of an image or a video atomically."""
+@contextmanager
+def _open_copy(target: Path) -> Iterator[Path]:
+    """Yield the temporary file of an annotated copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as part:
-        if is_video(file):
-            annotate_video(file, part, frames, cutoffs)
-        else:
-            ((_, faces),) = frames
-            image = draw_faces(load_image(file)[..., ::-1], faces, cutoffs)
-            metadata = PngInfo()
-            metadata.add_text("Comment", ANNOTATION_MARK)
-            Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=metadata)
+        yield part
+
+
+def _annotate_image(file: Path, target: Path, faces: Sequence[ScoredFace], cutoffs: Cutoffs | None) -> None:
+    image = draw_faces(load_image(file)[..., ::-1], faces, cutoffs)
+    metadata = PngInfo()
+    metadata.add_text("Comment", ANNOTATION_MARK)
+    with _open_copy(target) as part:
+        Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=metadata)

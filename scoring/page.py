@@ -1,6 +1,7 @@
 """A local web page that scores uploaded images and videos, and shows the evidence."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,8 +27,8 @@ from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.files import is_video, score_file
 from scoring.records import describe_detector, describe_faces, make_record
 from scoring.scores import describe_rates, format_frame_count
-from utils.errors import InputError, require_package
-from utils.files import write_json
+from utils.errors import InputError, one_line, require_package
+from utils.files import read_json, write_json
 from utils.images import IMAGE_ENDINGS
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ class PageResult(NamedTuple):
 
 
 def score_upload(
-    detector: ForgeryDetector, file: Path, folder: Path, error: float = ERROR, model: Path = Path("model")
+    detector: ForgeryDetector,
+    file: Path,
+    folder: Path,
+    error: float = ERROR,
+    model: Path = Path("model"),
+    name: str = "",
 ) -> PageResult:
     """Score an image or a video for the page.
 
@@ -70,12 +76,13 @@ def score_upload(
         folder: folder for the annotated copy and the record.
         error: see `evaluation.verdicts.choose_cutoffs`.
         model: the value of ``--model``.
+        name: name of the uploaded file, to show; the name of `file` if empty.
 
     Raises:
         InputError: the video is longer than `MAX_VIDEO_MINUTES`.
         VideoError: the video cannot be read.
     """
-    video = is_video(file)
+    video, name = is_video(file), name or file.name
     if video:
         reader = FrameReader(file)
         if reader.length() / reader.fps > 60 * MAX_VIDEO_MINUTES:
@@ -94,10 +101,11 @@ def score_upload(
     annotated = folder / f"{file.stem[:40]}_annotated{'.mp4' if video else '.png'}"
     result = score_file(detector, file, keep, annotated, error)
     record = folder / f"{file.stem[:40]}.json"
-    write_json(record, make_record(result, describe_detector(detector, model), detector, detections))
+    content = make_record(result, describe_detector(detector, model), detector, detections)
+    write_json(record, content | {"file": name})
     notes = "".join(f" {note[0].upper()}{note[1:]}." for note in result.notes)
     if result.score is None or result.face is None or result.spread is None:
-        return PageResult(f"## {file.name}: not scored\n\n{result.cause}.{notes}", record=record)
+        return PageResult(_heading(name, "not scored") + f"{result.cause}.{notes}", record=record)
     sentences = ["Scores range from 0 (real) to 1 (fake).", describe_rates(result)]
     count = len(result.people)
     found = "One person" if count == 1 else f"{count} people"
@@ -121,16 +129,25 @@ def score_upload(
     face = highest[result.face]
     pictures, flat = _heatmap_pictures(detector, face.crop, face.score)
     if flat:
-        sentences.append(f"Blocks without evidence for fake in this face: {', '.join(map(str, flat))}.")
+        sentences.append(f"Blocks with a flat heatmap, which shows nothing: {', '.join(map(str, flat))}.")
     verdict = f"{result.verdict}, " if result.verdict else ""
-    summary = f"## {file.name}: {verdict}{result.score:.2f}\n\n{' '.join(filter(None, sentences))}{notes}"
+    summary = _heading(name, f"{verdict}{result.score:.2f}") + " ".join(filter(None, sentences)) + notes
     return PageResult(summary, annotated, curve, pictures, record)
+
+
+def _heading(name: str, result: str) -> str:
+    """Return a heading in Markdown; the name of a file may have characters that Markdown or HTML reads."""
+    plain = re.sub(r"[^\w .-]", lambda character: f"&#{ord(character[0])};", one_line(name))
+    return f"## {plain}: {result}\n\n"
 
 
 def _heatmap_pictures(
     detector: ForgeryDetector, crop: np.ndarray, score: float
 ) -> tuple[list[tuple[np.ndarray, str]], list[int]]:
-    """Return the face crop and each LIB's heatmap over it, with captions, and the LIBs whose heatmap is flat."""
+    """Return the face crop and each LIB's heatmap over it, with captions, and the LIBs whose heatmap is flat.
+
+    A flat heatmap has no evidence for fake, or one value for the complete face.
+    """
     crop = resize(crop, detector.size)
     images = normalise(torch.from_numpy(crop).permute(2, 0, 1)[None].to(detector.device), detector.channels)
     pictures = [(crop, f"score {score:.2f}")]
@@ -140,7 +157,7 @@ def _heatmap_pictures(
     except InputError:  # the backbones have no feature maps
         return pictures, flat
     for number, heatmap in enumerate(maps[0].cpu().numpy(), start=1):
-        if not heatmap.any():
+        if np.ptp(heatmap) < 0.01:
             flat.append(number)
             continue
         picture = crop[..., ::-1].copy()
@@ -166,15 +183,15 @@ def build_page(
     with require_package("Gradio", by="--serve"):
         import gradio as gr
 
-    def score(upload: str | None) -> object:
-        if upload is None or not Path(upload).is_file():  # two people who upload one file at once share it
+    def score(upload: tuple[str, str] | None) -> object:
+        if upload is None or not Path(upload[0]).is_file():  # two people who upload one file at once share it
             return gr.skip()
         upload_folder, annotated_folder = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
-        file = Path(shutil.move(upload, upload_folder))  # Gradio deletes old files in its own folder
+        file, name = Path(shutil.move(upload[0], upload_folder)), upload[1]  # Gradio deletes old files in its folder
         try:
-            result = score_upload(detector, file, Path(annotated_folder), error, model)
+            result = score_upload(detector, file, Path(annotated_folder), error, model, name)
         except (InputError, VideoError) as problem:
-            result = PageResult(f"## {file.name}: not scored\n\n{problem}")
+            result = PageResult(_heading(name, "not scored") + str(problem))
         finally:
             shutil.rmtree(upload_folder)
             timer = Timer(KEEP_SECONDS, shutil.rmtree, (annotated_folder, True))
@@ -182,7 +199,8 @@ def build_page(
             timer.start()
         annotated = result.annotated and str(result.annotated)
         image, video = (annotated, None) if result.curve is None else (None, annotated)
-        values = (image, video, result.curve, result.faces, result.record and str(result.record))
+        record = (str(result.record), read_json(result.record)) if result.record else (None, None)
+        values = (image, video, result.curve, result.faces, *record)
         return None, result.summary, *(gr.update(value=value or None, visible=bool(value)) for value in values)
 
     with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
@@ -198,6 +216,9 @@ def build_page(
                 upload = gr.File(label="image or video", file_types=endings, type="filepath", elem_id="upload")
                 summary = gr.Markdown(elem_id="summary")
                 record = gr.File(label="record", visible=False, elem_id="record")
+                shown_record = gr.JSON(label="record", visible=False, max_height=400, elem_id="shown_record")
+                # Gradio changes unusual characters of the name in the path.
+                upload.preprocess = lambda payload: payload and (payload.path, payload.orig_name or "")
             with gr.Column(scale=2):
                 # `buttons` leaves out "share", which would send a picture to Hugging Face.
                 image = gr.Image(
@@ -212,7 +233,8 @@ def build_page(
                     buttons=["download", "fullscreen"],
                     elem_id="faces",
                 )
-        upload.upload(score, upload, [upload, summary, image, video, curve, faces, record], concurrency_limit=1)
+        outputs = [upload, summary, image, video, curve, faces, record, shown_record]
+        upload.upload(score, upload, outputs, concurrency_limit=1)
     return page
 
 

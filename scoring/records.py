@@ -8,10 +8,10 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def make_record(
         "spread": result.spread and list(result.spread),
         "false_positive_rate": result.false_positive_rate,
         "false_negative_rate": result.false_negative_rate,
-        "cutoffs": cutoffs and {"real_below": cutoffs.real, "fake_above": cutoffs.fake},
+        "cutoffs": cutoffs and {"error": result.error, "real_below": cutoffs.real, "fake_above": cutoffs.fake},
         "highest": result.face,
         "people": [describe_person(person) for person in result.people],
         "ignored_tracks": result.ignored,
@@ -171,20 +171,20 @@ def open_records(
         ("--csv", csv_file, _read_rows, lambda record: _csv_line(csv_row(record))),
     ]
     with ExitStack() as stack:
-        outputs = []
+        outputs, headers = [], {}
         for flag, file, read, line in kinds:
             if file is not None:
-                known = {} if overwrite else _known_records(file, flag, read, checkpoint_sha256)
-                out = stack.enter_context(_open(file, flag, "w" if overwrite else "a"))
-                if flag == "--csv" and out.tell() == 0:
-                    out.write(_csv_line(COLUMNS))
-                outputs.append((out, known, line))
+                continued = file.is_file() and not overwrite  # a pipe has no earlier records
+                known = _known_records(file, flag, read, checkpoint_sha256) if continued else {}
+                append = stack.enter_context(_open(file, flag, "a" if continued else "w"))
+                if flag == "--csv" and not (continued and file.stat().st_size):
+                    headers[append] = _csv_line(COLUMNS)
+                outputs.append((append, known, line))
 
         def write(record: dict[str, Any]) -> None:
-            for out, known, line in outputs:
+            for append, known, line in outputs:
                 if record["file"] not in known or known[record["file"]].sha256 != record["sha256"]:
-                    out.write(line(record))
-                    out.flush()
+                    append(headers.pop(append, "") + line(record))
 
         first = outputs[0][1] if outputs else {}
         yield write, {file: found for file, found in first.items() if all(file in known for _, known, _ in outputs)}
@@ -196,11 +196,14 @@ Reader = Callable[[str], Iterator[tuple[str, Known, str]]]
 
 def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) -> dict[str, Known]:
     """Read the records of an earlier command; remove a line that was being written when it was stopped."""
-    if not file.exists():
-        return {}
     advice = f"give another file, or --overwrite True to replace {file}"
-    text = file.read_text(encoding="utf-8", errors="surrogateescape")
+    try:
+        text = file.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"{flag}: {file} could not be read: {error.strerror}; give another file.") from error
     complete = text[: text.rfind("\n") + 1]
+    while flag == "--csv" and complete.count('"') % 2:  # ends within the name of a file, which has a line break
+        complete = complete[: complete.rfind("\n", 0, -1) + 1]
     try:
         entries = list(read(complete))
     except (ValueError, LookupError, TypeError, csv.Error) as error:
@@ -214,11 +217,31 @@ def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) 
 
 
 @contextmanager
-def _open(file: Path, flag: str, mode: str) -> Iterator[IO[str]]:
-    try:
+def _open(file: Path, flag: str, mode: str) -> Iterator[Callable[[str], None]]:
+    """Yield a function that appends a text to a file; at the end, remove the file if it is new and empty."""
+    new = not file.exists()
+
+    def append(text: str) -> None:
+        with _writing(file, flag):
+            out.write(text)
+            out.flush()
+
+    with _writing(file, flag):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open(mode, newline="", encoding="utf-8", errors="surrogateescape") as out:
-            yield out
+        out = file.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
+    try:
+        yield append
+    finally:
+        with suppress(OSError):  # again a full disk
+            out.close()
+        if new and file.is_file() and file.stat().st_size == 0:
+            file.unlink()
+
+
+@contextmanager
+def _writing(file: Path, flag: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(f"{flag}: {file} could not be written: {error.strerror}; give another file.") from error
 

@@ -9,11 +9,13 @@ import numpy as np
 from evaluation.metrics import combine_frames
 from evaluation.verdicts import Cutoffs, choose_cutoffs, error_rates
 from faces.extraction import MIN_TRACK_LENGTH
+from faces.tracks import MAX_GAP
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.familiarity import unlike_training
 from scoring.steadiness import KeptCrops, score_variants
 from utils.errors import one_line
 
+FORGET_AFTER = 100  # scored frames
 MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
 DRAWN = "demo"  # the dataset that `demo` draws
 NO_CALIBRATION = "the checkpoint has no calibration, so there is no verdict"
@@ -30,7 +32,8 @@ class Person:
         first: time in seconds of the first scored frame with this face.
         last: the same of the last frame.
         smallest_face: shorter side of the smallest box, in pixels.
-        crops: some of the face crops.
+        crops: some of the face crops; None after `FileScore.forget_crops`.
+        last_frame: number of the last scored frame with this face, from 1.
     """
 
     face: int
@@ -39,7 +42,12 @@ class Person:
     smallest_face: float
     scores: list[float] = field(default_factory=list, repr=False)
     score: float = 0.0
-    crops: KeptCrops = field(default_factory=KeptCrops, repr=False)
+    crops: KeptCrops | None = field(default_factory=KeptCrops, repr=False)
+    last_frame: int = 0
+
+    def combine(self, how: str) -> float:
+        """Return the combination of the frame scores, see `evaluation.metrics.combine_frames`."""
+        return float(combine_frames(np.array(self.scores), np.zeros(len(self.scores), int), how)[0])
 
 
 @dataclass
@@ -48,6 +56,7 @@ class FileScore:
 
     Attributes:
         is_video: whether the file is a video.
+        video_score: how the frame scores of a person combine, see `evaluation.metrics.combine_frames`.
         score: highest score of a person; None without a face.
         verdict: fake, real or uncertain; empty without a score, or if the checkpoint has no calibration.
         face: number of the person with the highest score; None without a face.
@@ -56,6 +65,7 @@ class FileScore:
         frames: number of scored frames.
         spread: lowest and highest score over the variants of the face (`scoring.steadiness`); None without a score.
         cutoffs: of the verdict; None without one.
+        error: the share that the cutoffs keep, see `evaluation.verdicts.choose_cutoffs`.
         false_positive_rate: largest share of real files, with as many people, that score as high; None without a
             verdict. See `evaluation.verdicts.error_rates`.
         false_negative_rate: largest share of fake files that score as low.
@@ -65,6 +75,7 @@ class FileScore:
 
     file: Path
     is_video: bool = False
+    video_score: str = "mean"
     score: float | None = None
     verdict: str = ""
     face: int | None = None
@@ -73,6 +84,7 @@ class FileScore:
     frames: int = 0
     spread: tuple[float, float] | None = None
     cutoffs: Cutoffs | None = None
+    error: float | None = None
     false_positive_rate: float | None = None
     false_negative_rate: float | None = None
     cause: str = ""
@@ -87,7 +99,25 @@ class FileScore:
             person = self.tracks.setdefault(face.track, Person(face.track, time, time, side))
             person.scores.append(face.score)
             person.last, person.smallest_face = time, min(person.smallest_face, side)
-            person.crops.add(face.crop)
+            person.last_frame = self.frames
+            if person.crops is not None:
+                person.crops.add(face.crop)
+        if self.frames % FORGET_AFTER == 0:
+            self.forget_crops()
+
+    def forget_crops(self) -> None:
+        """Forget the crops of ended tracks that cannot score highest, because another is as long and scores as high.
+
+        Without this, memory use would grow with the number of people in a video.
+        """
+        ended = [track for track in self.tracks.values() if track.crops and self.frames - track.last_frame > MAX_GAP]
+        for track in ended:
+            track.score = track.combine(self.video_score)
+        highest = -1.0
+        for track in sorted(ended, key=lambda track: (-len(track.scores), -track.score, track.face)):
+            if track.score <= highest:
+                track.crops = None
+            highest = max(highest, track.score)
 
     def decide(self, detector: ForgeryDetector, error: float) -> None:
         """Compute score, spread and verdict from the frames added so far.
@@ -104,10 +134,11 @@ class FileScore:
         kept = [person for person in self.tracks.values() if len(person.scores) >= shortest]
         self.people = sorted(kept or self.tracks.values(), key=lambda person: person.face)
         self.ignored = len(self.tracks) - len(self.people)
-        how = calibration["video_score"] if calibration else "mean"
         for person in self.people:
-            person.score = float(combine_frames(np.array(person.scores), np.zeros(len(person.scores), int), how)[0])
-        highest = max(self.people, key=lambda person: person.score)
+            person.score = person.combine(self.video_score)
+        # The first of equal scores; of those, the longest track has kept its crops.
+        highest = max(self.people, key=lambda person: (person.score, len(person.scores), -person.face))
+        assert highest.crops is not None
         self.face, self.score = highest.face, highest.score
         others = max((person.score for person in self.people if person is not highest), default=0.0)
         changed = score_variants(highest.crops.chosen(), self.score, lambda crops: detector.score(crops)[0])
@@ -123,12 +154,18 @@ class FileScore:
             self.notes.append(NO_CALIBRATION)
             return
         level, count = "video" if self.is_video else "frame", len(self.people)
-        self.cutoffs = choose_cutoffs(calibration, level, error, count)
+        self.error, self.cutoffs = error, choose_cutoffs(calibration, level, error, count)
         self.false_positive_rate, self.false_negative_rate = error_rates(calibration, level, self.score, count)
         self.verdict = self.cutoffs.verdict(self.score)
         if self.verdict != "uncertain" and {self.cutoffs.verdict(score) for score in self.spread} != {self.verdict}:
             self.verdict = "uncertain"
             self.notes.append("the verdict changes with small changes of the face crop")
+
+    def drawn_cutoffs(self) -> Cutoffs | None:
+        """Return cutoffs under which the faces of an image have the file's verdict, even if the spread changed it."""
+        if self.verdict != "uncertain" or self.cutoffs is None or self.score is None:
+            return self.cutoffs
+        return Cutoffs(min(self.cutoffs.real, self.score), max(self.cutoffs.fake, self.score))
 
     def __str__(self) -> str:
         name, notes = one_line(self.file), "".join(f"; {note}" for note in self.notes)
@@ -139,7 +176,14 @@ class FileScore:
         frames = f", {format_frame_count(self.frames)}" if self.is_video else ""
         verdict = f"{self.verdict} " if self.verdict else ""
         spread = f"[{self.spread[0]:.3f}, {self.spread[1]:.3f}]"
-        return f"{name}: {verdict}{self.score:.3f} {spread} ({people}{frames}{notes})"
+        return f"{name}: {verdict}{self.score:.3f} {spread} ({_format_rates(self)}{people}{frames}{notes})"
+
+
+def _format_rates(result: FileScore) -> str:
+    """Return the error rates of a score in a few words, and a comma; "" without them."""
+    if result.false_positive_rate is None or result.false_negative_rate is None:
+        return ""
+    return f"FPR {100 * result.false_positive_rate:.3g} %, FNR {100 * result.false_negative_rate:.3g} %, "
 
 
 def format_frame_count(number: int) -> str:
@@ -154,6 +198,6 @@ def describe_rates(result: FileScore) -> str:
     people = f" with {len(result.people)} people" if len(result.people) > 1 else ""
     return (
         f"Of real {'videos' if result.is_video else 'images'}{people} like those of the validation set, at most "
-        f"{100 * result.false_positive_rate:.2g} % score as high; of fake ones, at most "
-        f"{100 * result.false_negative_rate:.2g} % score as low."
+        f"{100 * result.false_positive_rate:.3g} % score as high; of fake ones, at most "
+        f"{100 * result.false_negative_rate:.3g} % score as low."
     )

@@ -3,7 +3,7 @@
     python -m scoring.share output/ff/model_best.pth ff-model output/ff output/ff_tested
     hf upload USER/ff-model ff-model
 
-The folder has the weights (model.safetensors), the settings and the threshold (config.json), and a model card
+The folder has the weights (model.safetensors), the settings and the thresholds (config.json), and a model card
 (README.md). The card shows metrics only from tests of this checkpoint, which it recognises by its SHA-256.
 """
 
@@ -50,6 +50,7 @@ if __name__ == "__main__":
     check_command_line("scoring.share", lambda: parse_arguments(None))  # before the slow imports
 
 from evaluation.results import table_rows
+from evaluation.verdicts import LEVELS
 from models.checkpoints import load_trained, unwrapped_state
 from models.official_names import to_official
 
@@ -114,7 +115,7 @@ def model_card(name: str, checkpoint: dict[str, Any], tests: list[dict[str, Any]
         checkpoint: result of `models.checkpoints.load_trained`.
         tests: contents of the results.json files of this checkpoint.
     """
-    args, faces, threshold = checkpoint["args"], checkpoint.get("faces"), checkpoint.get("threshold")
+    args, faces, calibration = checkpoint["args"], checkpoint.get("faces"), checkpoint.get("calibration")
     unknown = "the checkpoint does not say"
     settings = [
         ["setting", "value"],
@@ -123,11 +124,11 @@ def model_card(name: str, checkpoint: dict[str, Any], tests: list[dict[str, Any]
         ["training datasets", ", ".join(args.get("dataset", [])) or unknown],
         ["finished epochs", str(checkpoint["epoch"])],
         ["face detector of the training images", (faces or {}).get("detector") or unknown],
-        ["decision threshold", unknown if threshold is None else f"{threshold:.4f}; a higher score means fake"],
+        *([f"threshold of {level}s", describe_threshold(calibration and calibration[level])] for level in LEVELS),
     ]
     measured = [
         f"Test in {results['precision']}; video score: {results['video_score']} of the frame scores. In brackets: 95 % "
-        f"intervals by bootstrap over videos.\n\n{markdown_table(table_rows(results))}"
+        f"intervals, from the variance between clusters of videos.\n\n{markdown_table(table_rows(results))}"
         for results in tests
     ]
     source = f"SHA-256 of the tested checkpoint: `{checkpoint['sha256']}` (`checkpoint_sha256` in `{CONFIG}`)."
@@ -136,6 +137,14 @@ def model_card(name: str, checkpoint: dict[str, Any], tests: list[dict[str, Any]
         settings=markdown_table(settings),
         measured="\n\n".join([*measured, source]) if tests else "Nothing: there is no test of this checkpoint.",
     )
+
+
+def describe_threshold(level: dict[str, Any] | None) -> str:
+    """Return a threshold of `evaluation.verdicts.calibrate` with its rates, in words; None means no calibration."""
+    if level is None:
+        return "none: the checkpoint has no calibration, so `inference.py` gives scores without a verdict"
+    rates = f"false positive rate {100 * level['fpr']:.3g} %, false negative rate {100 * level['fnr']:.3g} %"
+    return f"{level['threshold']:.4f}; on the validation set: {rates}"
 
 
 def markdown_table(rows: list[list[str]]) -> str:

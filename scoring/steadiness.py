@@ -54,7 +54,7 @@ def variants(crop: np.ndarray) -> list[np.ndarray]:
 def score_variants(
     crops: Sequence[np.ndarray], score: float, score_crops: Callable[[list[np.ndarray]], np.ndarray]
 ) -> np.ndarray:
-    """Return the score that a face has in each variant.
+    """Return the score that a face has as it is, and in each variant.
 
     In a video, the crops stand for all frames: the score of a variant is `score` plus the mean change over the crops.
 
@@ -64,7 +64,7 @@ def score_variants(
         score_crops: maps crops to their scores.
 
     Returns:
-        The scores of the V variants, 0 to 1.
+        `score`, and the scores of the V variants, 0 to 1.
     """
     found = np.stack([score_crops([crop, *variants(crop)]) for crop in crops])
-    return np.clip(score + (found[:, 1:] - found[:, :1]).mean(axis=0), 0.0, 1.0)
+    return np.clip(score + (found - found[:, :1]).mean(axis=0), 0.0, 1.0)

@@ -27,6 +27,7 @@ import inference
 import preprocessing
 import training
 from datasets.transforms import normalise, resize
+from evaluation.verdicts import LEVELS, Cutoffs
 from faces.detectors import Detections
 from faces.tracks import MAX_DISTANCE
 from faces.videos import FrameReader
@@ -35,9 +36,10 @@ from models.backbones import build_network
 from models.checkpoints import save_checkpoint
 from models.gradcam import heatmaps
 from scoring import detector as scoring_detector
-from scoring.annotate import FAKE, REAL, STRIP_HEIGHT, ScoreStrip, annotate_video, draw_faces
+from scoring.annotate import FAKE, REAL, STRIP_HEIGHT, UNCERTAIN, ScoreStrip, annotate_video, draw_faces
 from scoring.detector import ScoredFace
-from scoring.files import FileScore, annotation_targets, is_video, load_image, score_file
+from scoring.files import annotation_targets, is_video, load_image, score_file
+from scoring.scores import NO_CALIBRATION, FileScore
 from tests.conftest import ROOT, TINY
 from tests.test_checkpoints import official
 from tests.test_preprocessing import FACE, HEIGHT, WIDTH, fixed_detector, picture, write_video
@@ -45,7 +47,18 @@ from utils.errors import InputError
 
 FACES = {"every": 2, "frames": None, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None}
 FACES |= {"all_faces": False, "videos": "/data/training/videos"}
-THRESHOLD = 0.25
+# Of the validation videos, the real ones score 0.05 to 0.25, and the fake ones 0.75 to 0.95.
+CALIBRATION = {"video_score": "mean", "wanted_fpr": None} | {
+    level: {
+        "threshold": 0.5,
+        "fpr": 0.0,
+        "fnr": 0.0,
+        "real": np.linspace(0.05, 0.25, 39).tolist(),
+        "fake": np.linspace(0.75, 0.95, 39).tolist(),
+    }
+    for level in LEVELS
+}
+CUTOFFS = Cutoffs(0.5, 0.5)  # for errors of 5 %, because the classes do not overlap
 
 
 def checkpoint(file: Path, model: str = "test_resnet", num_LIBs: int = 2, size: int = 32, **entries: Any) -> Path:
@@ -53,7 +66,7 @@ def checkpoint(file: Path, model: str = "test_resnet", num_LIBs: int = 2, size: 
     torch.manual_seed(0)
     network = build_network(model, num_LIBs, size)
     args = {"model": model, "num_LIBs": num_LIBs, "size": size}
-    entries = {"args": args, "channels": "RGB", "threshold": THRESHOLD, "faces": FACES} | entries
+    entries = {"args": args, "channels": "RGB", "calibration": CALIBRATION, "faces": FACES} | entries
     save_checkpoint(file, network, model, 1, **entries)
     return file
 
@@ -87,6 +100,11 @@ def orientation(value: int) -> Image.Exif:
     return exif
 
 
+def read_records(file: Path) -> list[dict[str, Any]]:
+    """The records in a file of JSON Lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def photo(*people: int) -> np.ndarray:
     return np.ascontiguousarray(picture(0, *people)[..., ::-1])
 
@@ -115,7 +133,7 @@ def test_scores_equal_the_test_scores_of_training(tmp_path: Path) -> None:
 
     best = tmp_path / "output/run/model_best.pth"
     assert score("--model", best, tmp_path / "videos/test", "--json", tmp_path / "a.json") == 0
-    found = json.loads((tmp_path / "a.json").read_text())
+    found = read_records(tmp_path / "a.json")
     scored = {
         f"folder/test/{Path(video['file']).parent.name}/a/{face['frame']:04d}.png": face["score"]
         for video in found
@@ -124,26 +142,29 @@ def test_scores_equal_the_test_scores_of_training(tmp_path: Path) -> None:
     assert len(tested) > 18 and scored.keys() == tested.keys()
     assert scored == pytest.approx(tested, abs=1e-6)
     stored = torch.load(best, weights_only=True)
-    assert stored["faces"]["detector"] == "mtcnn" and stored["threshold"] is not None
-    assert {video["threshold"] for video in found} == {stored["threshold"]}
+    assert stored["faces"]["detector"] == "mtcnn"
+    for video in found:
+        assert video["model"]["thresholds"]["video"]["threshold"] == stored["calibration"]["video"]["threshold"]
+        assert video["crops"]["every"] == 2 and video["crops"]["margin"] == 1.2 and not video["crops"]["default"]
     crops = [faces / path for path in tested]
     assert score("--model", best, "--faces_given", "True", *crops, "--json", tmp_path / "b.json") == 0
-    assert [video["score"] for video in json.loads((tmp_path / "b.json").read_text())] == pytest.approx(
+    assert [video["score"] for video in read_records(tmp_path / "b.json")] == pytest.approx(
         list(tested.values()), abs=1e-6
     )
 
 
-def test_recipe_and_threshold_come_from_the_checkpoint(model: Path) -> None:
+def test_recipe_and_calibration_come_from_the_checkpoint(model: Path) -> None:
     detector = load_detector(model, gpu_num="cpu")
-    assert (detector.threshold, detector.size, detector.channels) == (THRESHOLD, 32, "RGB")
+    assert (detector.calibration, detector.size, detector.channels) == (CALIBRATION, 32, "RGB")
+    assert detector.cutoffs() == pytest.approx(CUTOFFS)
     assert detector.face_detector == "mtcnn"
     assert (detector.recipe.every, detector.recipe.margin, detector.recipe.crop_size) == (2, 1.4, 80)
     assert not detector.network.training
 
 
-def test_defaults_for_a_checkpoint_without_recipe_and_threshold(tmp_path: Path) -> None:
-    detector = load_detector(checkpoint(tmp_path / "m.pth", threshold=None, faces=None), gpu_num="cpu")
-    assert detector.threshold == 0.5 and detector.face_detector == "retinaface"
+def test_defaults_for_a_checkpoint_without_recipe_and_calibration(tmp_path: Path) -> None:
+    detector = load_detector(checkpoint(tmp_path / "m.pth", calibration=None, faces=None), gpu_num="cpu")
+    assert detector.calibration is detector.cutoffs() is None and detector.face_detector == "retinaface"
     assert (detector.recipe.every, detector.recipe.margin, detector.recipe.crop_size) == (5, 1.3, 256)
 
 
@@ -223,7 +244,7 @@ def test_download_of_the_face_detector_fails(
 def test_official_checkpoint_gets_bgr_images(tmp_path: Path) -> None:
     official(tmp_path / "theirs.pth", "mobilenet-2", "module.")
     detector = load_detector(tmp_path / "theirs.pth", gpu_num="cpu", faces_given=True)
-    assert (detector.channels, detector.size, detector.threshold) == ("BGR", 224, 0.5)
+    assert (detector.channels, detector.size, detector.calibration) == ("BGR", 224, None)
     crop = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
     images = torch.from_numpy(crop).permute(2, 0, 1)[None]
     with torch.inference_mode():
@@ -236,29 +257,67 @@ def test_official_checkpoint_gets_bgr_images(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- verdicts
 
 
+def scored_face(score: float, track: int = 0, box: Any = (20, 20, 60, 80), **parts: Any) -> ScoredFace:
+    place = np.array(box, np.float32)
+    blank = np.zeros((8, 8, 3), np.uint8)
+    return ScoredFace(place, 1.0, score, track, place, parts.get("heatmap"), parts.get("crop", blank))
+
+
 def faces(*scores: float) -> list[ScoredFace]:
-    box = np.array([20, 20, 60, 80], np.float32)
-    return [ScoredFace(box, 1.0, score, track, box, None) for track, score in enumerate(scores)]
+    return [scored_face(score, track) for track, score in enumerate(scores)]
 
 
-def file_score(frames: list[list[ScoredFace]]) -> FileScore:
-    result = FileScore(Path("a.mp4"))
-    for found in frames:
-        result.add(found)
-    result.decide(0.5)
+def steady_detector(calibration: dict[str, Any] | None = CALIBRATION, **parts: Any) -> Any:
+    """A detector that gives every crop one score, so no score changes with the crop."""
+    plain = {"score": lambda crops: (np.full(len(crops), 0.5), None), "calibration": calibration, "network": None}
+    return SimpleNamespace(
+        **plain | {"checkpoint": {"args": {}}, "training_faces": FACES, "faces_given": False} | parts
+    )
+
+
+def file_score(
+    frames: list[list[ScoredFace]], calibration: dict[str, Any] | None = CALIBRATION, **options: Any
+) -> FileScore:
+    result = FileScore(Path("a.mp4"), True, calibration["video_score"] if calibration else "mean")
+    for i, found in enumerate(frames):
+        result.add(i / 25, found)
+    result.decide(steady_detector(calibration), **{"error": 0.05, **options})
     return result
 
 
 def test_video_score_is_its_highest_face_score() -> None:
     result = file_score([faces(0.1, 0.9), faces(0.3, 0.5), faces(0.2, 0.7)])
     assert result.score == pytest.approx(0.7) and result.verdict == "fake"
-    assert (result.face, result.faces, result.frames) == (1, 2, 3)
-    assert str(result).startswith("a.mp4: fake 0.700 (2 faces, face 1 ") and str(result).endswith(", 3 frames)")
+    assert (result.face, len(result.people), result.frames) == (1, 2, 3)
+    assert [person.score for person in result.people] == pytest.approx([0.2, 0.7])
+    assert str(result).startswith("a.mp4: fake 0.700 [0.700, 0.700] (") and str(result).endswith(", 3 frames)")
+    assert "2 people, person 1 " in str(result)
+
+
+def test_video_score_is_combined_as_in_the_calibration() -> None:
+    frames = [faces(0.1), faces(0.9), faces(0.5)]
+    for how, score in (("mean", 0.5), ("max", 0.9), ("top2", 0.7)):
+        assert file_score(frames, CALIBRATION | {"video_score": how}).score == pytest.approx(score)
+    assert file_score(frames, None).score == pytest.approx(0.5)
+
+
+def test_crops_of_many_people_do_not_fill_the_memory() -> None:
+    """Of 300 people, one after the other, few keep their crops; among them is the person with the highest score."""
+    rng = np.random.default_rng(0)
+    means, lengths = rng.random(300).round(1), rng.integers(3, 9, 300)
+    for how in ("mean", "max"):
+        result = FileScore(Path("a.mp4"), True, how)
+        for track, (mean, length) in enumerate(zip(means, lengths, strict=True)):
+            for _ in range(length):
+                result.add(0.0, [scored_face(mean + rng.uniform(-0.01, 0.01) * (how == "max"), track)])
+        assert sum(person.crops is not None for person in result.tracks.values()) < 40
+        result.decide(steady_detector(), 0.05)  # all tracks are short, so all count
+        assert result.score == max(person.score for person in result.people) and len(result.people) == 300
 
 
 def test_short_track_is_ignored() -> None:
     result = file_score([*[faces(0.1, 0.9)] * 2, *[faces(0.1)] * 8])
-    assert (result.faces, result.verdict) == (1, "real")
+    assert (len(result.people), result.ignored, result.verdict) == (1, 1, "real")
 
 
 @pytest.mark.parametrize("length", [1, 2])
@@ -267,8 +326,48 @@ def test_very_short_video_is_scored_by_the_face_in_all_frames(length: int) -> No
     assert file_score([faces(0.1, 0.9), faces(0.1)]).verdict == "real"
 
 
-def test_score_at_the_threshold_is_real() -> None:
-    assert file_score([faces(0.5)] * 3).verdict == "real"
+def test_score_between_the_cutoffs_is_uncertain() -> None:
+    overlapping = CALIBRATION | {"video": CALIBRATION["video"] | {"real": np.linspace(0.1, 0.8, 39).tolist()}}
+    for score, verdict in ((0.75, "real"), (0.77, "uncertain"), (0.79, "fake")):
+        assert file_score([faces(score)] * 3, overlapping).verdict == verdict, score
+    assert file_score([faces(0.77)] * 3, overlapping, error=0.06).verdict == "uncertain"
+
+
+def test_every_verdict_has_its_error_rates() -> None:
+    """Of 39 real and 39 fake videos, and the new one, those as high or as low."""
+    alone, pair = file_score([faces(0.9)] * 3), file_score([faces(0.9, 0.1)] * 3)
+    assert (alone.verdict, alone.false_positive_rate) == ("fake", 1 / 40)
+    assert alone.false_negative_rate == (1 + sum(score <= alone.score for score in CALIBRATION["video"]["fake"])) / 40
+    assert (pair.verdict, pair.false_positive_rate) == ("fake", 2 / 40)  # each person may be called fake
+    assert (file_score([faces(0.1)] * 3).verdict, file_score([faces(0.1)] * 3).false_negative_rate) == ("real", 1 / 40)
+    assert "FPR 2.5 %" in str(alone) and "FPR 5 %" in str(pair)
+    assert "FPR 100 %" in str(file_score([faces(0.01)] * 3))
+
+
+def test_more_people_need_a_higher_score() -> None:
+    many = CALIBRATION | {"video": CALIBRATION["video"] | {"fake": [0.2] * 39}}
+    one, three = file_score([faces(0.247)] * 3, many), file_score([faces(0.247, 0.1, 0.1)] * 3, many)
+    assert (one.verdict, three.verdict) == ("fake", "uncertain")
+    assert one.cutoffs.fake < three.cutoffs.fake == 1.0  # 39 real videos are too few for an error of 5 % / 3
+
+
+def test_checkpoint_without_calibration_gives_a_score_and_no_verdict() -> None:
+    result = file_score([faces(0.9)] * 3, None)
+    assert result.score == pytest.approx(0.9) and result.spread == pytest.approx((0.9, 0.9))
+    assert result.verdict == "" and result.notes == [NO_CALIBRATION]
+    assert result.cutoffs is result.false_positive_rate is None and NO_CALIBRATION in str(result)
+
+
+def test_notes_about_the_checkpoint() -> None:
+    def notes(**parts: Any) -> str:
+        result = FileScore(Path("a.png"))
+        result.add(0.0, faces(0.9))
+        result.decide(steady_detector(**parts), 0.05)
+        return "; ".join(result.notes)
+
+    assert notes() == notes(training_faces=None, faces_given=True) == ""
+    assert "a guess" in notes(training_faces=None)
+    assert "drawn faces" in notes(checkpoint={"args": {"dataset": ["demo"]}})
 
 
 # ----------------------------------------------------------------------------------------------------------- images
@@ -285,14 +384,14 @@ def test_image_formats_and_modes(model: Path, tmp_path: Path, capsys: pytest.Cap
     write_image(a / "alpha.png", np.dstack([image, np.full_like(grey, 255)]))
     write_image(a / "größer 顔.webp", image, lossless=True)
     assert score("--model", model, a, "--json", tmp_path / "a.json") == 0
-    found = {Path(x["file"]).stem: x for x in json.loads((tmp_path / "a.json").read_text())}
-    assert len(found) == 6 and all(x["faces"] == x["frames"] == 1 for x in found.values())
+    found = {Path(x["file"]).stem: x for x in read_records(tmp_path / "a.json")}
+    assert len(found) == 6 and all(len(x["people"]) == x["frames"] == 1 for x in found.values())
     for same in ("exif", "alpha", "größer 顔"):
         assert found[same]["detections"] == found["plain"]["detections"]
     assert found["grey 16 bit"]["detections"] == found["grey"]["detections"]
     printed = capsys.readouterr().out.splitlines()
-    expected = f"{found['plain']['verdict']} {found['plain']['score']:.3f} (1 face)"
-    assert f"{a / 'größer 顔.webp'}: {expected}" in printed and len(printed) == 6
+    expected = f"{a / 'größer 顔.webp'}: {found['plain']['verdict']} {found['plain']['score']:.3f} ["
+    assert any(line.startswith(expected) for line in printed) and len(printed) == 6
 
 
 def test_files_without_a_score_are_reported_and_the_others_scored(
@@ -308,7 +407,7 @@ def test_files_without_a_score_are_reported_and_the_others_scored(
     write_video(tmp_path / "in/wall.mp4", people=())
     outputs = ["--annotate", tmp_path / "out", "--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]
     assert score("--model", model, tmp_path / "in", *outputs) == 3
-    causes = {Path(x["file"]).name: x["cause"] for x in json.loads((tmp_path / "a.json").read_text())}
+    causes = {Path(x["file"]).name: x["cause"] for x in read_records(tmp_path / "a.json")}
     assert causes.pop("good.png") == ""
     assert all("no face" in causes.pop(name) for name in ("wall.png", "dot.png", "wall.mp4"))
     assert len(causes) == 4 and all(cause.startswith("unreadable: ") for cause in causes.values()), causes
@@ -328,7 +427,7 @@ def test_content_identifies_files_with_unknown_endings(
     (tmp_path / "noise").write_bytes(np.random.default_rng(0).bytes(9000))
     names = ("clip", "clip.ts", "photo.scan", "cut", "notes.txt", "noise")
     assert score("--model", model, *(tmp_path / name for name in names), "--json", tmp_path / "a.json") == 3
-    clip, stream, image, cut, *others = json.loads((tmp_path / "a.json").read_text())
+    clip, stream, image, cut, *others = read_records(tmp_path / "a.json")
     assert clip["score"] is not None and (clip["frames"], stream["frames"], image["frames"]) == (3, 3, 1)
     assert image["score"] is not None and "unreadable" in cut["cause"] and "video" not in cut["cause"]
     assert all("neither an image nor a video" in other["cause"] for other in others)
@@ -414,11 +513,11 @@ def test_truncated_video_gets_a_note(
     content = whole.read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
     assert score("--model", model, tmp_path, "--json", tmp_path / "a.json") == 0
-    cut, varying, all_there = json.loads((tmp_path / "a.json").read_text())
-    assert varying["note"] == all_there["note"] == "" and varying["frames"] == 30
-    length = int(re.search(r"(\d+) of 200 frames", cut["note"])[1])
+    cut, varying, all_there = read_records(tmp_path / "a.json")
+    assert not any("frames" in note for note in varying["notes"] + all_there["notes"]) and varying["frames"] == 30
+    length = int(re.search(r"(\d+) of 200 frames", cut["notes"][0])[1])
     assert cut["frames"] == -(-length // 2) and 20 < length < 180
-    assert f"(1 face, {cut['frames']} frames; {cut['note']})" in capsys.readouterr().out
+    assert f", {cut['frames']} frames; {cut['notes'][0]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
@@ -461,29 +560,7 @@ def test_constant_frame_rate_gives_even_times(tmp_path: Path, ending: str) -> No
     assert list(reader.times) == pytest.approx([i * 1001 / 30000 for i in range(40)], abs=1e-9)
 
 
-# ----------------------------------------------------------------------------------------------------------- tables
-
-
-def test_json_and_csv_agree(model: Path, tmp_path: Path) -> None:
-    write_image(tmp_path / "in/a, b.png", photo(0, 1))
-    write_image(tmp_path / "in/none.png", photo())
-    write_video(tmp_path / "in/c.mp4")
-    assert score("--model", model, tmp_path / "in", "--json", tmp_path / "new/a.json", "--csv", tmp_path / "a.csv") == 3
-    files = json.loads((tmp_path / "new/a.json").read_text())
-    with (tmp_path / "a.csv").open(newline="") as table:
-        rows = list(csv.DictReader(table))
-    listed = [{"file": file["file"], **face} for file in files for face in file["detections"]]
-    assert [{key: str(value) for key, value in face.items()} for face in listed] == rows
-    assert [len(file["detections"]) for file in files] == [2, 3, 0]
-    assert [row["frame"] for row in rows] == ["0", "0", "0", "2", "4"]
-    assert [row["time"] for row in rows] == ["0.0", "0.0", "0.0", "0.08", "0.16"]
-    video = files[1]
-    assert video["score"] == pytest.approx(np.mean([face["score"] for face in video["detections"]]))
-    assert video["verdict"] == ("fake" if video["score"] > THRESHOLD else "real")
-    assert files[2]["score"] is None and files[2]["cause"] == "no face" and files[2]["face"] is None
-    pair = files[0]
-    assert pair["score"] == max(face["score"] for face in pair["detections"])
-    assert pair["score"] == pair["detections"][pair["face"]]["score"]
+# ---------------------------------------------------------------------------------------------------------- outputs
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
@@ -496,7 +573,7 @@ def test_outputs_to_a_pipe_and_a_symbolic_link(model: Path, tmp_path: Path, fixe
     link.symlink_to("real.csv")
     assert score("--model", model, image, "--json", pipe, "--csv", link) == 0
     reader.join(300)
-    assert pipe.is_fifo() and [Path(found["file"]) for found in json.loads(read[0])] == [image]
+    assert pipe.is_fifo() and [Path(json.loads(line)["file"]) for line in read[0].splitlines()] == [image]
     assert link.is_symlink() and tree(tmp_path) == ["a.png", "link.csv", "real.csv"]
 
 
@@ -558,7 +635,7 @@ def test_annotated_video_keeps_a_variable_frame_rate(
     _, about = read_video(tmp_path / "a_annotated.mp4")
     assert about["times"] == pytest.approx(VARYING, abs=1e-3)
     assert about["length"] == pytest.approx(VARYING[-1] + 0.3, abs=0.3)
-    ((found),) = json.loads((tmp_path / "a.json").read_text())
+    ((found),) = read_records(tmp_path / "a.json")
     assert [face["time"] for face in found["detections"]] == pytest.approx(VARYING[::2], abs=2e-3)
 
 
@@ -584,7 +661,7 @@ def test_box_is_drawn_at_the_face_of_a_rotated_image(model: Path, tmp_path: Path
     assert score("--model", model, file, "--annotate", tmp_path) == 0
     drawn = cv2.imread(str(tmp_path / "a_annotated.png"))
     assert drawn.shape == image.shape
-    assert any(np.array_equal(drawn[80, 20], colour) for colour in (REAL, FAKE))
+    assert any(np.array_equal(drawn[80, 20], colour) for colour in (REAL, FAKE, UNCERTAIN))
 
 
 def test_files_with_one_name_get_different_annotated_copies(tmp_path: Path) -> None:
@@ -618,18 +695,76 @@ def test_long_name_is_cut_in_the_annotated_copy(tmp_path: Path) -> None:
 
 
 def test_labels_number_the_faces_of_several_people() -> None:
-    image, place = np.zeros((200, 200, 3), np.uint8), np.array([20.0, 60, 180, 180])
-    two = [ScoredFace(place, 1.0, 0.25, track, place, None) for track in (0, 1)]
-    alone, both, second = (draw_faces(image, faces, 0.5) for faces in (two[:1], two, two[1:]))
-    wide = [np.flatnonzero((drawn[50] == REAL).all(axis=1)).max() for drawn in (alone, both, second)]
+    image = np.zeros((200, 200, 3), np.uint8)
+    first, second = (scored_face(0.25, track, (20, 60, 180, 180)) for track in (0, 1))
+    other = scored_face(0.25, 1, (20, 150, 180, 190))
+    wide = [
+        np.flatnonzero((draw_faces(image, found, CUTOFFS)[50] == REAL).all(axis=1)).max()
+        for found in ([first], [first, other], [second])
+    ]
     assert wide[0] < wide[1] and wide[0] < wide[2]  # the number makes the label longer
+
+
+def test_verdict_is_drawn_for_images_only() -> None:
+    image, face = np.zeros((200, 200, 3), np.uint8), scored_face(0.25, box=(20, 60, 180, 180))
+    plain, worded, grey = (
+        draw_faces(image, [face], cutoffs, verdicts)
+        for cutoffs, verdicts in ((CUTOFFS, False), (CUTOFFS, True), (None, True))
+    )
+    ends = [np.flatnonzero(drawn[50].any(axis=1)).max() for drawn in (plain, worded, grey)]
+    assert ends[0] == ends[2] < ends[1]
+    assert (grey[100, 20] == UNCERTAIN).all() and (plain[100, 20] == REAL).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48), (30, 24), (140, 200), (720, 1280)])
+def test_labels_fit_the_frame(height: int, width: int) -> None:
+    """Text and margins of each label are in the frame, and no label covers another one."""
+    found = [
+        scored_face(0.9, 0, (0.1 * width, 0.2 * height, 0.5 * width, 0.9 * height)),
+        scored_face(0.1, 1, (0.6 * width, 0.2 * height, 1.1 * width, 0.9 * height)),
+    ]
+    placed = []
+    rectangle = cv2.rectangle
+
+    def keep(image: np.ndarray, start: Any, end: Any, colour: Any, thickness: int) -> Any:
+        if thickness == cv2.FILLED:
+            placed.append((*start, *end))
+        return rectangle(image, start, end, colour, thickness)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cv2, "rectangle", keep)
+        draw_faces(np.zeros((height, width, 3), np.uint8), found, CUTOFFS)
+    (a_left, a_top, a_right, a_bottom), (b_left, b_top, b_right, b_bottom) = placed
+    assert all(0 <= left < right <= width and 0 <= top < bottom <= height for left, top, right, bottom in placed)
+    if height >= 48:
+        assert a_right < b_left or a_bottom < b_top
+
+
+def test_an_image_is_drawn_with_the_verdict_of_the_file(model: Path, tmp_path: Path) -> None:
+    """A verdict that changes with the crop is uncertain in the copy, too."""
+    result = FileScore(Path("a.png"), score=0.9, verdict="uncertain", cutoffs=CUTOFFS)
+    assert result.drawn_cutoffs().verdict(0.9) == "uncertain" and result.drawn_cutoffs().verdict(0.4) == "real"
+    result.verdict = "fake"
+    assert result.drawn_cutoffs() == CUTOFFS
+
+    file = write_image(tmp_path / "a.png", photo(0))
+    detector, seen = load_detector(model, gpu_num="cpu", faces_given=True), []
+
+    def draw(image: np.ndarray, found: Any, cutoffs: Any) -> np.ndarray:
+        seen.append(cutoffs.verdict(found[0].score))
+        return image
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scoring.files.draw_faces", draw)
+        patch.setattr("scoring.scores.score_variants", lambda *_: np.array([0.0, 1.0]))
+        assert score_file(detector, file, target=tmp_path / "b.png").verdict == "uncertain" and seen == ["uncertain"]
 
 
 def boxes_drawn(tmp_path: Path, scored: list[tuple[int, list[ScoredFace]]], frames: int) -> list[bool]:
     """For each frame of a video without faces, whether a box is drawn in its annotated copy."""
     pytest.importorskip("av")
     source = write_video(tmp_path / "a.mp4", frames=frames, people=())
-    annotate_video(source, tmp_path / "out.mp4", iter(scored), 0.5)
+    annotate_video(source, tmp_path / "out.mp4", iter(scored), CUTOFFS)
     return [bool(np.abs(f[:HEIGHT].astype(int) - 90).max() > 40) for f in read_video(tmp_path / "out.mp4")[0]]
 
 
@@ -644,7 +779,7 @@ def test_box_moves_between_scored_frames(tmp_path: Path) -> None:
     moved = face._replace(box=face.box + [80, 0, 80, 0], crop_box=face.crop_box + [80, 0, 80, 0])
     pytest.importorskip("av")
     source = write_video(tmp_path / "a.mp4", frames=5, people=())
-    annotate_video(source, tmp_path / "out.mp4", iter([(0, [face]), (4, [moved])]), 0.5)
+    annotate_video(source, tmp_path / "out.mp4", iter([(0, [face]), (4, [moved])]), CUTOFFS)
     for position, frame in enumerate(read_video(tmp_path / "out.mp4")[0]):
         assert abs(int(frame[60, 20 + 20 * position, 2]) - FAKE[2]) < 60
 
@@ -660,20 +795,36 @@ def test_frames_are_resized_to_the_first_frame(tmp_path: Path, monkeypatch: pyte
 
     pytest.importorskip("av")
     monkeypatch.setattr("scoring.annotate.FrameReader", Reader)
-    annotate_video(tmp_path, tmp_path / "out.mp4", iter([(0, faces(0.9)), (2, faces(0.1))]), 0.5)
+    annotate_video(tmp_path, tmp_path / "out.mp4", iter([(0, faces(0.9)), (2, faces(0.1))]), CUTOFFS)
     frames, _ = read_video(tmp_path / "out.mp4")
     assert [frame.shape for frame in frames] == [(90 + STRIP_HEIGHT, 120, 3)] * 4
 
 
 def test_strip_plots_the_scores_so_far() -> None:
-    strip = ScoreStrip(100, 0.4, threshold=0.5)
+    strip = ScoreStrip(100, 0.4, Cutoffs(0.3, 0.6))
     for time, scores in ((0, [0.9]), (0.2, [0.9, 0.2]), (0.24, []), (0.4, [0.1])):
         strip.add(time, faces(*scores))
     picture = strip.draw(0.2)
     assert picture.shape == (STRIP_HEIGHT, 100, 3)
     assert np.abs(picture[:20, 25].astype(int) - FAKE).sum(axis=1).min() == 0  # high, and red
-    assert (picture[:12, 70:] == 255).all() and np.abs(picture[45:, 99].astype(int) - REAL).sum(axis=1).min() == 0
-    assert (picture[0, :50] == 255).all() and picture[0, 50].tolist() == [120, 120, 120]
+    assert (picture[:12, 75:] == 255).all() and np.abs(picture[45:, 99].astype(int) - REAL).sum(axis=1).min() == 0
+    now = np.flatnonzero((picture == 120).all(axis=(0, 2)))
+    assert now.tolist() == [16 + round((99 - 16) / 2)]  # half of the width right of the axis
+
+
+@pytest.mark.parametrize("width", [20, 48, 64, 200, 1280])
+def test_strip_has_an_axis_and_the_cutoffs(width: int) -> None:
+    strip, plain = ScoreStrip(width, 4.0, Cutoffs(0.3, 0.6)), ScoreStrip(width, 4.0, None)
+    picture, without = strip.draw(0.0), plain.draw(0.0)
+    changed = np.flatnonzero((picture != without).any(axis=(1, 2)))
+    assert [round((1 - score) * (STRIP_HEIGHT - 9)) + 4 for score in (0.6, 0.3)] == changed.tolist()
+    left = strip._left
+    assert (picture[10:50, left - 2] == 120).all() and left < width / 2
+    # The curve does not cover the numbers.
+    for time in (0.0, 1.0, 4.0):
+        plain.add(time, faces(0.5))
+    assert (plain.draw(0.0)[:, : left - 2] == without[:, : left - 2]).all()
+    assert (without[:, : max(0, left - 5)] < 255).any() == (width >= 40)
 
 
 def test_faces_outside_of_small_images_can_be_drawn() -> None:
@@ -681,8 +832,7 @@ def test_faces_outside_of_small_images_can_be_drawn() -> None:
     for height, width in ((1, 1), (2, 300), (40, 30)):
         image = np.zeros((height, width, 3), np.uint8)
         for box in ([-50, -50, 500, 500], [400, 400, 410, 410], [0, 0, 1, 1], [-9, -9, -8, -8]):
-            place = np.array(box, np.float32)
-            assert draw_faces(image, [ScoredFace(place, 1.0, 1.0, 0, place, heat)], 0.5).shape == image.shape
+            assert draw_faces(image, [scored_face(1.0, box=box, heatmap=heat)], CUTOFFS).shape == image.shape
 
 
 def test_channels_last_features_give_equal_heatmaps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -766,7 +916,9 @@ def test_exported_network_gives_equal_scores(model: Path, exported: Path, batch:
 @pytest.mark.slow
 def test_exported_network_describes_its_preprocessing(exported: Path) -> None:
     found = metadata(exported)
-    assert (found["format"], found["recipe"], found["threshold"]) == (1, "checkpoint", THRESHOLD)
+    assert (found["format"], found["recipe"]) == (1, "checkpoint")
+    cutoffs = {"real_below": pytest.approx(0.5), "fake_above": pytest.approx(0.5)}
+    assert found["verdict"] == {"error": 0.05, "between": "uncertain", "frame": cutoffs, "video": cutoffs}
     assert (found["normalise"]["channels"], found["resize"]["size"]) == ("RGB", 32)
     assert (found["detect"]["detector"], found["sample"]["every"]) == ("mtcnn", 2)
     assert (found["crop"]["margin"], found["crop"]["size"]) == (1.4, 80)
@@ -795,9 +947,10 @@ def exported_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_export_of_a_checkpoint_without_a_recipe(tmp_path: Path, exported_graph: Any) -> None:
     import onnxruntime
 
-    assert score("--model", checkpoint(tmp_path / "m.pth", faces=None), "--export", tmp_path / "m.onnx") == 0
+    file = checkpoint(tmp_path / "m.pth", faces=None, calibration=None)
+    assert score("--model", file, "--export", tmp_path / "m.onnx") == 0
     found = metadata(tmp_path / "m.onnx")
-    assert found["recipe"] == "default" and found["detect"]["detector"] is None
+    assert found["recipe"] == "default" and found["verdict"] is None and found["detect"]["detector"] is None
     assert [output.name for output in onnxruntime.InferenceSession(tmp_path / "m.onnx").get_outputs()] == ["score"]
 
 
@@ -1019,15 +1172,12 @@ def test_video_functions_in_the_page_give_the_score_of_the_project(
             found = page["score_face"](frame, page["smooth_box"](i, positions, boxes[track]))
             assert found == pytest.approx(face.score, abs=1e-4), (position, track)
             scores[track].append(found)
-    assert len(positions) == 11 and len(scores) == 3 and expected.faces == 2
+    assert len(positions) == 11 and len(scores) == 3 and len(expected.people) == 2
     assert page["video_score"](list(scores.values()), len(positions)) == pytest.approx(expected.score, abs=1e-4)
     for frames, lengths, combined in ((50, (6, 4), 0.4), (50, (6, 5), 0.9), (50, (2, 2), 0.9), (2, (2, 2), 0.9)):
-        result = FileScore(
-            video, frames=frames, tracks={t: (n, m * n) for t, n, m in zip((0, 1), lengths, (0.4, 0.9), strict=True)}
-        )
-        result.decide(THRESHOLD)
-        found = page["video_score"]([[m] * n for n, m in zip(lengths, (0.4, 0.9), strict=True)], frames)
-        assert (found, result.score) == pytest.approx((combined, combined))
+        scores = [[mean] * n for n, mean in zip(lengths, (0.4, 0.9), strict=True)]
+        result = file_score([[face for face in faces(0.4, 0.9) if i < lengths[face.track]] for i in range(frames)])
+        assert (page["video_score"](scores, frames), result.score) == pytest.approx((combined, combined))
 
 
 # ------------------------------------------------------------------------------------------------------ wrong input
@@ -1126,7 +1276,7 @@ def test_export_without_onnx(
     assert not tree(tmp_path)
 
 
-def test_interruption_leaves_no_partial_files(
+def test_interruption_leaves_complete_files_only(
     model: Path,
     tmp_path: Path,
     fixed_face_detector: None,
@@ -1138,16 +1288,17 @@ def test_interruption_leaves_no_partial_files(
     real = scoring_detector.ForgeryDetector.score
     calls = []
 
-    def interrupted(self: Any, crops: Any) -> Any:
+    def interrupted(self: Any, crops: Any, evidence: bool = False) -> Any:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 3:  # after the image and its variants
             raise KeyboardInterrupt
-        return real(self, crops)
+        return real(self, crops, evidence)
 
     monkeypatch.setattr(scoring_detector.ForgeryDetector, "score", interrupted)
     outputs = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv", "--annotate", tmp_path / "out"]
     assert score("--model", model, tmp_path / "in", *outputs) == 130
-    assert tree(tmp_path) == ["in/a.png", "in/b.mp4", "out/a_annotated.png"]
+    assert tree(tmp_path) == ["a.csv", "a.json", "in/a.png", "in/b.mp4", "out/a_annotated.png"]
+    assert [Path(record["file"]).name for record in read_records(tmp_path / "a.json")] == ["a.png"]
     assert clip.is_file() and "interrupted" in capsys.readouterr().err
 
 
@@ -1164,8 +1315,11 @@ def test_full_disk(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    refused(capsys, "--model", model, image, "--json", tmp_path / "a.json", says="a.json")
+    refused(capsys, "--model", model, image, "--annotate", tmp_path / "out", says="a_annotated.png")
     assert tree(tmp_path) == ["a.png"]
+    for flag in ("--json", "--csv"):
+        if Path("/dev/full").exists():
+            refused(capsys, "--model", model, image, flag, "/dev/full", says=f"{flag}: /dev/full")
 
 
 def test_bug_is_not_reported_as_wrong_input(

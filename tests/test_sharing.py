@@ -31,7 +31,7 @@ from models.checkpoints import load_checkpoint, load_trained
 from models.shared_model import HUB_NAME
 from scoring import share
 from tests.conftest import ROOT, arguments, make_dataset
-from tests.test_inference import checkpoint
+from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
 
@@ -44,7 +44,7 @@ ENTRIES = {
         "slurm": {"partition": "secret"}, "lr": 0.1,
     },
     "faces": {"every": 2, "margin": 1.4, "crop_size": 80, "detector": "mtcnn", "weights": None, "videos": SECRET},
-    "threshold": 1 / 3,
+    "calibration": CALIBRATION,
     "later": {"tiny": [1, 2.5, None, {"nested": "plain"}]},  # an entry that a later version may add
     "balance": {"weights": torch.ones(3)},
 }  # fmt: skip
@@ -71,7 +71,11 @@ def shared(source: Path) -> Path:
 
 def results(folder: Path, checkpoint_sha256: str, auc: float = 0.8125) -> Path:
     """Write a results.json with one dataset."""
-    metrics = dict.fromkeys(("acc", "ap", "eer", "log_loss", "video_auc"), 0.5) | {"frames": 12, "videos": 4}
+    metrics = dict.fromkeys(("acc", "ap", "eer", "log_loss", "video_auc"), 0.5) | {
+        "frames": 12,
+        "videos": 4,
+        "clusters": 3,
+    }
     metrics |= {"auc": auc, "auc_interval": [0.625, 0.9375]}
     content = {
         "checkpoint": SECRET, "checkpoint_sha256": checkpoint_sha256, "data_root": SECRET, "precision": "fp32",
@@ -83,11 +87,17 @@ def results(folder: Path, checkpoint_sha256: str, auc: float = 0.8125) -> Path:
 
 
 def scores(model: Path | str, root: Path) -> list[dict[str, Any]]:
-    """Score one image with inference.py; return the content of its JSON file."""
+    """Score one image with inference.py; return its record without what differs between runs or models."""
     cv2.imwrite(str(root / "face.png"), np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8))
     argv = ["--model", str(model), "--faces_given", "--gpu_num", "cpu", "--json", str(root / "scores.json")]
-    assert inference.main([*argv, str(root / "face.png")]) == 0
-    return json.loads((root / "scores.json").read_text())
+    assert inference.main([*argv, "--overwrite", "True", str(root / "face.png")]) == 0
+    return comparable(root / "scores.json")
+
+
+def comparable(file: Path) -> list[dict[str, Any]]:
+    """The records in a file, without the date, and without the model except its thresholds."""
+    found = read_records(file)
+    return [{**record, "run": None, "model": record["model"]["thresholds"]} for record in found]
 
 
 def refused(model: Path | str, capsys: pytest.CaptureFixture, *says: str) -> None:
@@ -118,7 +128,7 @@ def test_folder_has_weights_and_settings(source: Path, shared: Path) -> None:
     assert all(torch.equal(weights[key], saved[key]) for key in saved)
     loaded = load_checkpoint(shared)
     assert loaded["sha256"] == sha256(shared / "config.json")
-    assert loaded["threshold"] == ENTRIES["threshold"] and loaded["later"] == ENTRIES["later"]
+    assert loaded["calibration"] == CALIBRATION and loaded["later"] == ENTRIES["later"]
     assert loaded["args"] == {
         "model": "test_resnet", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "pretrained": "start.pth", "lr": 0.1,
     }  # fmt: skip
@@ -178,6 +188,7 @@ def test_card_has_the_numbers_of_this_checkpoint_only(
     assert numbers not in card("other")
     results(run, sha)
     text = card("same")
+    assert "threshold of frames | 0.5000; " in text and "false positive rate 0 %" in text
     assert numbers in text and "| tiny |" in text and sha in text and "evidence" in text
     assert numbers not in card("elsewhere", results(tmp_path / "test", sha, auc=0.25))
     assert "0.2500 [" in card("both", run, tmp_path / "test")
@@ -250,7 +261,9 @@ def test_damaged_folders_are_refused(shared: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     "change",
     [{"args": {"model": 3}}, {"args": {"size": "32"}}, {"args": {"num_LIBs": None}}, {"channels": "HSV"},
-     {"threshold": "0.5"}, {"faces": []}, {"epoch": -1}],
+     {"calibration": 0.5}, {"calibration": {"video_score": "mean"}},
+     {"calibration": CALIBRATION | {"video_score": "no"}},
+     {"calibration": CALIBRATION | {"video": CALIBRATION["video"] | {"real": ["0.5"]}}}, {"faces": []}, {"epoch": -1}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_changed_settings_are_refused(
@@ -420,15 +433,17 @@ def test_upload_and_download(hub: FakeHub, source: Path, shared: Path, tmp_path:
 def test_revisions(hub: FakeHub, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     first = hub.add(content(shared))
     hub.revisions["v1"] = first
-    changed = json.loads((shared / "config.json").read_text()) | {"threshold": 0.75}
+    calibration = json.loads(json.dumps(CALIBRATION))
+    calibration["frame"]["threshold"] = 0.75
+    changed = json.loads((shared / "config.json").read_text()) | {"calibration": calibration}
     second = hub.add(content(shared) | {"config.json": json.dumps(changed).encode(), "other.bin": b"not downloaded"})
     for name, threshold, commit in (
         ("user/ff-model", 0.75, second),
-        ("user/ff-model@v1", 1 / 3, first),
-        (f"user/ff-model@{first}", 1 / 3, ""),
+        ("user/ff-model@v1", 0.5, first),
+        (f"user/ff-model@{first}", 0.5, ""),
     ):
         capsys.readouterr()
-        assert scores(name, tmp_path)[0]["threshold"] == threshold, name
+        assert scores(name, tmp_path)[0]["model"]["frame"]["threshold"] == threshold, name
         note = capsys.readouterr().err
         assert f"user/ff-model@{commit}" in note if commit else "note" not in note
     assert not any("other.bin" in request for request in hub.requests)
@@ -520,4 +535,4 @@ def test_the_environment_names_the_hub(hub: FakeHub, source: Path, shared: Path,
     argv = ["--model", "user/ff-model@main", "--faces_given", "--gpu_num", "cpu", "--json", "hub.json"]
     command = [sys.executable, str(ROOT / "inference.py"), *argv, str(tmp_path / "face.png")]
     subprocess.run(command, cwd=tmp_path, env=os.environ | variables, check=True)
-    assert json.loads((tmp_path / "hub.json").read_text()) == expected
+    assert comparable(tmp_path / "hub.json") == expected
