@@ -159,7 +159,7 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
             network(batch).fused.double().softmax(1)[:, 1].tolist()
             for batch in (normalised(images.flip(1)), normalised(images))
         )
-    scores = [float(line.split(",")[-1]) for line in lines[1:]]
+    scores = [float(line.split(",")[3]) for line in lines[1:]]
     assert scores == pytest.approx(bgr, rel=1e-5)
     assert scores != pytest.approx(rgb, rel=1e-5)
 

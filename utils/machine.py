@@ -2,9 +2,9 @@
 
 import platform
 import re
-import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 import torch
 
@@ -28,10 +28,11 @@ def find_commit() -> str | None:
     """Return the commit of this checkout, with -dirty after it if tracked files differ; None outside a checkout."""
     if not (HERE / ".git").exists():
         return None
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+        with Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as git:
+            return git.communicate(timeout=10)[0].strip() or None
+    except (OSError, TimeoutExpired):
         return None
 
 
