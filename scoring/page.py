@@ -206,8 +206,8 @@ def build_page(
     with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
         gr.Markdown(
             "# Real or fake?\nUpload an image or a video to score its faces. The browser sends the file only to the "
-            "machine that serves this page. The page deletes the upload after scoring and the annotated copy "
-            f"after about {KEEP_SECONDS // 60} minutes.\n\n"
+            "machine that serves this page. The page deletes the upload after scoring, and the annotated "
+            f"copy and the record after about {KEEP_SECONDS // 60} minutes.\n\n"
             f"Model: {model}, SHA-256 {detector.checkpoint['sha256'][:16]}..."
         )
         with gr.Row():
@@ -304,8 +304,8 @@ def _plot_scores(seconds: np.ndarray, scores: np.ndarray, cutoffs: Cutoffs | Non
     """Plot N scores over N times in seconds, in the colours of the verdicts on single frames."""
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axis = figure.subplots()
-    for cutoff in cutoffs or ():
-        axis.axhline(cutoff, color="0.6", linewidth=1)
+    for cutoff, label in zip(cutoffs or (), ("cutoffs", None), strict=False):
+        axis.axhline(cutoff, color="0.6", linewidth=1, label=label)
     axis.plot(seconds, scores, color="0.3", linewidth=1)
     verdicts = np.array(["uncertain" if cutoffs is None else cutoffs.verdict(score) for score in scores])
     for name, colour in COLOURS.items():
