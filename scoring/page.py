@@ -166,6 +166,11 @@ def _heatmap_pictures(
     return pictures, flat
 
 
+def _path_and_name(upload: Any) -> Any:
+    """Return the path of an upload and its name: Gradio leaves unusual characters of the name out of the path."""
+    return upload and (upload.path, upload.orig_name or "")
+
+
 def build_page(
     detector: ForgeryDetector, folder: Path, model: Path = Path("model"), error: float = ERROR
 ) -> "gradio.Blocks":
@@ -217,8 +222,7 @@ def build_page(
                 summary = gr.Markdown(elem_id="summary")
                 record = gr.File(label="record", visible=False, elem_id="record")
                 shown_record = gr.JSON(label="record", visible=False, max_height=400, elem_id="shown_record")
-                # Gradio changes unusual characters of the name in the path.
-                upload.preprocess = lambda payload: payload and (payload.path, payload.orig_name or "")
+                upload.preprocess = _path_and_name  # type: ignore[assignment, method-assign]
             with gr.Column(scale=2):
                 # `buttons` leaves out "share", which would send a picture to Hugging Face.
                 image = gr.Image(
