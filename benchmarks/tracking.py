@@ -8,7 +8,7 @@ box is this person's face. Every two videos give three scenes. FOLDER holds one 
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +42,9 @@ class Sample(NamedTuple):
     box: np.ndarray
 
 
-# A scene: for each sampled frame its position, its pixels, and the box of each person (None: hidden).
-Scene = Iterator[tuple[int, np.ndarray, list[np.ndarray | None]]]
+# A frame of a scene: its position, its pixels, and the box of each person (None: hidden).
+Shown = tuple[int, np.ndarray, list[np.ndarray | None]]
+Scene = Iterator[Shown]
 
 
 def read(video: Path, detector: Detector) -> dict[str, list[Sample]]:
@@ -148,8 +149,8 @@ RULES: dict[str, dict[str, Any]] = {
     "REACH = 4": {"REACH": 4.0},
     "SPEED = 0": {"SPEED": 0.0},
     "SPEED = 0.2": {"SPEED": 0.2},
-    "MAX_LOOK_DISTANCE = 0.3": {"MAX_LOOK_DISTANCE": 0.3},
-    "MAX_LOOK_DISTANCE = 0.5": {"MAX_LOOK_DISTANCE": 0.5},
+    "MAX_LOOK_DISTANCE = 0.32": {"MAX_LOOK_DISTANCE": 0.32},
+    "MAX_LOOK_DISTANCE = 0.52": {"MAX_LOOK_DISTANCE": 0.52},
 }
 SCENES: dict[str, tuple[Callable[..., Scene], int]] = {  # and the number of people
     "alone": (alone, 1),
@@ -160,7 +161,7 @@ SCENES: dict[str, tuple[Callable[..., Scene], int]] = {  # and the number of peo
 }
 
 
-def count(scene: Scene, rule: str) -> tuple[list[int], int]:
+def count(scene: Iterable[Shown], rule: str) -> tuple[list[int], int]:
     """Track a scene; return the number of tracks of each person, and of tracks that hold more than one person."""
     tracker, ready = tracks.FaceTracker(), []
     people: dict[int, list[int]] = {}  # by position, in the order of the boxes
@@ -223,12 +224,18 @@ def main() -> None:
     portraits = read_portraits(args.portraits, detector) if args.portraits else np.empty((0, 0))
     print_look_distances(people, portraits)
 
-    results: dict[tuple[str, str, str], tuple[list[int], int]] = {}
-    for scene, (make, size) in progress(SCENES.items(), "scenes", unit="scenes"):
-        for rule, sampling in itertools.product(RULES, SAMPLINGS):
-            groups = itertools.combinations([person[sampling] for person in people], size)
-            counts = [count(make(*group), rule) for group in groups]
-            results[scene, rule, sampling] = [n for numbers, _ in counts for n in numbers], sum(m for _, m in counts)
+    results: dict[tuple[str, str, str], tuple[list[int], int]] = {
+        (scene, rule, name): ([], 0) for scene in SCENES for rule in RULES for name in SAMPLINGS
+    }
+    for (scene, (make, size)), sampling in progress(
+        list(itertools.product(SCENES.items(), SAMPLINGS)), "scenes", unit="scenes"
+    ):
+        for group in itertools.combinations([person[sampling] for person in people], size):
+            film = list(make(*group))
+            for rule in RULES:
+                numbers, merged = results[scene, rule, sampling]
+                more_numbers, more_merged = count(film, rule)
+                results[scene, rule, sampling] = numbers + more_numbers, merged + more_merged
 
     def cell(scene: str, rule: str, samplings: Sequence[str]) -> str:
         numbers = [n for sampling in samplings for n in results[scene, rule, sampling][0]]

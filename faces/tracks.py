@@ -1,4 +1,4 @@
-"""Face tracks: link the boxes of successive frames by motion and appearance, and smooth them."""
+"""Face tracks: link the boxes of successive frames by movement and colours, and smooth them."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ with without_compiler():
 # docs/preprocessing.md, section "Tracks", has the measurements behind these three.
 REACH = 3.0  # sides of the face that it may move at once ...
 SPEED = 0.1  # ... and in addition per frame of the video
-MAX_LOOK_DISTANCE = 0.4  # Hellinger distance of a person's colours in two frames
+MAX_LOOK_DISTANCE = 0.42  # Hellinger distance of a person's colours in two frames
 MAX_GAP = 10  # sampled frames after which a lost face gets a new track
 SMOOTHING_RADIUS = 2  # sampled frames before and after, over which a box is averaged
 MIN_IOU = 0.2  # with a frame's own box; a box with less overlap is not averaged
@@ -92,7 +92,7 @@ def link_cost(new: Sequence[Detection], old: Sequence[Detection]) -> np.ndarray:
         old: M detections in earlier frames.
 
     Returns:
-        N x M costs, 0 or more.
+        Costs, N x M, 0 or more.
     """
     boxes, last_boxes = (np.stack([face.box for face in faces]) for faces in (new, old))
     sides, last_sides = (np.sqrt(np.maximum(b[:, 2:] - b[:, :2], 1).prod(1)) for b in (boxes, last_boxes))
@@ -121,9 +121,7 @@ class FaceTracker:
         self._track_count = 0
 
     def push(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> list[FrameFaces]:
-        """Add a frame (H x W x 3, uint8, BGR) with its boxes (N x 4, pixels) and scores (N); return the frames that are
-        ready.
-        """
+        """Add a frame, H x W x 3, BGR, with boxes (N x 4, pixels) and scores (N); return the frames that are ready."""
         tracks = self._assign([Detection(self._pushed, position, box, look(frame, box)) for box in boxes])
         detected = {t: (box, float(score)) for t, box, score in zip(tracks, boxes, scores, strict=True)}
         self._frames.append((position, frame, detected))
@@ -140,7 +138,7 @@ class FaceTracker:
         tracks = [-1] * len(faces)
         if candidates and faces:
             cost = link_cost(faces, list(self._last.values()))
-            # A pair that is not linked costs 1, however far apart it is, so that it does not displace a good pair.
+            # A pair that will not be linked costs 1, however far apart it is: it must not break up another pair.
             for row, column in zip(*scipy.optimize.linear_sum_assignment(np.minimum(cost, 1)), strict=True):
                 if cost[row, column] < 1:
                     tracks[row] = candidates[column]

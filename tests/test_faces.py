@@ -252,6 +252,11 @@ def test_a_jump_starts_a_new_track() -> None:
     assert [ready.faces[0].track for ready in out] == [0, 1]
 
 
+def test_a_distant_face_does_not_break_up_a_pair() -> None:
+    out = follow([[[0, 0, 10, 10], [20, 0, 30, 10]], [[2, 0, 12, 10], [-60, 0, -50, 10]]])
+    assert [face.track for face in out[1].faces] == [0, 2]
+
+
 def test_boxes_are_averaged_over_time() -> None:
     lefts = [0, 2, 1, 3, 2, 4, 3]
     out = follow([[[x, 0, x + 10, 10]] for x in lefts])
