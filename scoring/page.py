@@ -166,6 +166,11 @@ def _heatmap_pictures(
     return pictures, flat
 
 
+def _path_and_name(upload: Any) -> Any:
+    """Return the path of an upload and its name: Gradio leaves unusual characters of the name out of the path."""
+    return upload and (upload.path, upload.orig_name or "")
+
+
 def build_page(
     detector: ForgeryDetector, folder: Path, model: Path = Path("model"), error: float = ERROR
 ) -> "gradio.Blocks":
@@ -206,8 +211,8 @@ def build_page(
     with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
         gr.Markdown(
             "# Real or fake?\nUpload an image or a video to score its faces. The browser sends the file only to the "
-            "machine that serves this page. The page deletes the upload after scoring and the annotated copy "
-            f"after about {KEEP_SECONDS // 60} minutes.\n\n"
+            "machine that serves this page. The page deletes the upload after scoring, and the annotated "
+            f"copy and the record after about {KEEP_SECONDS // 60} minutes.\n\n"
             f"Model: {model}, SHA-256 {detector.checkpoint['sha256'][:16]}..."
         )
         with gr.Row():
@@ -217,8 +222,7 @@ def build_page(
                 summary = gr.Markdown(elem_id="summary")
                 record = gr.File(label="record", visible=False, elem_id="record")
                 shown_record = gr.JSON(label="record", visible=False, max_height=400, elem_id="shown_record")
-                # Gradio changes unusual characters of the name in the path.
-                upload.preprocess = lambda payload: payload and (payload.path, payload.orig_name or "")
+                upload.preprocess = _path_and_name  # type: ignore[assignment, method-assign]
             with gr.Column(scale=2):
                 # `buttons` leaves out "share", which would send a picture to Hugging Face.
                 image = gr.Image(
@@ -304,8 +308,8 @@ def _plot_scores(seconds: np.ndarray, scores: np.ndarray, cutoffs: Cutoffs | Non
     """Plot N scores over N times in seconds, in the colours of the verdicts on single frames."""
     figure = Figure(figsize=(7, 2.2), layout="constrained")
     axis = figure.subplots()
-    for cutoff in cutoffs or ():
-        axis.axhline(cutoff, color="0.6", linewidth=1)
+    for cutoff, label in zip(cutoffs or (), ("cutoffs", None), strict=False):
+        axis.axhline(cutoff, color="0.6", linewidth=1, label=label)
     axis.plot(seconds, scores, color="0.3", linewidth=1)
     verdicts = np.array(["uncertain" if cutoffs is None else cutoffs.verdict(score) for score in scores])
     for name, colour in COLOURS.items():

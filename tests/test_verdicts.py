@@ -37,6 +37,7 @@ def test_cutoffs_by_hand() -> None:
     assert choose_cutoffs(found, "video", 0.2, faces=2) == pytest.approx((0.2, 0.9))
     assert choose_cutoffs(found, "video", 0.2, faces=3) == pytest.approx((0.2, 1.0))  # no score means fake
     assert choose_cutoffs(found, "video", 0.09) == (0.0, 1.0)
+    assert choose_cutoffs(found, "video", 1.0) == pytest.approx((0.5, 0.5))  # any verdict may be wrong
     verdicts = [choose_cutoffs(found, "video", 0.2).verdict(score) for score in (0.19, 0.2, 0.8, 0.81)]
     assert verdicts == ["real", "uncertain", "uncertain", "fake"]
     assert error_rates(found, "video", 0.85) == pytest.approx((0.2, 0.9))
