@@ -1,5 +1,6 @@
 """Checkpoints of this project and of the authors, in both directions."""
 
+import csv
 import json
 from pathlib import Path
 from typing import BinaryIO
@@ -148,7 +149,8 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
     official(tiny / "theirs.pth", "mobilenet-2", "module.")
     more = ["--model", "mobilenet", "--test", "True", "--resume_model", str(tiny / "theirs.pth"), "--name", "theirs"]
     assert training.main(arguments(tiny, *more)) == 0
-    lines = (tiny / "output/theirs/predictions.csv").read_text().splitlines()
+    with (tiny / "output/theirs/predictions.csv").open() as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
 
     network = build_network("mobilenet", 2, 32).eval()
     load_network(network, load_checkpoint(tiny / "theirs.pth"))
@@ -159,7 +161,6 @@ def test_authors_checkpoint_is_tested_as_bgr(tiny: Path) -> None:
             network(batch).fused.double().softmax(1)[:, 1].tolist()
             for batch in (normalised(images.flip(1)), normalised(images))
         )
-    scores = [float(line.split(",")[3]) for line in lines[1:]]
     assert scores == pytest.approx(bgr, rel=1e-5)
     assert scores != pytest.approx(rgb, rel=1e-5)
 

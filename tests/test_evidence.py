@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -339,6 +340,11 @@ def ablation_arguments(root: Path, *more: str, epoch: int = 1) -> list[str]:
 Started = list[list[str]]
 
 
+def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
+    """Replace `subprocess.run` in the study alone: training calls git."""
+    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The command lines of the started runs, which train in this process to save time."""
@@ -349,7 +355,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
         commands.append(command[2:])
         return subprocess.CompletedProcess(command, training.main(command[2:]))
 
-    monkeypatch.setattr(ablation.subprocess, "run", run)
+    replace_run(monkeypatch, run)
     return commands
 
 
@@ -493,7 +499,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
             return subprocess.CompletedProcess(command, 2)
         return subprocess.CompletedProcess(command, training.main(command[2:]))
 
-    monkeypatch.setattr(ablation.subprocess, "run", broken)
+    replace_run(monkeypatch, broken)
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0")
     log = tiny / "ablation/mixup_False-seed_0.log"
     assert_fails(ablation.main, command, capsys, "1 of 2 runs failed", str(log))
@@ -507,7 +513,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
     assert "left out: mixup_False-seed_0." in content["text"]
 
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "7")
-    monkeypatch.setattr(ablation.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 2))
+    replace_run(monkeypatch, lambda command, **_: subprocess.CompletedProcess(command, 2))
     assert_fails(ablation.main, command, capsys, "2 of 2 runs failed")
 
 
