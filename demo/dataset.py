@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from datasets.labels import CLASSES, SPLITS
+from datasets.sources import SOURCES_FILE, Origin, write_sources
 from demo.draw_face import Person, Pose, Scene, landmarks, random_person, random_poses, random_scene, render, vary
 from utils.errors import InputError
 from utils.progress import progress
@@ -26,7 +27,7 @@ from utils.progress import progress
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
 # Part of the stored settings: increase it when the drawings change, so that old datasets are drawn again.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -238,6 +239,11 @@ def make_demo(
                     if (v.split, v.label) == (split, label)
                 ]
                 (folder / f"{split}_{word}.txt").write_text("".join(lines))
+        origins = {}
+        for v in videos:  # all videos of a person are of one source, as in Celeb-DF
+            path, people_in = (root / "videos" / v.name).as_posix(), {v.person} | ({v.donor} - {None})
+            origins[path] = Origin(path, frozenset({f"person {v.person}"}), frozenset(map(str, people_in)))
+        write_sources(folder / SOURCES_FILE, origins)
         manifest = {"settings": settings, "videos": [vars(v) for v in videos]}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if out.exists():

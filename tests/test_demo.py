@@ -224,3 +224,12 @@ def test_interruption_is_one_line(
     assert main(["--out", str(tmp_path / "data")]) == 130
     assert capsys.readouterr().err == "demo: interrupted\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_videos_of_a_person_are_one_cluster(small: Path) -> None:
+    lines = [line for kind in ("real", "fake") for line in (small / f"train_{kind}.txt").read_text().splitlines()]
+    groups = group_folders([line.split(",")[1] for line in lines], small / "sources.csv")
+    videos = json.loads((small / "demo.json").read_text())["videos"]
+    people = {video["name"]: video["person"] for video in videos}
+    assert groups.unit == "source"
+    assert groups.clusters == [f"person {people[path.rpartition('/')[2]]}" for path in groups.videos]
