@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_baseline import histogram_auc
+from datasets.sources import group_folders
 from demo import dataset as demo
 from demo.__main__ import main
 from demo.draw_face import landmarks, random_person, random_poses, random_scene, render
