@@ -15,7 +15,7 @@ from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from evaluation.verdicts import ERROR, LEVELS, choose_cutoffs
 from faces.detectors import LONGER_SIDE, MIN_SCORE
 from faces.extraction import MIN_TRACK_LENGTH
-from faces.tracks import MAX_DISTANCE, MAX_GAP, MIN_IOU, SMOOTHING_RADIUS
+from faces.tracks import MAX_DISTANCE, MAX_GAP, MAX_LOOK_DISTANCE, MIN_IOU, REACH, SMOOTHING_RADIUS, SPEED
 from models.lib_network import LIBNetwork
 from scoring.detector import ForgeryDetector
 from scoring.scores import MIN_TRACK_SHARE
@@ -72,8 +72,24 @@ def describe_steps(detector: ForgeryDetector) -> dict[str, Any]:
             "shrink": "INTER_AREA",
             "min_score": MIN_SCORE,
         },
-        "track": {"match": "optimal assignment by intersection over union", "min_iou": MIN_IOU, "max_gap": MAX_GAP},
-        "smooth": {"method": "mean box", "radius": SMOOTHING_RADIUS, "max_distance": MAX_DISTANCE},
+        "track": {
+            "match": "optimal assignment by cost; pairs that cost 1 or more are not linked",
+            "cost": "hypot(movement / (reach + speed * frames), look_distance / max_look_distance)",
+            "movement": "distance of the centres / sqrt(side * last_side) + abs(log2(side / last_side))",
+            "side": "sqrt(width * height)",
+            "look_distance": "sqrt(max(0, 1 - sum(look * last_look)))",
+            "look": "square root of the 8 x 24 x 24 histogram of CIELAB (shares), of the 64 x 64 crop with margin 1",
+            "reach": REACH,
+            "speed": SPEED,
+            "max_look_distance": MAX_LOOK_DISTANCE,
+            "max_gap": MAX_GAP,
+        },
+        "smooth": {
+            "method": "mean box",
+            "radius": SMOOTHING_RADIUS,
+            "max_distance": MAX_DISTANCE,
+            "min_overlap": MIN_IOU,
+        },
         "crop": {
             "margin": recipe.margin,
             "side": "max(1, round(margin * max(right - left, bottom - top)))",

@@ -1174,6 +1174,12 @@ def test_video_functions_in_the_page_give_the_score_of_the_project(
             scores[track].append(found)
     assert len(positions) == 11 and len(scores) == 3 and len(expected.people) == 2
     assert page["video_score"](list(scores.values()), len(positions)) == pytest.approx(expected.score, abs=1e-4)
+    jumping = {0: [0, 0, 10, 10], 5: [2, 0, 12, 10], 10: [11, 0, 21, 10]}  # the last hardly overlaps the second
+    assert page["smooth_box"](1, [0, 5, 10], jumping).tolist() == [1, 0, 11, 10]
+    for how, combined in (("max", 0.6), ("top2", 0.5)):
+        monkeypatch.setitem(page["meta"]["combine"], "frames_of_a_face", how)
+        assert page["video_score"]([[0.1, 0.6, 0.4]], 3) == pytest.approx(combined)
+    monkeypatch.setitem(page["meta"]["combine"], "frames_of_a_face", "mean")
     for frames, lengths, combined in ((50, (6, 4), 0.4), (50, (6, 5), 0.9), (50, (2, 2), 0.9), (2, (2, 2), 0.9)):
         scores = [[mean] * n for n, mean in zip(lengths, (0.4, 0.9), strict=True)]
         result = file_score([[face for face in faces(0.4, 0.9) if i < lengths[face.track]] for i in range(frames)])
