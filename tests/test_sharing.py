@@ -103,7 +103,7 @@ def comparable(file: Path) -> list[dict[str, Any]]:
 def refused(model: Path | str, capsys: pytest.CaptureFixture, *says: str) -> None:
     """Assert that inference.py and training.py refuse a model with one sentence."""
     for run, flag, more in (
-        (inference.main, "--model", ["--export", "never.onnx"]),
+        (inference.main, "--model", ["--export", os.devnull]),
         (training.main, "--resume_model", ["--test"]),
     ):
         capsys.readouterr()
