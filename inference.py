@@ -145,7 +145,7 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
                 raise InputError(f"--{flag} {target} is a folder; give a file.")
             if target.resolve() in taken:
                 raise InputError(f"--{flag} {target} would replace another input or output; give another file.")
-            if flag == "export" and target.exists() and not args.overwrite:
+            if flag == "export" and target.is_file() and not args.overwrite:
                 raise InputError(f"--export {target} exists; give another file, or --overwrite True to replace it.")
             taken.add(target.resolve())
     return files, targets
@@ -178,7 +178,12 @@ def run(args: InferenceArguments) -> int:
     unscored = False
     shared = describe_detector(detector, args.model)
     with open_records(args.json, args.csv, detector.checkpoint["sha256"], args.overwrite) as (write, known):
-        finished = {file for file in files if str(file) in known and known[str(file)].sha256 == file_sha256(file)}
+        finished = {
+            file
+            for file in files
+            if str(file) in known and known[str(file)].sha256 == file_sha256(file)
+            if file not in targets or targets[file].exists() or not known[str(file)].scored
+        }
         if finished:
             print(
                 f"note: {len(finished)} of {len(files)} files have records already; --overwrite True scores them again"

@@ -186,8 +186,12 @@ class RunFolder:
             self._log.test(parse.plain_arguments(self.args), results["datasets"])
 
     def _write_lines(self, state: TrainState) -> None:
-        with atomic_write(self.path / "train.log") as part:
-            part.write_text("".join(f"{format_epoch(epoch)}\n" for epoch in state.history), encoding="utf-8")
+        log = self.path / "train.log"
+        older = max(0, state.epoch - len(state.history))  # epochs of a version that stored no history
+        lines = log.read_text(encoding="utf-8").splitlines()[:older] if older and log.is_file() else []
+        lines += map(format_epoch, state.history)
+        with atomic_write(log) as part:
+            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def close(self) -> None:
         """End the logs and the lock."""

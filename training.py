@@ -246,7 +246,8 @@ def load_best(
         best = load_checkpoint(state.best_file)
         load_network(state.network, best)
     world.copy_from_rank_0(state.network)
-    if world.gather_objects(state.best_file == folder.best and "familiar" not in best)[0]:
+    own = state.best_file is not None and folder.best.is_file() and folder.best.samefile(state.best_file)
+    if world.gather_objects(own and state.args.save_model and "familiar" not in best)[0]:
         batch_size = state.args.test_bs
         remembered = remember_training(state.network, train_faces, val_faces, state.channels, batch_size, world)
         if world.leads:

@@ -174,7 +174,7 @@ def check_folder(job: Run) -> None:
     found = read_json(file)
     for key, value in job.settings.items():
         # --save_path may name the same folder differently.
-        if key not in (*NOT_INHERITED, "save_path") and found.get(key) != value:
+        if key not in (*NOT_INHERITED, "save_path") and found.get(key, value) != value:
             raise InputError(
                 f"{job.folder} has a run with --{key} {found.get(key)}, not {value}; give another --save_path or "
                 "remove the folder."
@@ -206,12 +206,12 @@ def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | 
     """Compare the video AUC of a configuration with that of the default, both averaged over the seeds.
 
     Returns:
-        ``difference``, its 95 % ``interval`` over test videos, and ``p``; None without finished runs of both, with
-        several datasets, or if the runs tested different images.
+        ``difference``, its 95 % ``interval`` over test videos, and ``p``; None for the default itself, with several
+        datasets, or if the runs tested different images.
     """
     scored = [[read_predictions(job.folder / "predictions.csv") for job in jobs] for jobs in (default, runs)]
     tests = [test for tests in scored for test in tests]
-    if not (scored[0] and scored[1]) or runs == default or any(len(test) > 1 for test in tests):
+    if runs == default or any(len(test) > 1 for test in tests):
         return None
     first, second = ([next(iter(test.values())) for test in tests] for tests in scored)
     images, video_score = first[0], runs[0].settings["video_score"]
@@ -362,8 +362,10 @@ def run(args: AblationArguments, passed_on: list[str]) -> None:
             measured = [measure(job) for job in runs[name] if job not in failed]
             metrics = {metric: summarise([result[metric] for result in measured]) for metric in METRICS}
             folders = [job.folder.name for job in runs[name]]
-            finished, default = ([job for job in jobs if job not in failed] for jobs in (runs[name], default_runs))
-            row_metrics = {"finished": len(measured), "change": compare_to_default(finished, default), **metrics}
+            pairs = list(zip(runs[name], default_runs, strict=False))  # by seed
+            finished = [pair for pair in pairs if not any(job in failed for job in pair)]
+            change = compare_to_default(*map(list, zip(*finished, strict=True))) if finished else None
+            row_metrics = {"finished": len(measured), "change": change, **metrics}
             tables[table].append({"label": label(row, base), "runs": folders, **row_metrics})
     numbers: dict[str, Any] = {
         "datasets": args.dataset,

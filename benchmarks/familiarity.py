@@ -36,8 +36,7 @@ def main() -> None:
         item = faces[position]
         if len(item) == 3:  # else a BadImage
             crop = np.ascontiguousarray(item[0].permute(1, 2, 0).numpy())
-            side = face_side(faces.file(position))
-            notes.update(unlike_training(network, checkpoint, [crop], np.inf if side is None else side))
+            notes.update(unlike_training(network, checkpoint, [crop], face_side(faces.file(position))))
     for note, count in notes.most_common():
         print(f"{args.dataset}: {count / len(chosen):.1%} of {len(chosen)} faces: {note}")
     if not notes:

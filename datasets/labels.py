@@ -14,6 +14,7 @@ from pathlib import Path
 
 from datasets.folders import list_images, real_path
 from datasets.packs import Pack, find_pack
+from datasets.sources import SOURCES_FILE, read_sources
 from utils.data_roots import DataRoot, root_of
 from utils.errors import InputError, did_you_mean, first_ten
 from utils.progress import progress
@@ -109,12 +110,14 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
         The real videos, then the fake videos, in file order.
 
     Raises:
-        InputError: the dataset is unknown; a label file is missing, empty or malformed; a folder is missing, has
+        InputError: the dataset is unknown; a label file is missing, empty or malformed, or sources.csv is malformed; a
+            folder is missing, has
             no images or is listed twice; the pack is damaged. A test set may have one empty label file.
     """
     label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
     entries = [_parse_label_file(file, label) for label, file in enumerate(files)]
+    read_sources(label_folder / SOURCES_FILE)  # a malformed file must not stop a run at its end
     empty_files = [str(file) for file, videos_of_class in zip(files, entries, strict=True) if not videos_of_class]
     if len(empty_files) == 2 or (empty_files and split != "test"):
         raise InputError(f"{' and '.join(empty_files)}: empty; write one line per video: label,path,number of frames.")

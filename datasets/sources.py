@@ -5,7 +5,6 @@ several sources or people has several lines; an unknown source or person is left
 """
 
 import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -16,6 +15,7 @@ import scipy  # its subpackages, which are slow to import, load when they are us
 
 from utils.errors import InputError
 from utils.files import write_if_changed
+from utils.tables import csv_line
 
 SOURCES_FILE = "sources.csv"
 COLUMNS = ("path", "video", "source", "identity")
@@ -43,7 +43,8 @@ class Groups(NamedTuple):
     Attributes:
         videos: F, the video of each folder.
         clusters: F, the cluster of each folder: videos connected by shared sources, named by one of these.
-        unit: what connects them: source, or identity if the dataset names no sources, or video if it names neither.
+        unit: what connects them: source, or identity of videos without known sources, or video of videos with neither;
+            several are joined by " or ".
     """
 
     videos: list[str]
@@ -58,14 +59,12 @@ def write_sources(file: Path, origins: dict[str, Origin]) -> None:
         file: the file to write.
         origins: folder, as in the label files -> its origin.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = [csv_line(COLUMNS)]
     for path, (video, sources, people) in origins.items():
         for source in sorted(sources) or [""]:
             for person in sorted(people) or [""]:
-                writer.writerow([path, video, source, person])
-    write_if_changed(file, text.getvalue())
+                lines.append(csv_line([path, video, source, person]))
+    write_if_changed(file, "".join(lines))
 
 
 def read_sources(file: Path) -> dict[str, Origin]:
@@ -123,7 +122,7 @@ def group_folders(paths: Sequence[str], sources_file: Path) -> Groups:
     """
     known = read_sources(sources_file)
     origins = [known.get(path) or origin_of_path(path) for path in paths]
-    unit = "source" if any(o.sources for o in origins) else "identity" if any(o.people for o in origins) else "video"
+    units = {"source" if o.sources else "identity" if o.people else "video" for o in origins}
     links = [sorted(origin.sources or origin.people or {origin.video}) for origin in origins]
     names = sorted({name for linked in links for name in linked} | {origin.video for origin in origins})
     number = {name: i for i, name in enumerate(names)}
@@ -137,4 +136,4 @@ def group_folders(paths: Sequence[str], sources_file: Path) -> Groups:
     for name in sorted({name for linked in links for name in linked}):
         name_of.setdefault(component[number[name]], name)
     videos = [origin.video for origin in origins]
-    return Groups(videos, [name_of[component[number[video]]] for video in videos], unit)
+    return Groups(videos, [name_of[component[number[video]]] for video in videos], " or ".join(sorted(units)))

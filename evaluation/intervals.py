@@ -128,8 +128,7 @@ def auc_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, cl
 
     Returns:
         The difference. It holds for other images, not for other runs. Interval and p are None if a class is in fewer
-        than two clusters, or if the difference has no variance, such as of AUCs of 0 and 1. Equal AUCs without
-        variance have p = 1.
+        than two clusters, or if the difference has no variance, such as of two AUCs of 1. Equal scores have p = 1.
     """
     rows = np.atleast_2d(first), np.atleast_2d(second)
     aucs = clustered_aucs(labels, np.concatenate(rows), clusters)
@@ -140,7 +139,7 @@ def auc_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, cl
         return Difference(means, None, None)
     deviation = float(np.sqrt(max(weights @ aucs.covariance @ weights, 0.0)))  # rounding can make it negative
     if deviation < 1e-12:
-        return Difference(means, [0.0, 0.0], 1.0) if abs(value) < 1e-12 else Difference(means, None, None)
+        return Difference(means, [0.0, 0.0], 1.0) if np.array_equal(*rows) else Difference(means, None, None)
     margin = _quantile(aucs.clusters) * deviation
     p = float(2 * stdtr(aucs.clusters - 1, -abs(value) / deviation))
     return Difference(means, [value - margin, value + margin], p)

@@ -44,12 +44,20 @@ class Scores(NamedTuple):
 
 
 def make_scores(
-    paths: list[str], labels: np.ndarray, scores: np.ndarray, videos: Sequence[str], clusters: Sequence[str]
+    paths: list[str],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    videos: Sequence[str],
+    clusters: Sequence[str],
+    folders: Sequence[str] | None = None,
 ) -> Scores:
-    """Make `Scores` from the paths, and the name of the video and the cluster, of N images."""
-    folders, _ = _numbers([path.rpartition("/")[0] for path in paths])
+    """Make `Scores` from the paths of N images, and the names of their videos, clusters and folders.
+
+    Without `folders`, the paths name the folders.
+    """
+    folder, _ = _numbers([path.rpartition("/")[0] for path in paths] if folders is None else folders)
     (video, video_names), (cluster, cluster_names) = _numbers(videos), _numbers(clusters)
-    return Scores(paths, labels, scores, folders, video, cluster, video_names, cluster_names)
+    return Scores(paths, labels, scores, folder, video, cluster, video_names, cluster_names)
 
 
 def _numbers(names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -76,15 +84,21 @@ def collect_scores(
         InputError: sources.csv of a dataset is malformed.
     """
     video_of, cluster_of, units = [""] * len(faces.videos), [""] * len(faces.videos), set()
-    for dataset in {video.dataset for video in faces.videos}:
+    datasets = {video.dataset for video in faces.videos}
+    for dataset in datasets:
         members = [i for i, video in enumerate(faces.videos) if video.dataset == dataset]
         groups = group_folders([faces.videos[i].path for i in members], dataset_root / dataset / SOURCES_FILE)
         units.add(groups.unit)
         for i, video, cluster in zip(members, groups.videos, groups.clusters, strict=True):
             video_of[i], cluster_of[i] = video, cluster
+            if len(datasets) > 1:  # they may use the same names, or share folders
+                alone = video == faces.videos[i].path
+                video_of[i] = str(faces.videos[i].folder) if alone else f"{dataset}: {video}"
+                cluster_of[i] = f"{dataset}: {cluster}"
     folder_of = faces.video_of[positions]
     paths = [faces.path(position) for position in positions]
-    names = ([video_of[i] for i in folder_of], [cluster_of[i] for i in folder_of])
+    folders = [str(video.folder) for video in faces.videos]
+    names = ([of[i] for i in folder_of] for of in (video_of, cluster_of, folders))
     return make_scores(paths, faces.labels[positions], scores, *names), " or ".join(sorted(units))
 
 
@@ -94,7 +108,7 @@ COLUMNS = ("dataset", "path", "label", "score", "video", "cluster")
 def read_predictions(file: Path) -> dict[str, Scores]:
     """Read predictions.csv into the scores of each dataset.
 
-    Without the columns video and cluster, each folder is a video and a cluster of its own.
+    Without the columns video and cluster, each folder is a video, and the paths tell the clusters as far as they can.
 
     Raises:
         InputError: the file is missing, malformed or empty, or lists an image twice.
@@ -112,8 +126,8 @@ def read_predictions(file: Path) -> dict[str, Scores]:
                 dataset = images.setdefault(row["dataset"], {})
                 if row["path"] in dataset:
                     raise InputError(f"{file}: line {reader.line_num}: the file lists the image {row['path']} twice.")
-                video = row.get("video") or row["path"].rpartition("/")[0]
-                dataset[row["path"]] = label, score, video, row.get("cluster") or video
+                folder = row["path"].rpartition("/")[0]
+                dataset[row["path"]] = label, score, row.get("video") or folder, row.get("cluster") or ""
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InputError(
             f"{file}: line {reader.line_num} is malformed ({error}); it needs dataset, path, label (0 or 1) and score "
@@ -124,6 +138,8 @@ def read_predictions(file: Path) -> dict[str, Scores]:
     predictions = {}
     for name, scored in images.items():
         labels, scores, videos, clusters = zip(*scored.values(), strict=True)
+        if not all(clusters):
+            clusters = tuple(group_folders(videos, file.parent / SOURCES_FILE).clusters)
         predictions[name] = make_scores(list(scored), np.array(labels), np.array(scores), videos, clusters)
     return predictions
 

@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.files import atomic_write, read_json
 from utils.images import read_image
 
+NO_COLUMN = ("groups", "verdicts", "clusters")  # shown elsewhere
 CURVE_POINTS = 1000  # more would only make the file larger
 MISTAKES = 20  # per dataset
 FACE_SIZE, PLOT_SIZE = 160, 1600  # longest side of an embedded picture, in pixels
@@ -36,8 +37,8 @@ VERDICTS = (  # minimum video AUC, words
 )
 COLUMNS = {  # key in results.json -> header and explanation
     "frames": ("frames", "number of scored images"),
-    "videos": ("videos", "number of videos with scored images"),
-    "clusters": ("clusters", "number of groups of videos that share a source; the intervals come from these"),
+    "videos": ("videos", "number of videos with scored images, and of clusters: independent groups of videos, from "
+               "which the intervals come"),
     "acc": ("ACC", "accuracy at a threshold of 0.5"),
     "auc": ("AUC", "area under the ROC curve: the probability that a fake scores higher than a real one; 0.5 is "
             f"guessing, 1 is perfect. The range below the value is its 95{NBSP}% interval"),
@@ -181,9 +182,10 @@ def warn(scored: Scores, unit: str) -> str:
     real, fake = (len(np.unique(scored.clusters[scored.labels == label])) for label in (0, 1))
     if min(real, fake) >= SMALL:
         return ""
+    shared = "" if unit == "video" else f", counting videos that share a {unit} once"
     return (
-        f"The test set is small: {real} independent real and {fake} independent fake videos, counting videos that "
-        f"share a {unit} once. Numbers from fewer than {SMALL} may change much with other videos."
+        f"The test set is small: {real} independent real and {fake} independent fake videos{shared}. Numbers from "
+        f"fewer than {SMALL} may change much with other videos."
     )
 
 
@@ -206,15 +208,15 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
 
     def cell(metrics: dict[str, Any], name: str) -> tuple[str, str]:
         value, interval = metrics.get(name), metrics.get(f"{name}_interval")
-        if name in ("frames", "videos", "clusters") and value is not None:  # an average may have a fraction
+        if name == "videos" and value is not None and metrics.get("clusters", value) != value:
+            return f"{value:,.1f}".removesuffix(".0"), f"{metrics['clusters']:g} clusters"
+        if name in ("frames", "videos") and value is not None:  # an average may have a fraction
             value = f"{value:,.1f}".removesuffix(".0")
         return format_value(value), f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
-    names = list(
-        dict.fromkeys(name for _, _, metrics in parts for name in metrics if name not in ("groups", "verdicts"))
-    )
-    names = [name for name in names if not name.endswith("_interval")]
-    video_names = [name for name in names if name.startswith("video_") or name in ("videos", "clusters")]
+    names = list(dict.fromkeys(name for _, _, metrics in parts for name in metrics))
+    names = [name for name in names if name not in NO_COLUMN and not name.endswith("_interval")]
+    video_names = [name for name in names if name.startswith("video_") or name == "videos"]
     tables = []
     for title, prefix, columns in (
         ("Frames", "", [name for name in names if name not in video_names]),
@@ -246,7 +248,7 @@ def dataset_plots(scored: Scores, video_score: str, thresholds: dict[str, Any], 
     videos = score_videos(scored, video_score)
     units = {"frames": (scored.labels, scored.scores), "videos": (videos.labels, videos.scores)}
     marks = {f"{level}s": values and values["threshold"] for level, values in thresholds.items()}
-    both_classes = len(np.unique(scored.labels)) == 2
+    both_classes = len(np.unique(videos.labels)) == 2
     plots = []
     for title, draw, needs_both, caption in PLOTS:
         if needs_both and not both_classes:

@@ -47,6 +47,8 @@ def write_results(
     """
     calibration = checkpoint.get("calibration")
     thresholds = {level: calibration and {k: calibration[level][k] for k in THRESHOLD_KEYS} for level in LEVELS}
+    if calibration and calibration["video_score"] != args.video_score:
+        thresholds["video"] = None  # it belongs to another way of combining frames
     predictions, units, results = {}, {}, {}
     for dataset, images in tested.items():
         predictions[dataset], units[dataset] = collect_scores(*images, args.dataset_root)

@@ -41,11 +41,11 @@ def calibrate(scored: Scores, fpr: float | None, video_score: str) -> dict[str, 
         Plain values: ``video_score``; ``wanted_fpr``, the argument `fpr`; and for ``frame`` and ``video`` each a
         ``threshold``, the ``fpr`` and ``fnr`` (false positive and negative rate) that it has on the validation set, and
         the sorted scores of ``real`` and ``fake``, one per video: of a video, or of the frame in its middle, because
-        the frames of a video are not independent. None if the set has a single class.
+        the frames of a video are not independent. None if the videos have a single class.
     """
-    if not 0 < scored.labels.sum() < len(scored.labels):
-        return None
     videos = score_videos(scored, video_score)
+    if not 0 < videos.labels.sum() < len(videos.labels):
+        return None
     order = np.argsort(scored.videos, kind="stable")
     ends = np.cumsum(np.bincount(scored.videos))
     middle = order[(np.r_[0, ends[:-1]] + ends) // 2]
@@ -106,12 +106,13 @@ def error_rates(calibration: dict[str, Any], level: str, score: float, faces: in
     return min(1.0, faces * float(as_high)), float(as_low)
 
 
-def measure_verdicts(calibration: dict[str, Any], scored: Scores, error: float) -> dict[str, float | None]:
-    """Return the cutoffs for videos, and how they do on a test set.
+def measure_verdicts(calibration: dict[str, Any], scored: Scores, error: float) -> dict[str, Any]:
+    """Return the cutoffs for videos of one person, and how they do on a test set.
 
     Returns:
-        ``error``; the cutoffs ``real_below`` and ``fake_above``; ``real_called_fake`` and ``fake_called_real``, shares
-        of the videos of a class (None without such videos); ``uncertain``, the share of all videos.
+        ``error`` and ``video_score``; the cutoffs ``real_below`` and ``fake_above``; ``real_called_fake`` and
+        ``fake_called_real``, shares of the videos of a class (None without such videos); ``uncertain``, the share of
+        all videos.
     """
     cutoffs = choose_cutoffs(calibration, "video", error)
     videos = score_videos(scored, calibration["video_score"])
@@ -119,6 +120,7 @@ def measure_verdicts(calibration: dict[str, Any], scored: Scores, error: float) 
     between = (videos.scores >= cutoffs.real) & (videos.scores <= cutoffs.fake)
     return {
         "error": error,
+        "video_score": calibration["video_score"],
         "real_below": cutoffs.real,
         "fake_above": cutoffs.fake,
         "real_called_fake": float(np.mean(real > cutoffs.fake)) if len(real) else None,

@@ -122,7 +122,7 @@ def _sides(file: Path) -> dict[tuple[str, str], float]:
                 for name in ("", str(number)):
                     found[name, face["image"]] = float(min(right - left, bottom - top))
         return found
-    except (ValueError, LookupError, TypeError, OSError):
+    except (ValueError, LookupError, TypeError, AttributeError, OSError):  # a file of another origin
         return {}
 
 
@@ -141,7 +141,7 @@ def distances(features: Tensor, training_features: Tensor) -> np.ndarray:
 
 
 def unlike_training(
-    network: LIBNetwork, checkpoint: dict[str, Any], crops: Sequence[np.ndarray], side: float
+    network: LIBNetwork, checkpoint: dict[str, Any], crops: Sequence[np.ndarray], side: float | None
 ) -> list[str]:
     """Return a note for each way in which a face is unlike the training faces.
 
@@ -149,7 +149,7 @@ def unlike_training(
         network: on its device, in evaluation mode.
         checkpoint: without ``familiar`` there are no notes; without ``training_features`` the distance is left out.
         crops: N >= 1 crops of the face, each H x W x 3, uint8, RGB; their median counts.
-        side: shorter side of the smallest face box, in pixels.
+        side: shorter side of the face box in pixels, the median over the frames; None if there is no box.
     """
     familiar = checkpoint.get("familiar")
     if familiar is None:
@@ -157,7 +157,8 @@ def unlike_training(
     size, device = checkpoint["args"]["size"], next(network.parameters()).device
     images = [resize(crop, size) for crop in crops]
     measures = [measure_face(image) for image in images]
-    found = {name: float(np.median([m[name] for m in measures])) for name in measures[0]} | {"side": side}
+    found = {name: float(np.median([m[name] for m in measures])) for name in measures[0]}
+    found["side"] = np.inf if side is None else side
     notes = [
         f"the face is {WORDS[name]} than 95 % of the training faces"
         for name, quantile in familiar["quantiles"].items()

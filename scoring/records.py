@@ -21,6 +21,7 @@ from scoring.scores import FileScore, Person
 from utils.errors import InputError
 from utils.files import sha256
 from utils.machine import describe_run
+from utils.tables import csv_line
 
 FORMAT = 1
 COLUMNS = (
@@ -111,7 +112,7 @@ def describe_person(person: Person) -> dict[str, Any]:
         "frames": len(person.scores),
         "first": round(person.first, 3),
         "last": round(person.last, 3),
-        "smallest_face": round(person.smallest_face, 1),
+        "smallest_face": round(min(person.sides), 1),
     }
 
 
@@ -168,7 +169,7 @@ def open_records(
     """
     kinds: list[tuple[str, Path | None, Reader, Callable[[dict[str, Any]], str]]] = [
         ("--json", json_file, _read_lines, lambda record: json.dumps(record) + "\n"),
-        ("--csv", csv_file, _read_rows, lambda record: _csv_line(csv_row(record))),
+        ("--csv", csv_file, _read_rows, lambda record: csv_line(csv_row(record))),
     ]
     with ExitStack() as stack:
         outputs, headers = [], {}
@@ -178,7 +179,7 @@ def open_records(
                 known = _known_records(file, flag, read, checkpoint_sha256) if continued else {}
                 append = stack.enter_context(_open(file, flag, "a" if continued else "w"))
                 if flag == "--csv" and not (continued and file.stat().st_size):
-                    headers[append] = _csv_line(COLUMNS)
+                    headers[append] = csv_line(COLUMNS)
                 outputs.append((append, known, line))
 
         def write(record: dict[str, Any]) -> None:
@@ -187,7 +188,7 @@ def open_records(
                     append(headers.pop(append, "") + line(record))
 
         first = outputs[0][1] if outputs else {}
-        yield write, {file: found for file, found in first.items() if all(file in known for _, known, _ in outputs)}
+        yield write, {file: found for file, found in first.items() if all(k.get(file) == found for _, k, _ in outputs)}
 
 
 # Maps the text of an output to its files with their records and checkpoints.
@@ -258,9 +259,3 @@ def _read_rows(text: str) -> Iterator[tuple[str, Known, str]]:
         raise ValueError("another header")
     for row in reader:
         yield row["file"], Known(row["sha256"] or None, row["score"] != ""), row["checkpoint_sha256"]
-
-
-def _csv_line(row: Sequence[Any]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(row)
-    return text.getvalue()

@@ -31,7 +31,7 @@ class Person:
         score: their combination, such as the mean.
         first: time in seconds of the first scored frame with this face.
         last: the same of the last frame.
-        smallest_face: shorter side of the smallest box, in pixels.
+        sides: shorter side of the box in each of these frames, in pixels.
         crops: some of the face crops; None after `FileScore.forget_crops`.
         last_frame: number of the last scored frame with this face, from 1.
     """
@@ -39,8 +39,8 @@ class Person:
     face: int
     first: float
     last: float
-    smallest_face: float
     scores: list[float] = field(default_factory=list, repr=False)
+    sides: list[float] = field(default_factory=list, repr=False)
     score: float = 0.0
     crops: KeptCrops | None = field(default_factory=KeptCrops, repr=False)
     last_frame: int = 0
@@ -95,10 +95,10 @@ class FileScore:
         """Add the faces of the next frame, at a time in seconds."""
         self.frames += 1
         for face in faces:
-            side = float(min(face.box[2] - face.box[0], face.box[3] - face.box[1]))
-            person = self.tracks.setdefault(face.track, Person(face.track, time, time, side))
+            person = self.tracks.setdefault(face.track, Person(face.track, time, time))
             person.scores.append(face.score)
-            person.last, person.smallest_face = time, min(person.smallest_face, side)
+            person.sides.append(float(min(face.box[2] - face.box[0], face.box[3] - face.box[1])))
+            person.last = time
             person.last_frame = self.frames
             if person.crops is not None:
                 person.crops.add(face.crop)
@@ -142,9 +142,8 @@ class FileScore:
         self.face, self.score = highest.face, highest.score
         others = max((person.score for person in self.people if person is not highest), default=0.0)
         changed = score_variants(highest.crops.chosen(), self.score, lambda crops: detector.score(crops)[0])
-        self.notes += unlike_training(
-            detector.network, detector.checkpoint, highest.crops.chosen(), highest.smallest_face
-        )
+        side = None if detector.faces_given else float(np.median(highest.sides))  # a given crop is no face box
+        self.notes += unlike_training(detector.network, detector.checkpoint, highest.crops.chosen(), side)
         if detector.training_faces is None and not detector.faces_given:
             self.notes.append("the checkpoint does not say how its training faces were cropped, so the crop is a guess")
         if DRAWN in detector.checkpoint["args"].get("dataset", []):

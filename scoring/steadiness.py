@@ -7,6 +7,7 @@ import numpy as np
 
 CROP_SHARE = 0.05  # of the side, that a tighter cut leaves out
 JPEG_QUALITIES = (90, 70, 50)
+LONGEST = 1024  # pixels; networks use 224
 KEPT = 3  # crops of a person in a video, whose variants are scored
 
 
@@ -28,6 +29,12 @@ class KeptCrops:
     def chosen(self) -> list[np.ndarray]:
         """Return at most `KEPT` crops."""
         return [self._crops[i] for i in np.unique(np.linspace(0, len(self._crops) - 1, KEPT).round().astype(int))]
+
+
+def shrink(crop: np.ndarray) -> np.ndarray:
+    """Shrink a crop to at most `LONGEST` pixels a side, because all its variants are in memory at once."""
+    scale = LONGEST / max(crop.shape[:2])
+    return crop if scale >= 1 else cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
 def variants(crop: np.ndarray) -> list[np.ndarray]:
@@ -66,5 +73,6 @@ def score_variants(
     Returns:
         `score`, and the scores of the V variants, 0 to 1.
     """
-    found = np.stack([score_crops([crop, *variants(crop)]) for crop in crops])
+    small = [shrink(crop) for crop in crops]
+    found = np.stack([score_crops([crop, *variants(crop)]) for crop in small])
     return np.clip(score + (found - found[:, :1]).mean(axis=0), 0.0, 1.0)

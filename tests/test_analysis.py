@@ -115,6 +115,9 @@ def test_videos_and_clusters_come_from_the_file_or_else_the_folders(tmp_path: Pa
     rows = [("set", f"{folder}/1.png", 0, 0.5) for folder in ("b", "a/c", "a")]
     (plain,) = read_predictions(write_predictions(tmp_path / "plain", rows) / "predictions.csv").values()
     assert plain.video_names == plain.cluster_names == ["b", "a/c", "a"]
+    celeb = [("set", f"Celeb-synthesis/id1_id{n}_0007/1.png", 1, 0.5) for n in (2, 3)]
+    (known,) = read_predictions(write_predictions(tmp_path / "known", celeb) / "predictions.csv").values()
+    assert len(known.video_names) == 2 and known.cluster_names == ["id1_0007"]
     scored = scores_of([0, 0, 1], [0.1, 0.2, 0.3], ["v", "v", "w"], ["c", "c", "c"], folders=["v/0", "v/1", "w"])
     save_predictions(tmp_path / "predictions.csv", {"set": scored})
     (again,) = read_predictions(tmp_path / "predictions.csv").values()

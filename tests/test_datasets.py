@@ -19,6 +19,7 @@ from datasets.images import FaceImages, make_loader
 from datasets.labels import Video, oversampling_factor, read_datasets, read_split
 from datasets.samplers import TrainingBatches
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, resize
+from evaluation.predictions import collect_scores
 from tests.conftest import make_dataset
 from utils.data_roots import parse_data_root, root_of
 from utils.errors import InputError
@@ -295,3 +296,20 @@ def test_augmentation_does_not_change_its_input() -> None:
         before = image.copy()
         getattr(augmentation, name)(image, rng)
         assert np.array_equal(image, before)
+
+
+def test_validation_videos_of_two_datasets_stay_apart(tmp_path: Path) -> None:
+    """Two datasets may use one name for different videos, and share a folder of real images."""
+    folders = {"a": tmp_path / "a", "b": tmp_path / "b"}
+    videos = [Video(name, "real/1", 0, folder, ("0.png",)) for name, folder in folders.items()]
+    videos += [Video(name, "shared", 0, tmp_path / "shared", ("0.png",)) for name in folders]
+    scored, _ = collect_scores(FaceImages(videos, 8), np.arange(4), np.array([0.1, 0.9, 0.5, 0.5]), tmp_path)
+    assert scored.videos.tolist() == scored.folders.tolist() == [0, 1, 2, 2]
+    alone, _ = collect_scores(FaceImages(videos[:1], 8), np.arange(1), np.array([0.1]), tmp_path)
+    assert alone.video_names == ["real/1"]
+
+
+def test_malformed_sources_are_found_before_a_run(tiny: Path) -> None:
+    (tiny / "labels/tiny/sources.csv").write_text("path,video\n")
+    with pytest.raises(InputError, match="sources.csv"):
+        read_split("tiny", "val", tiny / "labels", tiny / "faces")

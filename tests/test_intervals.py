@@ -73,6 +73,7 @@ def test_what_is_not_defined() -> None:
     labels, scores = np.array([1, 1, 0, 0]), np.array([3.0, 3, 0, 0])
     apart = np.arange(4)
     assert auc_difference(labels, scores, scores, apart) == ((1, 1), [0, 0], 1)
+    assert auc_difference(labels, scores, 2 * scores, apart) == ((1, 1), None, None)  # other scores, no variance either
     assert auc_difference(labels, -scores, scores, apart) == ((0, 1), None, None)  # no variance says nothing
     for clusters in (np.zeros(4, int), np.array([0, 1, 2, 2])):
         assert auc_interval(labels, scores, clusters) is None

@@ -15,11 +15,12 @@ def test_a_file_survives_a_round_trip(tmp_path: Path) -> None:
         "d/one/0": Origin("d/one", frozenset({"a", "b"}), frozenset({"x", "y, z"})),
         "d/one/1": Origin("d/one", frozenset({"a", "b"})),
         "d/two": Origin("d/two"),
+        "d/a\rb": Origin("d/a\rb"),
         "d/caf\udce9": Origin("d/caf\udce9", frozenset({"caf\udce9"})),  # not UTF-8
     }
     write_sources(tmp_path / "sources.csv", origins)
     assert read_sources(tmp_path / "sources.csv") == origins
-    assert len((tmp_path / "sources.csv").read_bytes().splitlines()) == 1 + 4 + 2 + 1 + 1
+    assert len((tmp_path / "sources.csv").read_bytes().splitlines()) == 1 + 4 + 2 + 1 + 3 + 1  # "\r" twice
     assert read_sources(NOWHERE) == {}
 
 
@@ -55,13 +56,15 @@ def test_shared_sources_connect_videos(tmp_path: Path) -> None:
     groups = group_folders(["v/0", "v/1", "w", "x", "y", "unknown"], file)
     assert groups.videos == ["v", "v", "w", "x", "y", "unknown"]
     assert groups.clusters == ["b", "b", "b", "b", "d", "unknown"]
-    assert groups.unit == "source"
+    assert groups.unit == "source or video"
 
 
 def test_people_connect_videos_without_sources(tmp_path: Path) -> None:
     write_sources(tmp_path / "s.csv", {name: Origin(name, frozenset(), frozenset(name)) for name in ("ab", "bc", "d")})
     groups = group_folders(["ab", "bc", "d"], tmp_path / "s.csv")
     assert groups.clusters == ["a", "a", "d"] and groups.unit == "identity"
+    mixed = group_folders(["ab", "x/Celeb-real/id1_0001", "two"], tmp_path / "s.csv")
+    assert mixed.unit == "identity or source or video"
     assert group_folders(["one", "two"], NOWHERE) == (["one", "two"], ["one", "two"], "video")
 
 

@@ -27,6 +27,9 @@ def test_a_calibration_by_hand() -> None:
     assert found["frame"]["fpr"] == np.mean(np.array([0.1, 0.3, 0.2, 0.5, 0.4]) > threshold)
     assert found["frame"]["fnr"] == np.mean(np.array([0.9, 0.4, 0.8, 0.7]) <= threshold)
     assert calibrate(scores_of([1, 1], [0.1, 0.2], "ab"), None, "mean") is None
+    # A real person beside a fake one: both frames' classes are there, but both videos are fake.
+    beside = scores_of([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], "aabb", folders=["a/0", "a/1", "b/0", "b/1"])
+    assert calibrate(beside, None, "mean") is None
 
 
 def test_cutoffs_by_hand() -> None:
@@ -79,6 +82,7 @@ def test_measured_errors_by_hand() -> None:
     scored = scores_of([0, 0, 0, 1, 1], [0.97, 0.5, 0.01, 0.99, 0.03], "abcde")
     assert measure_verdicts(found, scored, 0.05) == {
         "error": 0.05,
+        "video_score": "mean",
         "real_below": pytest.approx(0.05),
         "fake_above": pytest.approx(0.95),
         "real_called_fake": pytest.approx(1 / 3),

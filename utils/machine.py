@@ -3,6 +3,7 @@
 import platform
 import re
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
@@ -24,6 +25,7 @@ def describe_run(device: torch.device) -> dict[str, str | None]:
     }
 
 
+@cache
 def find_commit() -> str | None:
     """Return the commit of this checkout, with -dirty after it if tracked files differ; None outside a checkout."""
     if not (HERE / ".git").exists():
@@ -31,9 +33,13 @@ def find_commit() -> str | None:
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         with Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as git:
-            return git.communicate(timeout=10)[0].strip() or None
-    except (OSError, TimeoutExpired):
-        return None
+            try:
+                return git.communicate(timeout=10)[0].strip() or None
+            except TimeoutExpired:
+                git.kill()
+    except OSError:
+        pass
+    return None
 
 
 def cpu_name() -> str:
