@@ -247,6 +247,20 @@ def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.
     ]
 
 
+def test_train_log_of_an_older_version_is_continued(tiny: Path) -> None:
+    """Checkpoints of older versions have no history of the epochs."""
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    folder = tiny / "output/run"
+    before = (folder / "train.log").read_text()
+    older = load_checkpoint(folder / "model_last.pth")
+    del older["history"]
+    torch.save(older, folder / "model_last.pth")
+    resume = ["--resume_model", str(folder / "model_last.pth"), *MACHINE_ARGUMENTS, "--epoch", "2"]
+    assert training.main(resume) == 0
+    lines = (folder / "train.log").read_text().splitlines(keepends=True)
+    assert lines[0] == before and len(lines) == 2 and lines[1].startswith("epoch 2/2:")
+
+
 def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     aucs = iter([0.6, 0.9, 0.9, 0.7])
     real = training.binary_metrics
