@@ -287,12 +287,9 @@ def run(args: RobustnessArguments, world: World) -> None:
     bad_images.report(world)
     if not world.leads:
         return
-    if len(set(test_set.labels[positions])) < 2:
-        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
-
     clean, unit = collect_scores(test_set, positions, scores[:, 0], args.dataset_root)
     if len(set(score_videos(clean, args.video_score).labels)) < 2:
-        raise InputError(f"the videos of {args.dataset} have one class only; the AUC needs both classes.")
+        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
     measured = [measure(clean, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}
     for version, result in zip(faces.versions, measured, strict=True):

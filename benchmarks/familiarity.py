@@ -9,13 +9,12 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
 from analysis.study import evenly_spaced
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from models.checkpoints import load_trained
 from scoring.familiarity import face_side, unlike_training
+from utils.images import read_image
 from utils.progress import progress
 
 
@@ -33,10 +32,8 @@ def main() -> None:
     notes: Counter[str] = Counter()
     chosen = evenly_spaced(len(faces), args.images)
     for position in progress(chosen, args.dataset, unit="faces"):
-        item = faces[position]
-        if len(item) == 3:  # else a BadImage
-            crop = np.ascontiguousarray(item[0].permute(1, 2, 0).numpy())
-            notes.update(unlike_training(network, checkpoint, [crop], face_side(faces.file(position))))
+        file = faces.file(position)
+        notes.update(unlike_training(network, checkpoint, [read_image(file)], face_side(file)))
     for note, count in notes.most_common():
         print(f"{args.dataset}: {count / len(chosen):.1%} of {len(chosen)} faces: {note}")
     if not notes:

@@ -5,12 +5,10 @@ in clusters, and the variance of the AUC comes from sums over clusters (Obuchows
 one image per cluster it is the variance of DeLong, DeLong and Clarke-Pearson (Biometrics 44 (1988) 837-845).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit, stdtr, stdtrit  # scipy.stats is slow to import
-
-SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class AUCs(NamedTuple):
@@ -65,7 +63,8 @@ def clustered_aucs(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray)
 def _midranks(scores: np.ndarray) -> np.ndarray:
     """Return the ranks of K x N scores in each row, from 1; tied scores share their mean rank."""
     ordered = np.sort(scores, axis=1)
-    first, last = ([np.searchsorted(o, row, side) for o, row in zip(ordered, scores, strict=True)] for side in SIDES)
+    first = [np.searchsorted(row, values, "left") for row, values in zip(ordered, scores, strict=True)]
+    last = [np.searchsorted(row, values, "right") for row, values in zip(ordered, scores, strict=True)]
     return (np.array(first) + np.array(last) + 1) / 2
 
 

@@ -13,14 +13,13 @@ from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
 from evaluation.predictions import Scores, collect_scores, write_predictions
 from evaluation.report import write_report
-from evaluation.verdicts import LEVELS, measure_verdicts
+from evaluation.verdicts import measure_verdicts, thresholds_of
 from utils.data_roots import root_of
 from utils.files import write_json
 from utils.machine import describe_run
 from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
 
-THRESHOLD_KEYS = ("threshold", "fpr", "fnr")
 TestedImages = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of its N scored images, N scores
 
 
@@ -46,7 +45,7 @@ def write_results(
         The content of results.json.
     """
     calibration = checkpoint.get("calibration")
-    thresholds = {level: calibration and {k: calibration[level][k] for k in THRESHOLD_KEYS} for level in LEVELS}
+    thresholds = thresholds_of(calibration)
     if calibration and calibration["video_score"] != args.video_score:
         thresholds["video"] = None  # it belongs to another way of combining frames
     predictions, units, results = {}, {}, {}

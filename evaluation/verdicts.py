@@ -64,6 +64,12 @@ def calibrate(scored: Scores, fpr: float | None, video_score: str) -> dict[str, 
     return content
 
 
+def thresholds_of(calibration: dict[str, Any] | None) -> dict[str, dict[str, float] | None]:
+    """Return the ``threshold`` of ``frame`` and of ``video``, with its ``fpr`` and ``fnr``; None without one."""
+    keys = ("threshold", "fpr", "fnr")
+    return {level: calibration and {key: calibration[level][key] for key in keys} for level in LEVELS}
+
+
 def choose_cutoffs(calibration: dict[str, Any], level: str, error: float, faces: int = 1) -> Cutoffs:
     """Choose the cutoffs of verdicts.
 

@@ -7,6 +7,7 @@ neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbor
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,20 @@ from datasets.images import FaceImages, make_loader
 from datasets.transforms import normalise, resize
 from engine import BadImages, evaluate
 from models.lib_network import LIBNetwork
+from utils.errors import InputError
+from utils.images import read_image
 from utils.world import World
 
 FACES = 500  # of the training set, and of the validation set
 NEIGHBOUR = 10  # the distance to the 10th nearest training face counts
 SHARE = 0.05  # of the training faces below each quantile, and of the validation faces beyond the distance
-WORDS = {"brightness": "darker", "sharpness": "more blurred", "side": "smaller"}
+JPEG_QUALITY = 95  # for `measure_detail`
+WORDS = {
+    "brightness": "is darker",
+    "sharpness": "is more blurred",
+    "detail": "has less fine detail, as after strong compression,",
+    "side": "is smaller",
+}
 
 
 class FusedFeature(nn.Module):
@@ -52,6 +61,19 @@ def measure_face(image: np.ndarray) -> dict[str, float]:
     return {"brightness": float(grey.mean()), "sharpness": float(cv2.Laplacian(grey, cv2.CV_32F).var())}
 
 
+def measure_detail(crop: np.ndarray) -> float:
+    """Return the bytes per pixel that a crop needs as a JPEG.
+
+    Compression removes fine detail, so a compressed crop needs less. Resizing hides this: the crop must have the size
+    that it was cut with.
+
+    Args:
+        crop: H x W x 3, uint8, RGB.
+    """
+    pixels = np.ascontiguousarray(crop[..., ::-1])
+    return len(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]) / (crop.size / 3)
+
+
 def remember_training(
     network: LIBNetwork, train_faces: FaceImages, val_faces: FaceImages, channels: str, batch_size: int, world: World
 ) -> dict[str, Any]:
@@ -67,9 +89,9 @@ def remember_training(
 
     Returns:
         ``familiar``: ``quantiles``, the 5 % quantile of each measure of the training faces (``brightness`` and
-        ``sharpness`` as in `measure_face`; ``side``, the shorter side of the face box in pixels, if preprocessing.py
-        wrote the boxes), and ``distance``, which 5 % of the validation faces exceed. ``training_features``: N x d,
-        float16. Both classes are represented as in the training set.
+        ``sharpness`` as in `measure_face`; ``detail`` as in `measure_detail`; ``side``, the shorter side of the face
+        box in pixels, if preprocessing.py wrote the boxes), and ``distance``, which 5 % of the validation faces exceed.
+        ``training_features``: N x d, float16. Both classes are represented as in the training set.
     """
     chosen = [_spread(len(faces)) for faces in (train_faces, val_faces)]
     features = []
@@ -91,6 +113,8 @@ def remember_training(
         if len(item) == 3:  # else a BadImage
             for name, value in measure_face(np.ascontiguousarray(item[0].permute(1, 2, 0).numpy())).items():
                 measured[name].append(value)
+            with suppress(InputError):  # the file may be gone, and its pixels in a pack
+                measured["detail"].append(measure_detail(read_image(train_faces.file(position))))
         side = face_side(train_faces.file(position))
         measured["side"] += [] if side is None else [side]
     quantiles = {name: float(np.quantile(values, SHARE)) for name, values in measured.items() if values}
@@ -158,9 +182,10 @@ def unlike_training(
     images = [resize(crop, size) for crop in crops]
     measures = [measure_face(image) for image in images]
     found = {name: float(np.median([m[name] for m in measures])) for name in measures[0]}
+    found["detail"] = float(np.median([measure_detail(crop) for crop in crops]))
     found["side"] = np.inf if side is None else side
     notes = [
-        f"the face is {WORDS[name]} than 95 % of the training faces"
+        f"the face {WORDS[name]} than 95 % of the training faces"
         for name, quantile in familiar["quantiles"].items()
         if found[name] < quantile
     ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from evaluation.verdicts import LEVELS
+from evaluation.verdicts import thresholds_of
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.scores import FileScore, Person
 from utils.errors import InputError
@@ -37,16 +37,12 @@ def describe_detector(detector: ForgeryDetector, model: Path) -> dict[str, Any]:
         detector: the detector.
         model: the value of ``--model``.
     """
-    calibration = detector.calibration
-    thresholds = calibration and {
-        level: {name: calibration[level][name] for name in ("threshold", "fpr", "fnr")} for level in LEVELS
-    }
     return {
         "model": {
             "checkpoint": str(model),
             "sha256": detector.checkpoint["sha256"],
             "trained_with": detector.checkpoint["args"],
-            "thresholds": thresholds,
+            "thresholds": detector.calibration and thresholds_of(detector.calibration),
             "precision": detector.precision,
         },
         "crops": {
