@@ -41,7 +41,7 @@ TABLES: Tables = {
 # The arguments that this command sets for each run.
 RESERVED = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
-CHANGE = "video AUC less default"
+CHANGE = "video AUC minus default"
 
 
 def seeds(text: str) -> list[int]:
@@ -203,7 +203,7 @@ def measure(job: Run) -> dict[str, float | None]:
 
 
 def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | None:
-    """Compare the video AUC of a configuration with that of the default, both averaged over the seeds.
+    """Compare the video AUC of a configuration with the video AUC of the default; both are means over the seeds.
 
     Returns:
         ``difference``, its 95 % ``interval`` over test videos, and ``p``; None for the default itself, with several
@@ -253,7 +253,7 @@ def make_table(tables: Tables) -> list[list[str]]:
 
 
 def change_of(row: dict[str, Any]) -> str:
-    """Return the difference of the video AUC to the default, with its interval."""
+    """Format the video AUC minus the video AUC of the default, with its interval."""
     change = row["change"]
     if change is None:
         return "-"

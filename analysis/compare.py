@@ -137,8 +137,8 @@ def describe_method(first: Path, second: Path, video_score: str) -> str:
     return (
         f"The difference is the AUC of {second} (B) minus the AUC of {first} (A) on the same images. "
         f"The score of a face is the {video_score} of its frame scores; a video has the score of its highest face. "
-        "The test is that of DeLong for images in clusters (Obuchowski, 1997): frames of one video, and videos of one "
-        "source, are not independent."
+        "The test is DeLong's test for clusters of images (Obuchowski, 1997), because frames of one video, and videos "
+        "of one source, are not independent."
     )
 
 

@@ -26,7 +26,7 @@ def draw(rng: np.random.Generator, mode: str, pairs: int, gap: float) -> tuple[n
         rng: the random numbers.
         mode: one of `MODES`.
         pairs: number of pairs of sources.
-        gap: mean score of a fake less that of a real video; every score has a variance of 1.
+        gap: mean score of fake videos minus mean score of real videos; every score has a variance of 1.
     """
     labels = np.tile(np.repeat([0, 1], [REALS, FAKES]), pairs)
     pair = np.repeat(np.arange(pairs), REALS + FAKES)

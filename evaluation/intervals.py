@@ -77,7 +77,7 @@ def auc_interval(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray) -
 
     It is symmetric on the logit scale, with the quantile of Student's t for the number of clusters less one, because
     the AUC's distribution is skewed near 1 and its variance is uncertain with few clusters. An AUC of 0 or 1 has no
-    variance; its interval is that of Wilson (1927) for as many independent trials as there are clusters.
+    variance; its interval is Wilson's (1927) for a share, with the clusters as independent trials.
 
     Args:
         labels: N, 0 real and 1 fake.

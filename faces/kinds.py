@@ -62,7 +62,7 @@ def file_kind(file: Path) -> Literal["image", "animation", "video"] | None:
 def kind_to_skip(file: Path) -> str:
     """Return why the scan of a folder skips a file: ``hidden``, its ending, or ``no ending``; empty to use the file.
 
-    A file with another ending than those of images and videos is skipped unread.
+    A file is skipped without reading it if its ending is neither an image's nor a video's.
     """
     if file.name.startswith("."):  # macOS writes a hidden file ._a.png beside a.png on foreign disks
         return "hidden"

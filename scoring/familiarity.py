@@ -173,7 +173,7 @@ def unlike_training(
         network: on its device, in evaluation mode.
         checkpoint: without ``familiar`` there are no notes; without ``training_features`` the distance is left out.
         crops: N >= 1 crops of the face, each H x W x 3, uint8, RGB; their median counts.
-        side: shorter side of the face box in pixels, the median over the frames; None if there is no box.
+        side: shorter side of the face box in pixels, the median over the frames; None for a face without a box.
     """
     familiar = checkpoint.get("familiar")
     if familiar is None:

@@ -204,7 +204,7 @@ def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) 
     try:
         entries = list(read(complete))
     except (ValueError, LookupError, TypeError, csv.Error) as error:
-        raise InputError(f"{flag}: {file} exists and is no output of this command; {advice}.") from error
+        raise InputError(f"{flag}: {file} exists, but this command did not write it; {advice}.") from error
     if any(checkpoint != checkpoint_sha256 for _, _, checkpoint in entries):
         raise InputError(f"{flag}: {file} holds the scores of another checkpoint; {advice}.")
     if complete != text:

@@ -142,7 +142,7 @@ class FileScore:
         self.face, self.score = highest.face, highest.score
         others = max((person.score for person in self.people if person is not highest), default=0.0)
         changed = score_variants(highest.crops.chosen(), self.score, lambda crops: detector.score(crops)[0])
-        side = None if detector.faces_given else float(np.median(highest.sides))  # a given crop is no face box
+        side = None if detector.faces_given else float(np.median(highest.sides))  # a given crop has no face box
         self.notes += unlike_training(detector.network, detector.checkpoint, highest.crops.chosen(), side)
         if detector.training_faces is None and not detector.faces_given:
             self.notes.append("the checkpoint does not say how its training faces were cropped, so the crop is a guess")
@@ -194,9 +194,10 @@ def describe_rates(result: FileScore) -> str:
     """State the false positive and the false negative rate of a score in a sentence; "" without them."""
     if result.false_positive_rate is None or result.false_negative_rate is None or result.cutoffs is None:
         return ""
+    kind = "videos" if result.is_video else "images"
     people = f" with {len(result.people)} people" if len(result.people) > 1 else ""
     return (
-        f"Of real {'videos' if result.is_video else 'images'}{people} like those of the validation set, at most "
-        f"{100 * result.false_positive_rate:.3g} % score as high; of fake ones, at most "
-        f"{100 * result.false_negative_rate:.3g} % score as low."
+        f"At most {100 * result.false_positive_rate:.3g} % of the real {kind}{people} score this high, and at most "
+        f"{100 * result.false_negative_rate:.3g} % of the fake {kind} score this low. This holds for {kind} that are "
+        "similar to the validation videos."
     )

@@ -135,7 +135,7 @@ def test_page_shows_the_record_of_the_command_line(model: Path, tmp_path: Path) 
     assert record == expected
     heading, text = result.summary.split("\n\n")
     assert heading == f"## my face &#40;1&#41;.png: {record['verdict']}, {record['score']:.2f}"
-    assert f"{100 * record['false_positive_rate']:.3g} % score as high" in text
+    assert f"{100 * record['false_positive_rate']:.3g} % of the real" in text
     assert f"from {record['spread'][0]:.2f} to {record['spread'][1]:.2f}" in text
 
 
@@ -151,7 +151,7 @@ def test_page_without_a_calibration(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("av")
     detector = detector_of(checkpoint(tmp_path / "m.pth", calibration=None))
     result = score_upload(detector, write_video(tmp_path / "a.mp4", frames=10), tmp_path)
-    assert NO_CALIBRATION[4:] in result.summary and "score as high" not in result.summary
+    assert NO_CALIBRATION[4:] in result.summary and "score this high" not in result.summary
     assert re.match(r"## a\.mp4: 0\.\d\d\n", result.summary)
     assert len(result.curve.axes[0].lines) == 1  # no cutoffs
 
