@@ -1,6 +1,6 @@
 """Measure how many faces of a test set get each note of being unlike the training faces.
 
-    python -m benchmarks.familiarity --model output/demo/model_best.pth --dataset demo [--images 500]
+    python -m benchmarks.familiarity --model output/demo/model_best.pth --dataset demo [--images 500] [--jpeg 50]
 
 For a test set like the training set these are false alarms; each should be near 5 %. For another one they are finds.
 """
@@ -8,6 +8,9 @@ For a test set like the training set these are false alarms; each should be near
 import argparse
 from collections import Counter
 from pathlib import Path
+
+import cv2
+import numpy as np
 
 from analysis.study import evenly_spaced
 from datasets.images import FaceImages
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("--dataset_root", type=Path, default=Path("dataset"), help="folder of the label files")
     parser.add_argument("--data_root", type=Path, default=Path("."), help="base folder of paths in the label files")
     parser.add_argument("--images", type=int, default=500, help="number of images, evenly spaced (default: 500)")
+    parser.add_argument("--jpeg", type=int, help="compress each face first, with this JPEG quality")
     args = parser.parse_args()
     network, checkpoint = load_trained(args.model)
     faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), checkpoint["args"]["size"])
@@ -33,7 +37,11 @@ def main() -> None:
     chosen = evenly_spaced(len(faces), args.images)
     for position in progress(chosen, args.dataset, unit="faces"):
         file = faces.file(position)
-        notes.update(unlike_training(network, checkpoint, [read_image(file)], face_side(file)))
+        crop = read_image(file)
+        if args.jpeg:
+            encoded = cv2.imencode(".jpg", np.ascontiguousarray(crop[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, args.jpeg])
+            crop = np.asarray(cv2.imdecode(encoded[1], cv2.IMREAD_COLOR))[..., ::-1].copy()
+        notes.update(unlike_training(network, checkpoint, [crop], face_side(file)))
     for note, count in notes.most_common():
         print(f"{args.dataset}: {count / len(chosen):.1%} of {len(chosen)} faces: {note}")
     if not notes:

@@ -30,6 +30,7 @@ FACES = 500  # of the training set, and of the validation set
 NEIGHBOUR = 10  # the distance to the 10th nearest training face counts
 SHARE = 0.05  # of the training faces below each quantile, and of the validation faces beyond the distance
 JPEG_QUALITY = 95  # for `measure_detail`
+SAME_SIZE = 0.1  # largest difference of the sides, in powers of two, of crops whose detail compares
 WORDS = {
     "brightness": "is darker",
     "sharpness": "is more blurred",
@@ -90,7 +91,8 @@ def remember_training(
     Returns:
         ``familiar``: ``quantiles``, the 5 % quantile of each measure of the training faces (``brightness`` and
         ``sharpness`` as in `measure_face`; ``detail`` as in `measure_detail`; ``side``, the shorter side of the face
-        box in pixels, if preprocessing.py wrote the boxes), and ``distance``, which 5 % of the validation faces exceed.
+        box in pixels, if preprocessing.py wrote the boxes), ``crop_side``, the median side of the crops in pixels, and
+        ``distance``, which 5 % of the validation faces exceed.
         ``training_features``: N x d, float16. Both classes are represented as in the training set.
     """
     chosen = [_spread(len(faces)) for faces in (train_faces, val_faces)]
@@ -108,18 +110,23 @@ def remember_training(
         )
         features.append(torch.from_numpy(found))
     measured: dict[str, list[float]] = {name: [] for name in WORDS}
+    crop_sides: list[int] = []
     for position in chosen[0]:
         item = train_faces[position]
         if len(item) == 3:  # else a BadImage
             for name, value in measure_face(np.ascontiguousarray(item[0].permute(1, 2, 0).numpy())).items():
                 measured[name].append(value)
             with suppress(InputError):  # the file may be gone, and its pixels in a pack
-                measured["detail"].append(measure_detail(read_image(train_faces.file(position))))
+                crop = read_image(train_faces.file(position))
+                measured["detail"].append(measure_detail(crop))
+                crop_sides.append(max(crop.shape[:2]))
         side = face_side(train_faces.file(position))
         measured["side"] += [] if side is None else [side]
     quantiles = {name: float(np.quantile(values, SHARE)) for name, values in measured.items() if values}
     limit = float(np.quantile(distances(features[1], features[0]), 1 - SHARE))
-    return {"familiar": {"quantiles": quantiles, "distance": limit}, "training_features": features[0]}
+    crop_side = float(np.median(crop_sides)) if crop_sides else None
+    familiar = {"quantiles": quantiles, "crop_side": crop_side, "distance": limit}
+    return {"familiar": familiar, "training_features": features[0]}
 
 
 def _spread(total: int) -> list[int]:
@@ -183,6 +190,9 @@ def unlike_training(
     measures = [measure_face(image) for image in images]
     found = {name: float(np.median([m[name] for m in measures])) for name in measures[0]}
     found["detail"] = float(np.median([measure_detail(crop) for crop in crops]))
+    sides = [max(crop.shape[:2]) for crop in crops]
+    if not familiar["crop_side"] or abs(np.log2(np.median(sides) / familiar["crop_side"])) > SAME_SIZE:
+        found["detail"] = np.inf  # larger crops have less detail per pixel, so only equal sizes compare
     found["side"] = np.inf if side is None else side
     notes = [
         f"the face {WORDS[name]} than 95 % of the training faces"

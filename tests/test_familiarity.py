@@ -49,13 +49,14 @@ def test_a_checkpoint_knows_its_training_faces(trained: Path) -> None:
 
 def test_each_change_of_a_training_face_has_its_note(trained: Path) -> None:
     face = training_face(trained)
-    far = {"familiar": {"quantiles": {}, "distance": -1.0}}
+    far = {"familiar": {"quantiles": {}, "crop_side": None, "distance": -1.0}}
     assert "darker" not in notes_of(trained, face) and "smaller" not in notes_of(trained, face)
     assert "darker" in notes_of(trained, face // 4)
     assert "more blurred" in notes_of(trained, cv2.GaussianBlur(face, (0, 0), 3))
     encoded = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, 20])[1]
     compressed = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     assert "compression" in notes_of(trained, compressed) and "compression" not in notes_of(trained, face)
+    assert "compression" not in notes_of(trained, cv2.resize(compressed, None, fx=3, fy=3))  # another size of crops
     assert "smaller" in notes_of(trained, face, side=20) and "smaller" not in notes_of(trained, face, side=None)
     assert notes_of(trained, face, **far) == "the network sees the face as unlike its training faces"
     assert notes_of(trained, face, **far, training_features=None) == ""
