@@ -141,7 +141,7 @@ class TrainState:
             if world.device.type != "cuda" or len(world.devices) > 1:
                 raise InputError("--sync_bn True needs GPUs and torchrun, with one process per GPU; leave it out.")
             self.network = convert_sync_batchnorm(self.network)  # timm's, which knows its batch norms with activations
-        self.channels = "RGB" if checkpoint is None else checkpoint["channels"]
+        self.channels = args.channels if checkpoint is None else checkpoint["channels"]
         self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
         self.epoch = self.step = 0
         self.record = Record()

@@ -15,17 +15,22 @@ from typing import Any
 
 from datasets.labels import CLASSES, Video, find_label_folder, read_datasets, read_split
 from models.shared_model import find_model, require_model
-from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
 from utils.process import Stopped
+from utils.schedule import cosine_factor
 from utils.tables import format_rows
-from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
+from utils.training_arguments import (
+    NOT_INHERITED,
+    TrainingArguments,
+    check_training_arguments,
+    parse_training_arguments,
+)
 
 
 def check_arguments() -> None:
     """Raise InputError if the command line is wrong, as far as this shows without reading a checkpoint."""
-    args: TrainingArguments = parse.Parser("training.py", __doc__, TrainingArguments).parse(None)
+    args = parse_training_arguments(None, __doc__)
     if args.resume_model is None:
         check_training_arguments(args)
     elif args.resume_model != Path("auto"):
@@ -42,7 +47,7 @@ import numpy as np
 from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
-from datasets.samplers import TrainingBatches
+from datasets.samplers import TrainingBatches, check_batch_size
 from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics
 from evaluation.predictions import collect_scores
@@ -64,10 +69,11 @@ from run_with_submitit import submit_training
 from scoring.familiarity import remember_training
 from train_state import TrainState, check_resume
 from utils.data_roots import root_of
-from utils.devices import PRECISIONS, choose_precision, smallest_share, worker_count
+from utils.devices import PRECISIONS, choose_precision, worker_count
 from utils.world import World
 
-FIXED_SETTINGS = (*NETWORK_SETTINGS, "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")  # when resuming
+INPUT_SETTINGS = (*NETWORK_SETTINGS, "channels")  # what a test takes from the checkpoint
+FIXED_SETTINGS = (*INPUT_SETTINGS, "recipe", "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")  # resuming
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
@@ -85,8 +91,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     Raises:
         InputError: an argument is wrong, or contradicts the checkpoint.
     """
-    parser = parse.Parser("training.py", __doc__, TrainingArguments)
-    args = parser.parse(argv)
+    args = parse_training_arguments(argv, __doc__)
     given, checkpoint = args.resume_model, None
     if args.resume_model == Path("auto"):
         args.resume_model, checkpoint = newest_checkpoint(args.save_path / args.name) or (None, None)
@@ -95,9 +100,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
         checkpoint = load_resumed(args.resume_model, args.test)
     if checkpoint is not None:
         saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
-        inherited = NETWORK_SETTINGS if args.test else set(saved) - set(NOT_INHERITED)
+        saved["channels"] = checkpoint["channels"]
+        inherited = set(INPUT_SETTINGS) if args.test else set(saved) - set(NOT_INHERITED)
         file = args.resume_model
-        args = parser.parse(argv, {key: saved[key] for key in inherited if key in saved})
+        args = parse_training_arguments(argv, __doc__, {key: saved[key] for key in inherited if key in saved})
         args.resume_model = file
         changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]
         for key in sorted(changed, key=lambda key: key not in FIXED_SETTINGS):
@@ -105,6 +111,15 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
             if key in FIXED_SETTINGS:
                 raise InputError(f"--{key} {getattr(args, key)} contradicts {origin}; leave --{key} out.")
             print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
+        if not args.test and "epoch" in changed and args.lr_schedule == "cosine":
+            before, now = (
+                args.lr * cosine_factor(min(checkpoint["epoch"], epochs), epochs)
+                for epochs in (saved["epoch"], args.epoch)
+            )
+            print(
+                f"note: the learning rate jumps from {before:.1e} to {now:.1e}, because the cosine now covers "
+                f"{args.epoch} epochs; the result differs from a training of {args.epoch} epochs"
+            )
     check_training_arguments(args)
     check_model_name(args.model)
     if args.test and args.name == TrainingArguments.name and given is not None and args.resume_model is not None:
@@ -254,34 +269,6 @@ def load_best(
             extend_checkpoint(folder.best, remembered)
             best = load_checkpoint(folder.best)
     return best
-
-
-def check_batch_size(batch_size: int, micro_batches: int, images: int, world: World) -> None:
-    """Raise InputError if BatchNorm would get a single image; print a note if only the last batch is too small."""
-    processes, gpus = world.size, len(world.devices)
-    if batch_size % processes:
-        near = batch_size - batch_size % processes + processes
-        raise InputError(
-            f"--bs {batch_size} cannot be divided among {processes} processes; give a multiple of {processes}, "
-            f"such as {near}."
-        )
-
-    def smallest(batch: int) -> int:
-        shares = batch // processes, -(-batch // processes)
-        return min(smallest_share(share, gpus, micro_batches) for share in shares)
-
-    if smallest(min(batch_size, images)) < 2:
-        raise InputError(
-            f"--bs {batch_size} with {images} training images, {processes * gpus} devices and --accumulate "
-            f"{micro_batches} gives a device a single image, but BatchNorm needs two; give --bs "
-            f"{2 * processes * gpus * micro_batches} or more, or fewer devices or micro-batches."
-        )
-    last_batch = images % batch_size or batch_size
-    if smallest(last_batch) < 2:
-        print(
-            f"note: every epoch skips its last batch of {last_batch}: a device would get a single image, but "
-            "BatchNorm needs two"
-        )
 
 
 def describe(

@@ -24,7 +24,12 @@ from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
 from utils.files import read_json, write_if_changed
 from utils.progress import progress
-from utils.training_arguments import NOT_INHERITED, TrainingArguments, check_training_arguments
+from utils.training_arguments import (
+    NOT_INHERITED,
+    TrainingArguments,
+    check_training_arguments,
+    parse_training_arguments,
+)
 
 Tables = dict[str, list[dict[str, Any]]]  # the rows of each table
 
@@ -37,6 +42,7 @@ TABLES: Tables = {
     "divergence": [{"mi_calculator": name} for name in ("kl", "w")],
     "balance": [{"balance_loss_method": name} for name in ("auto", "hyper")],
     "mixup": [{"mixup": mixup} for mixup in (False, True)],
+    "recipe": [{}, {"channels": "BGR"}, {"lr_schedule": "official"}, {"recipe": "official"}],
 }
 # The arguments that this command sets for each run.
 RESERVED = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
@@ -85,7 +91,7 @@ def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
 
 def parse_training(argv: list[str]) -> TrainingArguments:
     """Parse and check a command line of training.py that does not resume a checkpoint."""
-    args = parse.Parser("training.py", None, TrainingArguments).parse(argv)
+    args = parse_training_arguments(argv)
     check_training_arguments(args)
     return args
 

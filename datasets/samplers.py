@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from utils.devices import smallest_share
+from utils.errors import InputError
 from utils.world import World
 
 
@@ -37,3 +39,31 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         for start in range(self.first_step * self.batch_size, self.images, self.batch_size):
             batch = order[start : start + self.batch_size].tolist()
             yield [(self.epoch, position) for position in self.world.share(batch)]
+
+
+def check_batch_size(batch_size: int, micro_batches: int, images: int, world: World) -> None:
+    """Raise InputError if BatchNorm would get a single image; print a note if only the last batch is too small."""
+    processes, gpus = world.size, len(world.devices)
+    if batch_size % processes:
+        near = batch_size - batch_size % processes + processes
+        raise InputError(
+            f"--bs {batch_size} cannot be divided among {processes} processes; give a multiple of {processes}, "
+            f"such as {near}."
+        )
+
+    def smallest(batch: int) -> int:
+        shares = batch // processes, -(-batch // processes)
+        return min(smallest_share(share, gpus, micro_batches) for share in shares)
+
+    if smallest(min(batch_size, images)) < 2:
+        raise InputError(
+            f"--bs {batch_size} with {images} training images, {processes * gpus} devices and --accumulate "
+            f"{micro_batches} gives a device a single image, but BatchNorm needs two; give --bs "
+            f"{2 * processes * gpus * micro_batches} or more, or fewer devices or micro-batches."
+        )
+    last_batch = images % batch_size or batch_size
+    if smallest(last_batch) < 2:
+        print(
+            f"note: every epoch skips its last batch of {last_batch}: a device would get a single image, but "
+            "BatchNorm needs two"
+        )

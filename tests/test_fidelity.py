@@ -10,14 +10,16 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from datasets.mixup import Mix, mix_images, mix_terms
-from engine import Objective, optimizer_step
+from datasets.images import Batch
+from datasets.mixup import Mix, mix_terms
+from engine import BadImages, Objective, optimizer_step, train_one_epoch
 from losses.balance import FixedBalance, LearntBalance
 from losses.divergences import kl_divergence
 from losses.terms import Logits, loss_terms
@@ -25,14 +27,17 @@ from models.backbones import WithoutRandomInit, build_network
 from models.checkpoints import load_checkpoint, load_network
 from models.official_names import to_official
 from tests import reference_parameters as parameters
-from train_state import make_optimizer
-from utils.schedule import Schedule
+from train_state import TrainState, make_optimizer
+from training import parse_arguments
 from utils.training_arguments import TrainingArguments
 from utils.world import World
 
 HERE = Path(__file__).parent
 REFERENCE = json.loads(Path(os.environ.get("FIDELITY_REFERENCE", HERE / "fidelity_reference.json")).read_text())
 REFERENCE64 = json.loads(Path(os.environ.get("FIDELITY_REFERENCE64", HERE / "fidelity_reference64.json")).read_text())
+
+SAME_NAMES = "model num_LIBs size lr weight_decay temperature lil_loss gil_loss balance_loss_method".split()  # as flags
+SCALES = "scales_in_order_classification_global_local"
 
 Losses = dict[str, float]  # the total and the terms of one step
 Weights = dict[str, float]
@@ -54,7 +59,7 @@ def import_network(settings: dict[str, Any], folder: Path) -> nn.Module:
     shapes = settings.get("checkpoint_shapes", shapes)
     state = {f"module.{name}": parameters.parameter(name, shape) for name, shape in shapes.items()}
     file = folder / "official.pth"
-    torch.save({"state_dict": state, "epoch": 3}, file)
+    torch.save({"state_dict": state, "epoch": 0}, file)
     load_network(network, load_checkpoint(file))
     for module in network.modules():
         if isinstance(module, nn.Dropout):
@@ -86,7 +91,7 @@ def make_objective(settings: dict[str, Any], dtype: torch.dtype, folder: Path) -
     args = TrainingArguments(lil_loss=lil, gil_loss=gil, temperature=settings.get("temperature", 1.5))
     args.balance_loss_method = settings.get("balance_loss_method", "auto")
     if args.balance_loss_method == "hyper":
-        scales = settings["scales_in_order_classification_global_local"]
+        scales = settings[SCALES]
         args.scales = scales_by_name(scales, in_use(lil, gil))
     return Objective(import_network(settings, folder), args, World("cpu")).train().to(dtype)
 
@@ -102,11 +107,9 @@ def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
     return [theirs.get(name, 1.0) for name in ("classification", "local", "global")]
 
 
-def take_step(
-    objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, mix: Mix | None = None
-) -> Losses:
+def take_step(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Losses:
     """Take one training step and return its losses."""
-    total, terms, _ = objective(images, labels, mix, [len(labels)])
+    total, terms, _ = objective(images, labels, None, [len(labels)])
     optimizer_step(optimizer, total)
     return {"total": total.item(), **{name: term.item() for name, term in terms.items()}}
 
@@ -128,24 +131,48 @@ def training_steps(reference: dict[str, Any], dtype: torch.dtype, folder: Path) 
         yield losses, learnt
 
 
+class Steps(list[Batch]):
+    """The batches of the reference, in place of a loader; `images` images in an epoch."""
+
+    def __init__(self, batches: list[Batch], images: int) -> None:
+        super().__init__(batches)
+        self.batch_sampler = SimpleNamespace(images=images)
+
+
 def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Losses, list[float]]]:
-    """Train with the authors' complete recipe in float64; yield each step's losses and learning rates."""
-    objective = make_objective(reference, torch.float64, folder)
-    steps, lr = reference["steps_per_epoch"], reference["lr"]
-    optimizer = make_optimizer(objective.network, objective.balance, lr, reference["weight_decay"])
-    schedule = Schedule("official", lr, reference["epochs"], steps)
-    labels = parameters.labels(reference["batch"])
-    for epoch in range(1, reference["epochs"] + 1):
-        schedule.start_epoch(optimizer)
-        for step in range(steps):
-            number = (epoch - 1) * steps + step
-            schedule.set_rates(optimizer, epoch, step)
-            rates = [group["lr"] for group in optimizer.param_groups]
-            images = parameters.images(reference["batch"], reference["size"], seed=number).double()
-            mix = Mix(reference["lambda"][number], torch.tensor(reference["permutation"][number]))
-            blends = mix_images(images, images[mix.partner], mix.lam)
-            yield take_step(objective, optimizer, blends, labels, mix), rates
-        schedule.val_losses.append(reference["test_losses"][epoch - 1])
+    """Train with ``--recipe official`` in float64, from the command line on; yield each step's losses and rates."""
+    batch, size, steps = reference["batch"], reference["size"], reference["steps_per_epoch"]
+    import_network(reference, folder)
+    argv = (
+        f"--recipe official --resume_model {folder / 'official.pth'} --gpu_num cpu --log_every 1 --bs {batch}".split()
+    )
+    for name, key in (("epoch", "epochs"), *((key, key) for key in SAME_NAMES)):
+        argv += [f"--{name}", str(reference[key])]
+    scales = scales_by_name(reference[SCALES], in_use(reference["lil_loss"], reference["gil_loss"]))
+    args, checkpoint = parse_arguments([*argv, "--scales", ",".join(map(str, scales))])
+    assert (args.channels, args.lr_schedule, args.precision, args.oversample) == ("BGR", "official", "fp32", "paper")
+    state = TrainState(args, checkpoint, steps, World("cpu"))
+    state.objective.double()
+    for module in state.network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = reference.get("dropout", 0.0)
+    mixes = (Mix(*draw) for draw in zip(reference["lambda"], map(torch.tensor, reference["permutation"]), strict=True))
+    taken: list[tuple[Losses, list[float]]] = []
+
+    def after_step(losses: Losses | None) -> None:
+        assert losses is not None
+        taken.append((losses, [group["lr"] for group in state.optimizer.param_groups]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.draw_mix", lambda *_: next(mixes))
+        patch.setattr("engine.normalise", lambda images, channels: {"BGR": images}[channels])  # normalised before
+        for epoch in range(reference["epochs"]):
+            numbers = range(epoch * steps, (epoch + 1) * steps)
+            images = [parameters.images(batch, size, seed=number).double() for number in numbers]
+            batches = [Batch(image, parameters.labels(batch), torch.arange(batch), []) for image in images]
+            train_one_epoch(state, Steps(batches, batch * steps), state.objective.world, BadImages(False), after_step)  # type: ignore[arg-type]
+            state.finish_epoch({"log_loss": reference["test_losses"][epoch], "auc": 0.5}, None)
+    yield from taken
 
 
 # --------------------------------------------------------------------------------------------------------- float64

@@ -221,7 +221,9 @@ def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pyt
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
     assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, "--epoch", "2", "--lr", "0.002"]) == 0
-    assert "note: continuing with --lr 0.002" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "note: continuing with --lr 0.002" in said
+    assert "the learning rate jumps from 0.0e+00 to 1.0e-03, because the cosine now covers 2 epochs" in said
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
     assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
@@ -428,6 +430,7 @@ def test_defaults_match_the_paper() -> None:
         "save_every_minutes": 15, "save_path": Path("output"), "overwrite": False,
         "video_score": "mean", "group_by": None, "error": 0.05, "fpr": None, "submit": "local", "nodes": 1, "slurm": {},
         "sync_bn": False, "precision": "auto", "log_every": 10, "accumulate": 1, "checkpoint_blocks": False,
+        "recipe": "default", "channels": "RGB",
     }  # fmt: skip
     assert vars(args) == expected
 
@@ -443,6 +446,31 @@ def test_command_line_of_the_authors_readme() -> None:
     assert (args.test, args.gil_loss, args.scales, args.gpu_num) == (False, False, [1, 2, 10], "0,1")
     assert training.parse_arguments(["--scales", "1, 2, 10"])[0].scales == [1, 2, 10]
     assert training.parse_arguments(["--dataset", "FF++_c23,Celeb-DF-v2"])[0].dataset == ["FF++_c23", "Celeb-DF-v2"]
+
+
+def test_the_official_recipe_sets_what_the_authors_code_does() -> None:
+    names = ("channels", "lr_schedule", "oversample", "precision", "scales")
+
+    def settings(*argv: str) -> list[Any]:
+        args, _ = training.parse_arguments([*argv])
+        return [getattr(args, name) for name in names]
+
+    assert settings() == ["RGB", "cosine", "paper", "auto", [1, 2, 10]]
+    assert settings("--recipe", "official") == ["BGR", "official", "paper", "fp32", [1, 10, 2]]
+    given = settings("--recipe", "official", "--lr_schedule", "cosine", "--scales", "1,2,10")
+    assert given == ["BGR", "cosine", "paper", "fp32", [1, 2, 10]]
+
+
+def test_a_checkpoint_keeps_its_channels_and_recipe(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    assert training.main(arguments(tiny, "--name", "run", "--recipe", "official")) == 0
+    last = tiny / "output/run/model_last.pth"
+    assert load_checkpoint(last)["channels"] == "BGR"
+    for argv in (["--channels", "RGB"], ["--recipe", "default"], ["--channels", "RGB", "--test"]):
+        assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, *argv]) == 2
+        assert argv[0] in capsys.readouterr().err
+    args, _ = training.parse_arguments(["--resume_model", str(last), "--epoch", "2"])
+    assert (args.recipe, args.channels, args.lr_schedule) == ("official", "BGR", "official")
+    assert "jumps" not in capsys.readouterr().out  # the authors' cosine starts again in each epoch anyway
 
 
 def test_help_shows_groups_and_defaults(capsys: pytest.CaptureFixture) -> None:

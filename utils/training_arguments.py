@@ -1,7 +1,9 @@
 """The arguments of training.py."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils import parsing as parse
 from utils.data_roots import DATA_ROOT_TEXT, DataRoot, parse_data_root
@@ -13,6 +15,19 @@ NOT_INHERITED = (
     "test", "resume_model", "overwrite", "gpu_num", "num_workers", "sync_bn", "checkpoint_blocks", "submit", "nodes",
     "slurm",
 )  # fmt: skip
+
+# The defaults that each --recipe changes. The authors' code applies its scales 1, 2, 10 to classification, global and
+# local loss, in this order; ours is classification, local, global.
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "official": {
+        "channels": "BGR",
+        "lr_schedule": "official",
+        "oversample": "paper",
+        "precision": "fp32",
+        "scales": [1.0, 10.0, 2.0],
+    },
+}
 
 
 @dataclass(kw_only=True)
@@ -34,6 +49,13 @@ class TrainingArguments:
     nodes: int = parse.argument(1, parse.count, "number of nodes with --submit slurm", "run")
     slurm: dict[str, str] = parse.argument({}, key_values, SLURM_TEXT, "run")
 
+    recipe: str = parse.argument(
+        "default",
+        parse.one_of(*RECIPES),
+        "defaults of the other arguments: default, or official (as in the authors' code: --channels BGR --lr_schedule "
+        "official --oversample paper --precision fp32 --scales 1,10,2)",
+        "train",
+    )
     model: str = parse.argument(
         "resnet", str, "backbone of each LIB: resnet, efficientnet, mobilenet, or any timm model name", "train"
     )
@@ -122,6 +144,12 @@ class TrainingArguments:
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset", "data"
     )
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT, "data")
+    channels: str = parse.argument(
+        "RGB",
+        parse.one_of("RGB", "BGR"),
+        "channel order of the images, RGB or BGR; a checkpoint keeps its own",
+        "data",
+    )
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
     )
@@ -188,6 +216,24 @@ class TrainingArguments:
     )
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")
     overwrite: bool = parse.argument(False, parse.boolean, "replace an earlier run of this name", "checkpoint")
+
+
+def parse_training_arguments(
+    argv: Sequence[str] | None, description: str | None = None, saved: Mapping[str, Any] | None = None
+) -> TrainingArguments:
+    """Parse a command line of training.py.
+
+    Args:
+        argv: the arguments; None for ``sys.argv[1:]``.
+        description: the text above the flags in ``--help``.
+        saved: values of a checkpoint, which replace the defaults and those of ``--recipe``.
+
+    Raises:
+        InputError: an unknown argument or a value that cannot be parsed.
+    """
+    parser = parse.Parser("training.py", description, TrainingArguments)
+    recipe = parser.parse(argv, saved).recipe
+    return parser.parse(argv, {**RECIPES[recipe], **(saved or {})})
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
