@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.layouts import LAYOUTS, SourceVideo, check_dataset, find_videos
+from corpora.layouts import LAYOUTS, SPLIT_CHOICES, SourceVideo, check_dataset, find_videos
 from faces.recipe import DETECTORS, Recipe, claim_folder, read_recipe
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
@@ -56,6 +56,14 @@ class PreprocessingArguments:
         None,
         parse.folder_name,
         "name of the subfolders of --faces and --dataset_root (default: the value of --dataset)",
+        "data",
+    )
+    split: str = parse.argument(
+        "disjoint",
+        parse.one_of(*SPLIT_CHOICES),
+        "split: disjoint (training leaves out videos that share a source or a person with the other sets), published "
+        "(training keeps them, as most papers do), or all (every video is a test video); the label files of the last "
+        "two have the suffix _published or _all",
         "data",
     )
 
@@ -260,12 +268,17 @@ def _wait(running: "list[submitit.Job[str]]", sources: list[Source]) -> None:
 # ------------------------------------------------------------------------------------------------------- command
 
 
+def label_name(args: PreprocessingArguments) -> str:
+    """Return the name of the label files: the dataset's, and the split's unless it is the default."""
+    return (args.name or args.dataset) + ("" if args.split == "disjoint" else f"_{args.split}")
+
+
 def run(args: PreprocessingArguments) -> None:
     """Extract the faces, then write the label files unless --shard is given."""
     name = args.name or args.dataset
     subfolder = name.partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
-    videos = find_videos(args.dataset, args.videos, subfolder)
-    label_folder, face_folder = args.dataset_root / name, args.faces / subfolder
+    videos = find_videos(args.dataset, args.videos, subfolder, args.split)
+    label_folder, face_folder = args.dataset_root / label_name(args), args.faces / subfolder
     check_label_folder(label_folder)
     shard_of = assign_shards(videos, args.num_shards)
     speeds = None
@@ -358,10 +371,12 @@ def write_outputs(
         raise InputError(
             f"no video has face crops, so no label files were written; {label_folder / REPORT} lists the causes."
         )
-    if empty:
+    test_only = args.split == "all"
+    if empty and not (test_only and all(name.startswith(("train", "val")) for name in empty)):
         print(f"note: empty label files: {', '.join(empty)}; training needs all six, a test only one of the test files")
     else:
-        next_command = ["python", "training.py", "--dataset", args.name or args.dataset, "--data_root", str(args.faces)]
+        test = ["--test", "--resume_model", "CHECKPOINT"] if test_only else []
+        next_command = ["python", "training.py", *test, "--dataset", label_name(args), "--data_root", str(args.faces)]
         if args.dataset_root != Path("dataset"):
             next_command += ["--dataset_root", str(args.dataset_root)]
         print(f"next: {shlex.join(next_command)}")

@@ -18,6 +18,7 @@ from models.shared_model import find_model, require_model
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
 from utils.process import Stopped
+from utils.protocols import check_unknown
 from utils.schedule import cosine_factor
 from utils.tables import format_rows
 from utils.training_arguments import (
@@ -47,7 +48,7 @@ import numpy as np
 from torch import nn
 
 from datasets.images import FaceImages, collate, make_loader
-from datasets.samplers import TrainingBatches, check_batch_size
+from datasets.samplers import TrainingBatches, check_batch_size, choose_frames
 from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics
 from evaluation.predictions import collect_scores
@@ -121,6 +122,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
                 f"{args.epoch} epochs; the result differs from a training of {args.epoch} epochs"
             )
     check_training_arguments(args)
+    if args.test and checkpoint is not None:
+        check_unknown(args.dataset, checkpoint["args"].get("dataset") or [])
     check_model_name(args.model)
     if args.test and args.name == TrainingArguments.name and given is not None and args.resume_model is not None:
         # A shared model has a name of its own: its folder, or its name on the hub without the revision.
@@ -166,7 +169,8 @@ def test(
     bad_images = BadImages(args.skip_bad_images)
     tested = {}
     for dataset, videos in test_sets.items():
-        faces = FaceImages(videos, args.size)
+        frames = choose_frames(videos, args.frames_per_video, args.frame_choice, args.seed)
+        faces = FaceImages(videos, args.size, frames=frames)
         loader = make_loader(faces, args.test_bs, args.num_workers, world)
         title, channels = f"test {dataset}", checkpoint["channels"]
         scorer = fast_scorer(network, len(faces))
@@ -179,8 +183,11 @@ def test(
     results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
     folder.log_test(results)
     print(f"\n{format_table(results)}")
-    for table in select_tables(read_published(), checkpoint["args"].get("dataset"), results["datasets"]):
-        print(f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}. {table.source}")
+    for table in select_tables(read_published(), args.protocol, checkpoint["args"].get("dataset"), results["datasets"]):
+        print(
+            f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}, "
+            f"protocol {table.protocol}. {table.source}"
+        )
         print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
     print(f"\nreport: {folder.path / 'report.html'}, scores: {folder.path / 'predictions.csv'}")
 

@@ -28,6 +28,8 @@ COMPRESSIONS = ("raw", "c23", "c40")
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 DUPLICATE = "a link to a file that is already in the dataset"
 NOBODY: Identities = frozenset()
+SPLIT_CHOICES = ("disjoint", "published", "all")
+WITH_PUBLISHED_TRAINING_SET = ("FF++", "Celeb-DF", "DFDC")  # starts of names
 VALIDATION = {"val": 0.15}  # shares of the identities
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -69,21 +71,27 @@ def check_dataset(dataset: str, root: Path) -> str:
     return base
 
 
-def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
+def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") -> list[SourceVideo]:
     """List the videos of a dataset with their splits.
 
     Args:
         dataset: the value of ``--dataset``: a key of `LAYOUTS`, for FaceForensics++ optionally with ``/Deepfakes``.
         root: the value of ``--videos``.
         name: the dataset's folder below ``--faces``.
+        split: disjoint, as the functions below split it; published, where the training set also has the videos that
+            disjoint leaves out; or all, where every video is in the test set.
 
     Raises:
-        InputError: the dataset is unknown, or its files are not below the root.
+        InputError: the dataset is unknown, its files are not below the root, or it has no published training set.
     """
     base = check_dataset(dataset, root)
+    if split == "published" and not base.startswith(WITH_PUBLISHED_TRAINING_SET):
+        raise InputError(f"--split published: {base} has no published training set; give disjoint or all.")
     videos = LAYOUTS[base](dataset, root)
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
+    if split != "disjoint":
+        videos = [_change_split(video, split) for video in videos]
     videos = _unique_folders(videos, name)
     if not videos:
         raise InputError(f"--videos {root}: there are no videos of {dataset}; found {_content(root)}.")
@@ -93,6 +101,13 @@ def find_videos(dataset: str, root: Path, name: str) -> list[SourceVideo]:
             f"--videos {root}: none of the {len(videos)} videos of {dataset} is on the disk; looked in {folders}."
         )
     return videos
+
+
+def _change_split(video: SourceVideo, split: str) -> SourceVideo:
+    """Move a video to the test set (all), or a video that was left out to the training set (published)."""
+    if video.left_out == DUPLICATE or (split == "published" and video.split):
+        return video
+    return replace(video, split="test" if split == "all" else "train", left_out="")
 
 
 # ----------------------------------------------------------------------------------------------------- the datasets

@@ -56,17 +56,22 @@ class FaceImages(Dataset):
             with a different augmentation each time.
         size: side of the resized images in pixels.
         seed: seed of the augmentation; None for no augmentation (validation and test).
+        frames: the chosen frames of each video, from `datasets.samplers.choose_frames`; None for all frames.
     """
 
-    def __init__(self, videos: list[Video], size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, videos: list[Video], size: int, seed: int | None = None, frames: list[np.ndarray] | None = None
+    ) -> None:
         self.videos = videos
         self.size = size
         self.seed = seed
         # Worker processes share arrays, but each worker copies the list items that it reads.
-        frames = [len(video.images) for video in videos]
-        self.video_of = np.repeat(np.arange(len(videos)), frames)
-        self.frame_of = np.arange(len(self.video_of)) - np.repeat(np.cumsum(frames) - frames, frames)
-        self.labels = np.repeat([video.label for video in videos], frames)
+        counts = [len(chosen) for chosen in frames] if frames else [len(video.images) for video in videos]
+        self.video_of = np.repeat(np.arange(len(videos)), counts)
+        self.frame_of = np.arange(len(self.video_of)) - np.repeat(np.cumsum(counts) - counts, counts)
+        if frames:
+            self.frame_of = np.concatenate(frames)
+        self.labels = np.repeat([video.label for video in videos], counts)
 
     def __len__(self) -> int:
         return len(self.video_of)

@@ -1,10 +1,12 @@
-"""The order of the training images."""
+"""The order of the training images, and the frames of a test."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from datasets.labels import Video
 from utils.devices import smallest_share
 from utils.errors import InputError
 from utils.world import World
@@ -67,3 +69,35 @@ def check_batch_size(batch_size: int, micro_batches: int, images: int, world: Wo
             f"note: every epoch skips its last batch of {last_batch}: a device would get a single image, but "
             "BatchNorm needs two"
         )
+
+
+def choose_frames(videos: Sequence[Video], count: int | None, choice: str, seed: int) -> list[np.ndarray] | None:
+    """Choose the frames of each video in a test.
+
+    Random frames depend only on the seed, on the path in the label file and on the number of frames, so two datasets
+    that list the same folder use the same frames.
+
+    Args:
+        videos: V videos; a folder of faces counts as a video.
+        count: number of frames; a video with fewer frames keeps all. None for all frames of all videos.
+        choice: random, without repetition, or even: equal steps, with the first and the last frame.
+        seed: seed of the random choice.
+
+    Returns:
+        V arrays of ascending positions in ``video.images``; None for all frames.
+    """
+    if count is None:
+        return None
+    frames = []
+    for video in videos:
+        total = len(video.images)
+        if total <= count:
+            chosen = np.arange(total)
+        elif choice == "even":
+            chosen = np.linspace(0, total - 1, count).round().astype(int)
+        else:
+            digest = hashlib.sha256(video.path.encode("utf-8", "surrogateescape")).digest()
+            rng = np.random.default_rng([seed, *digest])
+            chosen = np.sort(rng.choice(total, count, replace=False))
+        frames.append(chosen)
+    return frames

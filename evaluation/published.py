@@ -14,6 +14,7 @@ class PublishedTable(NamedTuple):
     """A table of published AUCs.
 
     Attributes:
+        protocol: key of `utils.protocols.PROTOCOLS`; None for numbers that only docs/published.md shows.
         unit: frames or videos.
         trained_on: name of the training set.
         source: citation and URL.
@@ -21,6 +22,7 @@ class PublishedTable(NamedTuple):
         rows: method -> one AUC per dataset, 0 to 1, with the digits of the source; "" if the source has none.
     """
 
+    protocol: str | None
     unit: str
     trained_on: str
     source: str
@@ -57,12 +59,16 @@ def check_table(table: PublishedTable) -> None:
 
 
 def select_tables(
-    tables: list[PublishedTable], trained_on: list[str] | None, results: dict[str, dict[str, Any]]
+    tables: list[PublishedTable],
+    protocol: str | None,
+    trained_on: list[str] | None,
+    results: dict[str, dict[str, Any]],
 ) -> list[PublishedTable]:
-    """Select the published numbers with the training set, test set names and test set sizes of a test.
+    """Select the published numbers with the protocol, training set, test set names and test set sizes of a test.
 
     Args:
         tables: all published tables.
+        protocol: the protocol of the test; without one, no number is comparable.
         trained_on: training sets of the tested network; None if unknown.
         results: metrics of each tested dataset, as in results.json.
 
@@ -79,11 +85,12 @@ def select_tables(
             for column, (dataset, videos) in enumerate(table.datasets.items())
             if dataset in tested and (videos is None or abs(tested[dataset] - videos) <= TOLERANCE * videos)
         }
-        if columns and [table.trained_on] == trained_on:
+        if columns and protocol and (protocol, trained_on) == (table.protocol, [table.trained_on]):
             datasets = {dataset: table.datasets[dataset] for dataset in columns}
             rows = {method: [cells[i] for i in columns.values()] for method, cells in table.rows.items()}
             rows = {method: cells for method, cells in rows.items() if any(cells)}
-            selected.append(table._replace(datasets=datasets, rows=rows))
+            if rows:
+                selected.append(table._replace(datasets=datasets, rows=rows))
     return selected
 
 
@@ -94,6 +101,6 @@ def published_markdown(tables: list[PublishedTable]) -> str:
         counts = ["" if videos is None else str(videos) for videos in table.datasets.values()]
         rows = {"method": list(table.datasets), "---": ["---"] * len(counts), "*test videos*": counts, **table.rows}
         lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
-        heading = f"## AUC of {table.unit}, trained on {table.trained_on}"
+        heading = f"## {table.protocol or 'no protocol'}: AUC of {table.unit}, trained on {table.trained_on}"
         sections.append("\n".join([heading, "", f"Source: {table.source}", "", *lines, ""]))
     return "\n".join(sections)

@@ -79,6 +79,7 @@ EMPTY: dict[str, Any] = {  # entries that results.json of an earlier version lac
     **{name: {} for name in ("trained_with", "left_out", "cluster_unit", "file_list_sha256", "run")},
     "thresholds": {"frame": None, "video": None},
     "history": [],
+    **dict.fromkeys(("protocol", "frames_per_video", "frame_choice", "seed")),
 }
 SMALL = 30  # clusters of a class, below which the report calls a test set small
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
@@ -132,7 +133,9 @@ def write_report(folder: Path) -> Path:
         datasets=datasets,
         tables=metric_tables(results),
         curves=training_curves(results["history"]),
-        published=select_tables(published, results["trained_with"].get("dataset"), results["datasets"]),
+        published=select_tables(
+            published, results["protocol"], results["trained_with"].get("dataset"), results["datasets"]
+        ),
         published_missing=not published,
         columns=[
             column for key, column in COLUMNS.items() if any(key in metrics for metrics in results["datasets"].values())

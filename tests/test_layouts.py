@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from corpora.identities import Identities, split_by_identity
-from corpora.layouts import LAYOUTS, SourceVideo, find_videos
+from corpora.layouts import DUPLICATE, LAYOUTS, SourceVideo, find_videos
 from datasets.labels import CLASSES, SPLITS, read_split
 from tests.conftest import ROOT
 from utils.errors import InputError
@@ -310,6 +310,36 @@ def test_celeb_df_leaves_out_the_source_videos_of_its_test_set(celeb_df: Path) -
     assert all(videos[folder].split == "" for folder in made)
     kept = {folder for folder, video in videos.items() if not video.left_out}
     assert {"Celeb-real/id1_0001", "Celeb-real/id5_0000", "Celeb-real/id7_0001"} <= kept
+
+
+def test_published_keeps_the_training_videos_that_share_a_source(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(8) for j in range(2)), "YouTube-real/00003.mp4")
+    touch(tmp_path, *(f"Celeb-synthesis/id{a}_id{b}_0001.mp4" for a, b in itertools.permutations(range(8), 2)))
+    write(tmp_path / LIST, "1 Celeb-real/id5_0001.mp4\n0 Celeb-synthesis/id5_id7_0001.mp4\n")
+    default, published, everything = (
+        {video.folder: video for video in find_videos("Celeb-DF-v2", tmp_path, "faces", split)}
+        for split in ("disjoint", "published", "all")
+    )
+    assert list(default) == list(published) == list(everything)
+    assert default["faces/Celeb-real/id1_0001"].split and default["faces/Celeb-synthesis/id5_id1_0001"].left_out
+    for folder, video in default.items():
+        assert published[folder].split == (video.split or "train") and not published[folder].left_out
+        assert everything[folder].split == "test" and not everything[folder].left_out
+
+
+@pytest.mark.parametrize("dataset", ["folder", "DeepFakeDetection"])
+def test_published_without_a_published_training_set(tmp_path: Path, dataset: str) -> None:
+    BUILDERS[dataset](tmp_path)
+    with pytest.raises(InputError, match="--split published"):
+        find_videos(dataset, tmp_path, dataset, "published")
+    assert {video.split for video in find_videos(dataset, tmp_path, dataset, "all")} == {"test"}
+
+
+def test_all_lists_no_file_twice(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{kind}/{i}.mp4" for kind in ("real", "fake") for i in range(3)))
+    (tmp_path / "real/link.mp4").symlink_to(tmp_path / "real/0.mp4")
+    videos = find_videos("folder", tmp_path, "folder", "all")
+    assert [video.left_out for video in videos if video.split != "test"] == [DUPLICATE] and len(videos) == 7
 
 
 @pytest.mark.parametrize("ends", ["\r\n", " \n", "\n\n"])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
 from importlib.util import find_spec
-from itertools import count
+from itertools import count, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,32 @@ def test_every_layout_gives_label_files_that_can_be_read(
     listed = [v.path for s in SPLITS for v in read_split(name, s, tmp_path / "labels", tmp_path / "faces")]
     found = sum(1 for _ in (tmp_path / "videos").rglob("*.mp4"))
     assert len(listed) == len(set(listed)) == found - len(report(tmp_path, name)["left_out"])
+    check_all(name, tmp_path, monkeypatch)
+
+
+def check_all(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assert that --split all lists every video, and extracts only the videos without faces."""
+    extracted = []
+    monkeypatch.setattr(preprocessing, "extract_here", recording(preprocessing.extract_here, extracted))
+    before = {file: file.stat().st_mtime_ns for file in (root / "faces").rglob("*.png")}
+    left_out, found = len(report(root, name)["left_out"]), sum(1 for _ in (root / "videos").rglob("*.mp4"))
+    assert preprocessing.main(arguments(root, "--dataset", name, "--frames", "2", "--split", "all")) == 0
+    assert len(extracted) == left_out
+    assert len(read_split(f"{name}_all", "test", root / "labels", root / "faces")) == found
+    for split, kind in product(("train", "val"), CLASSES):
+        assert (root / "labels" / f"{name}_all" / f"{split}_{kind}.txt").read_text() == ""
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert {folder.name for folder in (root / "faces").iterdir()} == {name.partition("/")[0]}
+
+
+def recording(function: Callable[..., Any], sources: list[Source]) -> Callable[..., Any]:
+    """Wrap extract_here so that it also adds its videos to `sources`."""
+
+    def wrapped(found: list[Source], *args: Any) -> Any:
+        sources.extend(found)
+        return function(found, *args)
+
+    return wrapped
 
 
 def fixed_detector(frames: np.ndarray) -> list[Detections]:

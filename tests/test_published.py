@@ -4,18 +4,21 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import training
-from corpora.layouts import LAYOUTS
+from corpora.layouts import LAYOUTS, MANIPULATIONS
 from evaluation import published
 from evaluation.published import read_published, select_tables
 from tests.conftest import arguments, make_dataset
 from tests.test_report import assert_self_contained, make_run, page_of
+from utils.protocols import PROTOCOLS, Protocol
 
 TABLES = [
     {
+        "protocol": "deepfakebench",
         "unit": "frames",
         "trained_on": "FF++_c23",
         "source": "Someone, https://example.org/a",
@@ -23,6 +26,7 @@ TABLES = [
         "rows": {"One": ["0.70", "0.6543"], "Two": ["", "0.5"], "Three": ["0.8", ""]},
     },
     {
+        "protocol": "paper",
         "unit": "videos",
         "trained_on": "tiny",
         "source": "Another",
@@ -50,15 +54,20 @@ def test_tables_are_read(file: Path) -> None:
 def test_only_numbers_with_the_same_protocol_are_quoted(file: Path) -> None:
     tables = read_published()
     both = {"tiny": {"videos": 4}, "Celeb-DF-v2": {"videos": 500}}
-    (table,) = select_tables(tables, ["FF++_c23"], {"tiny": {"videos": 4}, "other": {"videos": 9}})
+    same = "deepfakebench", ["FF++_c23"]
+    (table,) = select_tables(tables, *same, {"tiny": {"videos": 4}, "other": {"videos": 9}})
     assert table.datasets == {"tiny": 4} and table.rows == {"One": ["0.6543"], "Two": ["0.5"]}
     for trained_on in (None, ["FF++_c40"], ["FF++_c23", "DFDC"], []):
-        assert select_tables(tables, trained_on, both) == []
-    assert select_tables(tables, ["FF++_c23"], {"other": {"videos": 9}}) == []
-    assert list(select_tables(tables, ["FF++_c23"], both)[0].datasets) == ["Celeb-DF-v2", "tiny"]
+        assert select_tables(tables, "deepfakebench", trained_on, both) == []
+    for protocol in (None, "paper", "gend"):
+        assert select_tables(tables, protocol, ["FF++_c23"], both) == []
+    without = [table._replace(protocol=None) for table in tables]
+    assert [t for p in (None, "paper", "sbi") for t in select_tables(without, p, ["FF++_c23"], both)] == []
+    assert select_tables(tables, *same, {"other": {"videos": 9}}) == []
+    assert list(select_tables(tables, *same, both)[0].datasets) == ["Celeb-DF-v2", "tiny"]
     for videos in (466, 570):  # not within 10 % of 518
-        assert select_tables(tables, ["FF++_c23"], {"Celeb-DF-v2": {"videos": videos}}) == []
-    assert list(select_tables(tables, ["FF++_c23"], both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets) == ["tiny"]
+        assert select_tables(tables, *same, {"Celeb-DF-v2": {"videos": videos}}) == []
+    assert list(select_tables(tables, *same, both | {"Celeb-DF-v2": {"videos": 466}})[0].datasets) == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -113,8 +122,14 @@ def test_the_data_file_is_well_formed() -> None:
     assert tables
     for table in tables:
         assert table.unit in ("frames", "videos") and table.trained_on in LAYOUTS and "http" in table.source
-        assert {dataset.split("/")[0] for dataset in table.datasets} <= set(LAYOUTS)
-        assert table.datasets.get("Celeb-DF-v2", 518) == 518
+        assert {dataset.split("/")[0].removesuffix("_all") for dataset in table.datasets} <= set(LAYOUTS)
+        if table.protocol is not None:
+            assert set(table.datasets) <= {
+                f"{name}{group}"
+                for name in PROTOCOLS[table.protocol].dataset
+                for group in ("", *(f"/{manipulation}" for manipulation in MANIPULATIONS))
+            }
+        assert table.datasets.get("Celeb-DF-v2") in (518, None)
         for cells in table.rows.values():
             assert len(cells) == len(table.datasets) and any(cells)
             assert all(cell == "" or re.fullmatch(r"0\.\d+|1\.0*", cell) for cell in cells)
@@ -136,32 +151,49 @@ def test_the_page_holds_the_tables() -> None:
 
 @pytest.mark.slow
 def test_a_report_marks_them_as_quoted(file: Path, tmp_path: Path) -> None:
-    found = page_of(make_run(tmp_path / "same", ("tiny", "other"), videos=4, trained_with={"dataset": ["FF++_c23"]}))
+    same: dict[str, Any] = {"trained_with": {"dataset": ["FF++_c23"]}, "protocol": "deepfakebench"}
+    found = page_of(make_run(tmp_path / "same", ("tiny", "other"), videos=4, **same))
     assert_self_contained(found)
     measured, quoted = found.text.split("Published numbers, not measured here", 1)
     assert "0.6543" in quoted and "0.6543" not in measured and "Someone, https://example.org/a" in quoted
     assert "Three" not in quoted and "Another" not in quoted and "could not be read" not in found.text
-    for number, trained_with in enumerate(({}, {"dataset": ["other"]})):
-        text = page_of(make_run(tmp_path / f"{number}", ("tiny",), trained_with=trained_with)).text
+    for number, change in enumerate(
+        ({"trained_with": {}}, {"trained_with": {"dataset": ["other"]}}, {"protocol": None})
+    ):
+        text = page_of(make_run(tmp_path / f"{number}", ("tiny",), videos=4, **same | change)).text
         assert "Published numbers" not in text and "0.6543" not in text
 
 
 @pytest.mark.slow
 def test_groups_are_quoted_under_their_dataset(file: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps([TABLES[1] | {"datasets": {"tiny/a": None}}]))
-    text = page_of(make_run(tmp_path / "run", groups="/([ab])/", trained_with={"dataset": ["tiny"]})).text
+    same: dict[str, Any] = {"trained_with": {"dataset": ["tiny"]}, "protocol": "paper"}
+    text = page_of(make_run(tmp_path / "run", groups="/([ab])/", **same)).text
     assert "AUC of videos" in text and "tiny/a" in text and "Another" in text
 
 
 @pytest.mark.slow
-def test_a_test_prints_them(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_test_prints_and_names_them(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_dataset(tmp_path)
     assert training.main(arguments(tmp_path, "--name", "run")) == 0
+    assert "Another" not in capsys.readouterr().out
+    monkeypatch.setitem(PROTOCOLS, "paper", Protocol(["tiny", "elsewhere"], 2, "random", "max"))
+    best = str(tmp_path / "output/run/model_best.pth")
+    more = ["--test", "--resume_model", best, "--protocol", "paper", "--name", "tested"]
+    assert training.main(arguments(tmp_path, *more)) == 0
     printed = capsys.readouterr().out
-    results = json.loads((tmp_path / "output/run/results.json").read_text())
+    results = json.loads((tmp_path / "output/tested/results.json").read_text())
     assert results["trained_with"]["dataset"] == ["tiny"] and "Another" not in json.dumps(results)
     assert re.search(r"AUC of videos, trained on tiny\b.*Another\nmethod +tiny\n-+\nOne +0\.9", printed)
     assert "Someone" not in printed
+    kept = {name: results[name] for name in ("protocol", "frames_per_video", "frame_choice", "video_score", "seed")}
+    assert list(kept.values()) == ["paper", 2, "random", "max", 0]
+    assert results["datasets"]["tiny"]["frames"] == 2 * results["datasets"]["tiny"]["videos"]
+    text = page_of(tmp_path / "output/tested").text
+    assert "Another" in text and "at most 2, random, seed 0" in " ".join(text.split())
+    assert training.main(arguments(tmp_path, *more, "--overwrite", "--video_score", "mean")) == 2
 
 
 @pytest.mark.slow

@@ -428,6 +428,7 @@ def test_defaults_match_the_paper() -> None:
         "gil_loss": True, "temperature": 1.5, "mi_calculator": "kl", "balance_loss_method": "auto",
         "scales": [1, 2, 10], "num_LIBs": 4, "resume_model": None, "test": False, "save_model": True,
         "save_every_minutes": 15, "save_path": Path("output"), "overwrite": False,
+        "protocol": None, "frames_per_video": None, "frame_choice": "random",
         "video_score": "mean", "group_by": None, "error": 0.05, "fpr": None, "submit": "local", "nodes": 1, "slurm": {},
         "sync_bn": False, "precision": "auto", "log_every": 10, "accumulate": 1, "checkpoint_blocks": False,
         "recipe": "default", "channels": "RGB",

@@ -9,6 +9,7 @@ from utils import parsing as parse
 from utils.data_roots import DATA_ROOT_TEXT, DataRoot, parse_data_root
 from utils.errors import InputError
 from utils.jobs import SLURM_TEXT, check_job_arguments, key_values
+from utils.protocols import PROTOCOLS, arguments_of, check_protocol
 
 # These describe the current call and machine, so a resumed run does not take them from its checkpoint.
 NOT_INHERITED = (
@@ -185,6 +186,21 @@ class TrainingArguments:
         "model",
     )
 
+    protocol: str | None = parse.argument(
+        None,
+        parse.one_of(*PROTOCOLS),
+        f"test protocol: {', '.join(PROTOCOLS)}; sets --dataset, --frames_per_video, --frame_choice and --video_score",
+        "evaluation",
+    )
+    frames_per_video: int | None = parse.argument(
+        None, parse.count, "number of frames of each video in a test (default: all)", "evaluation"
+    )
+    frame_choice: str = parse.argument(
+        "random",
+        parse.one_of("random", "even"),
+        "how --frames_per_video chooses: random (from --seed) or even (equal steps, with the first and the last frame)",
+        "evaluation",
+    )
     video_score: str = parse.argument(
         "mean",
         parse.video_score,
@@ -229,19 +245,27 @@ def parse_training_arguments(
         saved: values of a checkpoint, which replace the defaults and those of ``--recipe``.
 
     Raises:
-        InputError: an unknown argument or a value that cannot be parsed.
+        InputError: an unknown argument, a value that cannot be parsed, or one that contradicts ``--protocol``.
     """
     parser = parse.Parser("training.py", description, TrainingArguments)
-    recipe = parser.parse(argv, saved).recipe
-    return parser.parse(argv, {**RECIPES[recipe], **(saved or {})})
+    first = parser.parse(argv, saved)
+    args = parser.parse(argv, {**RECIPES[first.recipe], **(saved or {}), **arguments_of(first.protocol)})
+    check_protocol(args.protocol, vars(args))
+    return args
 
 
 def check_training_arguments(args: TrainingArguments) -> None:
     """Raise InputError if two arguments contradict each other, or if the weights file does not exist."""
+    if not args.test:
+        for name in ("protocol", "frames_per_video"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name} {getattr(args, name)} has an effect in a test only; add --test.")
     if args.test and args.resume_model is None:
         raise InputError("--test needs a checkpoint to evaluate; give --resume_model FILE.")
     if args.test and args.fpr is not None:
         raise InputError("--fpr sets the threshold during training, so it has no effect with --test; leave it out.")
+    if args.frame_choice != TrainingArguments.frame_choice and args.frames_per_video is None:
+        raise InputError(f"--frame_choice {args.frame_choice} needs the number of frames; add --frames_per_video.")
     check_job_arguments(args.submit, args.nodes, args.slurm)
     if isinstance(args.pretrained, Path) and args.resume_model is None and args.submit == "local":
         if not args.pretrained.is_file():
