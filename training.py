@@ -19,7 +19,6 @@ from utils.command import check_command_line, run_command
 from utils.errors import InputError
 from utils.process import Stopped
 from utils.protocols import check_unknown
-from utils.schedule import cosine_factor
 from utils.tables import format_rows
 from utils.training_arguments import (
     NOT_INHERITED,
@@ -71,6 +70,7 @@ from scoring.familiarity import remember_training
 from train_state import TrainState, check_resume
 from utils.data_roots import root_of
 from utils.devices import PRECISIONS, choose_precision, worker_count
+from utils.schedule import cosine_factor
 from utils.world import World
 
 INPUT_SETTINGS = (*NETWORK_SETTINGS, "channels")  # what a test takes from the checkpoint
