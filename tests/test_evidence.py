@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import training
-from analysis import ablation, evidence
+from analysis import ablation, evidence, runs
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from datasets.transforms import normalise
@@ -28,6 +28,7 @@ from models.lib_network import LIBNetwork
 from scoring.detector import load_detector
 from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_analysis import assert_fails, read_study
+from utils.training_arguments import RECIPES
 
 # ------------------------------------------------------------------------------------------------------------- overlap
 
@@ -342,7 +343,7 @@ Started = list[list[str]]
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
     """Replace `subprocess.run` in the study alone: training calls git."""
-    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture
@@ -374,14 +375,17 @@ def test_grid() -> None:
         "divergence": ["default", "mi_calculator_w"],
         "balance": ["default", "balance_loss_method_hyper"],
         "mixup": ["mixup_False", "default"],
+        "backbone": ["default", "model_efficientnet", "model_mobilenet"],
+        "recipe": ["default", "channels_BGR", "lr_schedule_official", "recipe_official"],
     }
-    parsed = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
+    args, passed_on = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
     for changes in [changes for rows in grid.values() for changes in rows.values()]:
-        run = ablation.make_run(*parsed, changes, 3)
+        run = ablation.make_run(args.dataset, args.save_path, passed_on, changes, 3)
         differ = {
             key for key, value in vars(base).items() if run.settings[key] != json.loads(json.dumps(value, default=str))
         }
-        assert differ - set(changes) == {"name", "seed", "epoch", "save_path"}
+        of_recipe = set(RECIPES[changes.get("recipe", "default")])
+        assert differ - set(changes) - of_recipe == {"name", "seed", "epoch", "save_path"}
         assert all(run.settings[key] == value for key, value in changes.items())
     # Arguments after -- change the default.
     grid = ablation.make_grid(["blocks"], training.parse_arguments(["--num_LIBs", "2"])[0])
@@ -532,7 +536,7 @@ def test_wrong_arguments_of_ablation(tiny: Path, started: Started, capsys: pytes
     fails("--epok", "did you mean '--epoch'", passed_on=("--epok", "2"))
     fails("--num_LIBs 1", "--lil_loss False", passed_on=("--num_LIBs", "1"))
     one = ("--num_LIBs", "1", "--lil_loss", "False")
-    fails("lil_loss_True", "--only", own=("--only", "losses"), passed_on=one)
+    fails("lil_loss_True", "other tables", own=("--only", "losses"), passed_on=one)
     for own in ("--seed", "--name=x", "--resume_model", "--save_path", "--overwrite"):
         fails(own.split("=")[0], passed_on=(own, "1"))
     assert started == [] and not (tiny / "ablation").exists()
