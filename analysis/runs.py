@@ -142,6 +142,7 @@ def check_folder(job: Run) -> None:
 
 def execute(script: str, arguments: list[str], log: Path) -> bool:
     """Run a command of this project, such as training.py, append its output to a log, and say whether it succeeded."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
         command = [sys.executable, str(ROOT / script), *arguments]
         return subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode == 0
