@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from utils import parsing as parse
 from utils.errors import InputError
@@ -144,8 +144,17 @@ def execute(script: str, arguments: list[str], log: Path) -> bool:
     """Run a command of this project, such as training.py, append its output to a log, and say whether it succeeded."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
-        command = [sys.executable, str(ROOT / script), *arguments]
-        return subprocess.run(command, stdout=out, stderr=subprocess.STDOUT).returncode == 0
+        return call([sys.executable, str(ROOT / script), *arguments], out) == 0
+
+
+def call(command: list[str], out: IO[str]) -> int:
+    """Run a command with its output in a file, and return its exit code; after Ctrl-C, wait for its checkpoint."""
+    with subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # Ctrl-C has reached it too
+            raise
 
 
 def training_arguments(job: Run) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -342,8 +342,8 @@ Started = list[list[str]]
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
-    """Replace `subprocess.run` in the study alone: training calls git."""
-    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    """Replace the function that starts a run."""
+    monkeypatch.setattr(runs, "call", run)
 
 
 @pytest.fixture
@@ -351,10 +351,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The command lines of the started runs, which train in this process to save time."""
     commands: Started = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    def run(command: list[str], _: object) -> int:
         assert command[:2] == [sys.executable, str(ROOT / "training.py")]
         commands.append(command[2:])
-        return subprocess.CompletedProcess(command, training.main(command[2:]))
+        return training.main(command[2:])
 
     replace_run(monkeypatch, run)
     return commands
@@ -497,11 +497,11 @@ def test_a_killed_ablation_continues(tiny: Path, started: Started) -> None:
 def test_a_failed_run_is_named_and_the_others_continue(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def broken(command: list[str], stdout: object, **_: object) -> subprocess.CompletedProcess:
+    def broken(command: list[str], out: IO[str]) -> int:
         if "--mixup" in command:
-            print("it broke", file=stdout)
-            return subprocess.CompletedProcess(command, 2)
-        return subprocess.CompletedProcess(command, training.main(command[2:]))
+            print("it broke", file=out)
+            return 2
+        return training.main(command[2:])
 
     replace_run(monkeypatch, broken)
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0")
@@ -517,7 +517,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
     assert "left out: mixup_False-seed_0." in content["text"]
 
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "7")
-    replace_run(monkeypatch, lambda command, **_: subprocess.CompletedProcess(command, 2))
+    replace_run(monkeypatch, lambda *_: 2)
     assert_fails(ablation.main, command, capsys, "2 of 2 runs failed")
 
 

@@ -4,11 +4,9 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -43,16 +41,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The started commands, which run in this process, with a detector that needs no weights."""
     commands: list[list[str]] = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    def run(command: list[str], _: object) -> int:
         script = Path(command[1])
         assert command[0] == sys.executable and script.parent == ROOT
         commands.append([script.name, *command[2:]])
         code = COMMANDS[script.name](command[2:])
         if code == 130:  # Ctrl-C reaches this command and the one that it started
             raise KeyboardInterrupt
-        return subprocess.CompletedProcess(command, code)
+        return code
 
-    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(runs, "call", run)
     for module in (preprocessing, estimate):
         monkeypatch.setattr(module, "load_face_detector", lambda *_: (fixed_detector, {"detector": "fixed"}))
     return commands
@@ -190,11 +188,11 @@ def test_datasets_that_are_not_available(
 def test_a_failed_step_is_named(
     tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(command: list[str], stdout: Any, **_: object) -> subprocess.CompletedProcess:
-        print("it broke", file=stdout)
-        return subprocess.CompletedProcess(command, 2)
+    def broken(_: list[str], out: IO[str]) -> int:
+        print("it broke", file=out)
+        return 2
 
-    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=broken, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(runs, "call", broken)
     argv = command_line(tmp_path, "balance", "--speed", "1,1,1", videos=videos)
     assert_fails(reproduce.main, argv, capsys, "3 steps failed", "prepare FF++_c23", ".log")
     assert (tmp_path / "output/prepare_FF++_c23.log").read_text() == "it broke\n"
@@ -231,3 +229,10 @@ def test_a_resumed_run_may_have_an_automatic_precision(tmp_path: Path) -> None:
     (run.folder / "model_last.pth").touch()
     (run.folder / "args.json").write_text(json.dumps({**run.settings, "precision": "fp32"}))
     runs.check_folder(run)
+
+
+def test_ctrl_c_waits_for_the_checkpoint_of_a_run(tmp_path: Path) -> None:
+    script = "import os, signal, time, sys; os.kill(os.getppid(), signal.SIGINT); time.sleep(1); open(sys.argv[1], 'w')"
+    with (tmp_path / "log").open("w") as log, pytest.raises(KeyboardInterrupt):
+        runs.call([sys.executable, "-c", script, str(tmp_path / "saved")], log)
+    assert (tmp_path / "saved").exists()
