@@ -167,11 +167,11 @@ def make_plan(args: ReproduceArguments, passed_on: list[str]) -> tuple[list[Step
     tested = [name for name in test_sets if name not in absent]
     if absent == needed or (args.table != "within" and TRAINING_SET in absent) or (test_sets and not tested):
         raise InputError(
-            f"--table {args.table}: {absent[0]} has no label files in {args.dataset_root / absent[0]} and no folder in "
-            f"--videos; give --videos {base_name(absent[0])}=FOLDER."
+            f"--table {args.table}: {absent[0]} is not prepared in {args.dataset_root / absent[0]} and has no folder "
+            f"in --videos; give --videos {base_name(absent[0])}=FOLDER."
         )
     if absent:
-        print(f"note: left out: {first_ten(absent)}, without label files and without a folder in --videos")
+        print(f"note: left out, because they are not prepared and have no folder in --videos: {first_ten(absent)}")
 
     steps = [preparation(dataset, args, base, estimator) for dataset in needed if dataset not in absent]
     if args.table in ABLATIONS:
@@ -264,7 +264,7 @@ def print_plan(table: str, steps: list[Step]) -> None:
             hours, needed[step.place] = hours + (cost.hours or 0), needed[step.place] + cost.size
             state = f"{format_hours(cost.hours)}, {cost.size / 1e9:.1f} GB"
         print(f"{number}. {step.name}: {state}\n   python {shlex.join(step.command)}", flush=True)
-    print(f"to do: {format_hours(hours)}")
+    print(f"to do: {format_hours(hours)}, by timings on this machine or --speed (docs/studies.md)")
     for place, size in needed.items():
         existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free
@@ -273,8 +273,10 @@ def print_plan(table: str, steps: list[Step]) -> None:
 
 
 def format_hours(hours: float | None) -> str:
-    """Format hours; None if there was nothing to time."""
-    return "unknown hours (no video to time; give --speed)" if hours is None else f"{hours:.2f} h"
+    """Format hours, in minutes below one hour; None if there was nothing to time."""
+    if hours is None:
+        return "unknown time (no video to time; give --speed)"
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 # --------------------------------------------------------------------------------------------------------------- table

@@ -16,6 +16,7 @@ from analysis.ablation import AblationArguments
 from analysis.compare import CompareArguments
 from analysis.embedding import EmbeddingArguments
 from analysis.evidence import EvidenceArguments
+from analysis.reproduce import ReproduceArguments
 from analysis.robustness import RobustnessArguments
 from datasets.pack import PackArguments
 from demo.__main__ import DemoArguments
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Any] = {
     "-m analysis.embedding": EmbeddingArguments,
     "-m analysis.evidence": EvidenceArguments,
     "-m analysis.ablation": AblationArguments,
+    "-m analysis.reproduce": ReproduceArguments,
 }
 INTRODUCTION = """# Arguments
 

@@ -152,9 +152,9 @@ def test_estimate_of_the_papers_training(tmp_path: Path, capsys: pytest.CaptureF
     train, held_out = 264_598 + 4 * 73_649, 140 * 73_649 / 720 + 560 * 264_598 / 2_880
     hours = (20 * (train / 2000 + held_out / 6900) + held_out / 6900) / 3600
     images = (73_649 + 264_598) * 1000 / 720
-    wanted = [f"{images / 100 / 3600:.2f} h, {images * 91e3 / 1e9:.1f} GB", f"{hours:.2f} h"]
+    wanted = [f"{images / 100 / 3600:.1f} h, {images * 91e3 / 1e9:.1f} GB", f"{hours:.1f} h, "]
     assert [any(text in line for line in lines) for text in wanted] == [True, True], lines
-    assert f"to do: {images / 100 / 3600 + 2 * hours:.2f} h" in lines
+    assert f"to do: {images / 100 / 3600 + 2 * hours:.1f} h," in "\n".join(lines)
     assert_fails(reproduce.main, argv[:-1], capsys, "--videos", "later")
 
 
@@ -177,7 +177,7 @@ def test_datasets_that_are_not_available(
     some = ["--videos", f"FF++_c23={videos / 'FF++_c23'},Celeb-DF-v2={videos / 'Celeb-DF-v2'}"]
     assert reproduce.main([*some, *argv]) == 0
     printed = capsys.readouterr().out
-    assert "left out: Celeb-DF-v1_all, DFDC-Preview_all, DFDC_all" in printed
+    assert ": Celeb-DF-v1_all, DFDC-Preview_all, DFDC_all\n" in printed
     test = printed_commands(printed)[-1]
     assert test[test.index("--dataset") + 1] == "Celeb-DF-v2_all"
     assert_fails(reproduce.main, [*some[:1], f"DFDC={videos / 'DFDC'}", *argv], capsys, "FF++_c23")
