@@ -13,7 +13,7 @@ import pytest
 import preprocessing
 import training
 from analysis import estimate, reproduce, runs
-from corpora.label_files import LABEL_FILES
+from corpora.label_files import LABEL_FILES, REPORT, is_prepared
 from evaluation.published import paper_auc
 from run_folder import RunFolder
 from tests.conftest import ROOT, TINY
@@ -124,22 +124,23 @@ def test_tables_from_videos_to_aucs(
     assert all(row[0] == "" and float(row[1]) >= 0 for row in rows.values())
 
 
-def test_every_table_has_a_plan(
-    tmp_path: Path, videos: Path, started: list[list[str]], capsys: pytest.CaptureFixture
-) -> None:
+@pytest.mark.slow
+def test_every_table_has_a_plan(tmp_path: Path, started: list[list[str]], capsys: pytest.CaptureFixture) -> None:
+    plans = {}
     for table in ("within", "cross", *reproduce.ABLATIONS):
-        argv = command_line(tmp_path, table, "--dry_run", "--speed", "100,200,10", videos=videos)
+        argv = command_line(tmp_path, table, "--dry_run", "--speed", "100,200,10", videos=tmp_path / "later")
         assert reproduce.main(argv) == 0
-        plan = printed_commands(capsys.readouterr().out)
-        prepared = [part for part in plan if part[0] == "preprocessing.py"]
-        trained = [part for part in plan if part[0] == "training.py" and "--test" not in part]
-        counts = {"within": 4, "cross": 1, "losses": 4, "blocks": 6, "backbone": 3, "divergence": 2, "balance": 2}
-        assert len(trained) == counts[table] and len(prepared) == {"within": 4, "cross": 5}.get(table, 1)
-        for part in prepared:
-            preprocessing.parse_arguments(part[1:])
-        for part in trained:
-            training.parse_arguments(part[1:])
+        plans[table] = printed_commands(capsys.readouterr().out)
     assert started == [] and list(tmp_path.iterdir()) == []
+    for name in DATASETS:
+        (tmp_path / "later" / name).mkdir(parents=True)
+    trained = {"within": 4, "cross": 1, "losses": 4, "blocks": 6, "backbone": 3, "divergence": 2, "balance": 2}
+    for table, plan in plans.items():
+        prepared = [preprocessing.parse_arguments(part[1:]) for part in plan if part[0] == "preprocessing.py"]
+        assert len(prepared) == {"within": 4, "cross": 5}.get(table, 1)
+        assert all(args.split == ("all" if table == "cross" else "disjoint") for args in prepared[1:])
+        trainings = [part for part in plan if part[0] == "training.py" and "--test" not in part]
+        assert len({str(training.parse_arguments(part[1:])) for part in trainings}) == trained[table]
 
 
 def test_estimate_of_the_papers_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -167,6 +168,16 @@ def test_label_files_and_repetitions_are_counted(tmp_path: Path) -> None:
     assert estimate.images_of(count, "train", 4) == 4 * 30 + 41
     assert estimate.images_of(count, "test", frames=12) == 24 + 24
     assert [estimate.repetitions("FF++_c23", count, value) for value in ("paper", "auto", "3")] == [4, 1, 3]
+
+
+def test_a_dataset_with_unfinished_videos_is_not_prepared(tmp_path: Path) -> None:
+    for name in LABEL_FILES:
+        assert not is_prepared(tmp_path)
+        (tmp_path / name).touch()
+    assert is_prepared(tmp_path)  # label files of the user
+    for unfinished in (1, 0):
+        (tmp_path / REPORT).write_text(json.dumps({"unfinished": unfinished}))
+        assert is_prepared(tmp_path) == (not unfinished)
 
 
 def test_datasets_that_are_not_available(
