@@ -26,6 +26,7 @@ from utils.images import read_image
 from utils.progress import progress
 
 PER_FOLDER = 4
+SIDE = 256  # pixels
 FOLDERS = {"real": (90, 18, 42), "fake": (30, 6, 14)}  # in train, val and test
 PATTERNS = {"real": "data/real/{}.jpg", "fake": "data/fake/fake_{}.jpg"}  # as its load_real.py and load_fake.py write
 
@@ -38,7 +39,6 @@ class RealOrFakeArguments:
     faces: Path = parse.required(parse.path, "output folder of the images: --data_root of the training")
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files")
     name: str = parse.argument("realorfake", parse.folder_name, "name of the dataset, for its folder of label files")
-    size: int = parse.argument(256, parse.number(int, 2), "side of the images in pixels")
 
 
 def list_folders() -> Iterator[tuple[Folder, list[str]]]:
@@ -66,9 +66,7 @@ def run(args: RealOrFakeArguments) -> None:
         for number, image in enumerate(images):
             file = args.faces / folder.path / f"{number}.webp"
             if not file.exists():
-                pixels = cv2.resize(
-                    read_image(args.clone / image), (args.size, args.size), interpolation=cv2.INTER_AREA
-                )
+                pixels = cv2.resize(read_image(args.clone / image), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
                 with atomic_write(file) as part:
                     Image.fromarray(pixels).save(part, "WEBP", lossless=True)
     write_label_files(args.dataset_root / args.name, (folder for folder, _ in folders))
@@ -78,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input, 130 for an interruption."""
     again = "; run the command again to continue"
     parser = parse.Parser("-m corpora.realorfake", __doc__, RealOrFakeArguments)
-    return run_command("corpora.realorfake", lambda: run(parser.parse(argv)), "a smaller --size", lambda: again)
+    return run_command(
+        "corpora.realorfake", lambda: run(parser.parse(argv)), "a machine with more memory", lambda: again
+    )
 
 
 if __name__ == "__main__":

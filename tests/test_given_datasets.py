@@ -19,12 +19,13 @@ from utils.images import read_image
 def make_clone(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Draw a small clone of realorfake; return the arguments of the command."""
     monkeypatch.setattr(realorfake, "FOLDERS", {"real": (2, 1, 1), "fake": (1, 1, 1)})
+    monkeypatch.setattr(realorfake, "SIDE", 8)
     rng = np.random.default_rng(0)
     for _, images in realorfake.list_folders():
         for image in images:
             (root / "clone" / image).parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(root / "clone" / image), rng.integers(0, 255, (16, 16, 3), np.uint8))
-    where = ["--faces", str(root / "faces"), "--dataset_root", str(root / "labels"), "--size", "8"]
+    where = ["--faces", str(root / "faces"), "--dataset_root", str(root / "labels")]
     return [str(root / "clone"), *where]
 
 
