@@ -222,7 +222,7 @@ def run(args: ListArguments) -> None:
     write_label_files(label_folder, folders)
     for frames, names, folder in progress(links, "links", unit="folders", delay=2):
         link(frames, names, folder)
-    print(f"train with --dataset {args.name} --data_root {args.root}")
+    print(f"use it with --dataset {args.name} --data_root {args.root}")
 
 
 def main(argv: list[str] | None = None) -> int:
