@@ -49,7 +49,7 @@ class Video:
     row: int = 0
 
 
-def _parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
+def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
     """Return (path, number of frames) for each line; one InputError names all bad lines."""
     if not file.is_file():
         raise InputError(
@@ -116,7 +116,7 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
     """
     label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
-    entries = [_parse_label_file(file, label) for label, file in enumerate(files)]
+    entries = [parse_label_file(file, label) for label, file in enumerate(files)]
     read_sources(label_folder / SOURCES_FILE)  # a malformed file must not stop a run at its end
     empty_files = [str(file) for file, videos_of_class in zip(files, entries, strict=True) if not videos_of_class]
     if len(empty_files) == 2 or (empty_files and split != "test"):
