@@ -203,6 +203,19 @@ def test_card_has_the_numbers_of_this_checkpoint_only(
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize("change", [{"datasets": {"tiny": {"auc": 0.5}}}, {"datasets": 3}, {"precision": None}])
+def test_results_of_another_version_are_refused(
+    source: Path, tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture
+) -> None:
+    test = results(tmp_path / "test", sha256(source))
+    content = json.loads((test / "results.json").read_text()) | change
+    (test / "results.json").write_text(json.dumps({name: value for name, value in content.items() if value}))
+    assert share_model(source, tmp_path / "refused", test) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "results.json" in line and "--test" in line
+    assert not (tmp_path / "refused").exists()
+
+
 def test_share_refuses(source: Path, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = sha256(shared / "config.json")
     (tmp_path / "damaged.pth").write_bytes(source.read_bytes()[:-100])
