@@ -195,9 +195,9 @@ def unlike_training(
         found["detail"] = np.inf  # larger crops have less detail per pixel, so only equal sizes compare
     found["side"] = np.inf if side is None else side
     notes = [
-        f"the face {WORDS[name]} than 95 % of the training faces"
-        for name, quantile in familiar["quantiles"].items()
-        if found[name] < quantile
+        f"the face {words} than 95 % of the training faces"
+        for name, words in WORDS.items()
+        if found[name] < familiar["quantiles"].get(name, -np.inf)
     ]
     if (training_features := checkpoint.get("training_features")) is not None:
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)

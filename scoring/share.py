@@ -3,8 +3,9 @@
     python -m scoring.share output/ff/model_best.pth ff-model output/ff output/ff_tested
     hf upload USER/ff-model ff-model
 
-The folder has the weights (model.safetensors), the settings and the thresholds (config.json), and a model card
-(README.md). The card shows metrics only from tests of this checkpoint, which it recognises by its SHA-256.
+The folder has the weights (model.safetensors), the settings and the thresholds (config.json), features of the training
+faces (training_features.safetensors), and a model card (README.md). The card shows metrics only from tests of this
+checkpoint, which it recognises by its SHA-256.
 """
 
 import sys
