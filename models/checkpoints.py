@@ -11,6 +11,7 @@ Checkpoints of this project also have:
 - ``channels``: channel order of the training images, RGB or BGR.
 - ``balance``: state of the learnt loss weights.
 - ``val_losses``, ``halvings``: state of ``--lr_schedule official``.
+- ``about``: what is special about the training faces, see `datasets.labels.describe_datasets`.
 - ``history``: losses and metrics of each finished epoch.
 - ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
 
@@ -182,6 +183,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
         "val": ("val" in checkpoint) == ("best" in checkpoint),
         "calibration": _is_calibration(checkpoint.get("calibration")),
+        "about": _is_text_list(checkpoint.get("about", [])),
         "familiar": _is_familiar(checkpoint.get("familiar")),
         "training_features": _are_features(checkpoint.get("training_features"), state),
         "faces": isinstance(checkpoint.get("faces"), dict | None),
@@ -229,6 +231,10 @@ def _are_features(value: Any, state: dict[str, Any]) -> bool:
         return False
     last = getattr(state.get("linear.1.weight", value), "shape", ())  # 2 x d
     return value.ndim == 2 and len(value) > 0 and value.shape[1:] == last[1:] and bool(value.isfinite().all())
+
+
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _is_number(value: Any) -> bool:

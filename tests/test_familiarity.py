@@ -22,6 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, folder in enumerate(sorted(root.glob("faces/tiny/train/*/*"))):
         track = [{"image": file.name, "box": [0, 0, 50 + number, 90]} for file in sorted(folder.glob("*.png"))]
         (folder / "faces.json").write_text(json.dumps({"faces": [track]}))
+    (root / "labels/tiny/about.txt").write_text("drawn\nfaces\n")
     assert training.main(arguments(root, "--name", "run")) == 0
     return root
 
@@ -38,6 +39,7 @@ def training_face(root: Path) -> np.ndarray:
 def test_a_checkpoint_knows_its_training_faces(trained: Path) -> None:
     _, checkpoint = load_trained(trained / "output/run/model_best.pth")
     familiar, features = checkpoint["familiar"], checkpoint["training_features"]
+    assert checkpoint["about"] == ["drawn faces"]
     assert set(familiar["quantiles"]) == {"brightness", "sharpness", "detail", "side"}
     sides = np.repeat(np.arange(50, 56), 3)
     assert familiar["quantiles"]["side"] == pytest.approx(np.quantile(sides, 0.05))
