@@ -23,7 +23,7 @@ After a finished epoch they have:
 
 The best checkpoint of a finished training has:
 
-- ``familiar``, ``training_features``: see `scoring.familiarity.remember_training`.
+- ``familiar``, ``familiar_features``: see `scoring.familiarity.remember_training`.
 
 ``model_last.pth`` alone has what continuing needs:
 
@@ -185,7 +185,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "calibration": _is_calibration(checkpoint.get("calibration")),
         "about": _is_text_list(checkpoint.get("about", [])),
         "familiar": _is_familiar(checkpoint.get("familiar")),
-        "training_features": _are_features(checkpoint.get("training_features"), state),
+        "familiar_features": _are_features(checkpoint.get("familiar_features"), state),
         "faces": isinstance(checkpoint.get("faces"), dict | None),
     }
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:

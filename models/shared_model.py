@@ -6,7 +6,7 @@
 - ``config.json``: every other entry of the checkpoint that is plain JSON data (`models.checkpoints` lists the entries),
   without the settings of the machine that trained; ``weights_sha256`` of model.safetensors; and ``checkpoint_sha256``,
   the ``sha256`` of the checkpoint.
-- ``training_features.safetensors``: the entry ``training_features``, if the checkpoint has it. config.json then has its
+- ``familiar_features.safetensors``: the entry ``familiar_features``, if the checkpoint has it. config.json then has its
   ``features_sha256``.
 - ``README.md``: the model card.
 
@@ -32,7 +32,7 @@ from utils.process import current_rank
 from utils.training_arguments import NOT_INHERITED, TrainingArguments
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
-FEATURES = "training_features.safetensors"
+FEATURES = "familiar_features.safetensors"
 HUB_NAME = re.compile(r"(?!.*\.(pth|pt|safetensors|onnx)$)[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 # Arguments that belong to the machine of the training, such as its paths.
@@ -133,7 +133,7 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
     entries = {**entries, "state_dict": _read_tensors(folder / WEIGHTS, "weights_sha256", expected, flag)}
     if (expected := entries.get("features_sha256")) is not None:
         features = _read_tensors(folder / FEATURES, "features_sha256", expected, flag)
-        entries["training_features"] = features.get("training_features")
+        entries["familiar_features"] = features.get("familiar_features")
     return entries
 
 
@@ -170,8 +170,8 @@ def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> N
 
     files = {WEIGHTS: safetensors.torch.save(checkpoint["state_dict"], {"format": "pt"})}
     shas = {"weights_sha256": hashlib.sha256(files[WEIGHTS]).hexdigest(), "checkpoint_sha256": checkpoint["sha256"]}
-    if (features := checkpoint.get("training_features")) is not None:
-        files[FEATURES] = safetensors.torch.save({"training_features": features.contiguous()}, {"format": "pt"})
+    if (features := checkpoint.get("familiar_features")) is not None:
+        files[FEATURES] = safetensors.torch.save({"familiar_features": features.contiguous()}, {"format": "pt"})
         shas["features_sha256"] = hashlib.sha256(files[FEATURES]).hexdigest()
     try:
         remove_stale_parts(folder.parent, folder.name)

@@ -4,7 +4,7 @@
     hf upload USER/ff-model ff-model
 
 The folder has the weights (model.safetensors), the settings and the thresholds (config.json), features of the training
-faces (training_features.safetensors), and a model card (README.md). The card shows metrics only from tests of this
+faces (familiar_features.safetensors), and a model card (README.md). The card shows metrics only from tests of this
 checkpoint, which it recognises by its SHA-256.
 """
 

@@ -121,11 +121,11 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     [
         ("familiar", {"quantiles": {"side": float("nan")}, "crop_side": None, "distance": 1.0}),
         ("familiar", {"quantiles": [1.0], "crop_side": None, "distance": 1.0}),
-        ("training_features", [1.0]),
-        ("training_features", torch.ones(3)),
-        ("training_features", torch.ones(3, 5)),  # of another network
-        ("training_features", torch.full((3, 96), torch.nan)),
-        ("training_features", torch.ones(0, 96)),
+        ("familiar_features", [1.0]),
+        ("familiar_features", torch.ones(3)),
+        ("familiar_features", torch.ones(3, 5)),  # of another network
+        ("familiar_features", torch.full((3, 96), torch.nan)),
+        ("familiar_features", torch.ones(0, 96)),
         ("calibration", {"video_score": "mean"} | dict.fromkeys(("frame", "video"), {"threshold": float("nan")})),
     ],
 )

@@ -155,7 +155,11 @@ def record(file: str, sha: str = "0" * 64, **more: Any) -> dict[str, Any]:
     plain = dict.fromkeys(COLUMNS) | {"spread": None, "people": [], "notes": [], "run": {"date": "now"}, "score": 0.5}
     crops = {"faces_given": True, "every": 5, "frames": None}
     model = {"sha256": "c", "precision": "fp32"}
-    return plain | {"file": file, "sha256": sha, "model": model, "crops": crops, "cutoffs": None, "face_detector": None} | more
+    return (
+        plain
+        | {"file": file, "sha256": sha, "model": model, "crops": crops, "cutoffs": None, "face_detector": None}
+        | more
+    )
 
 
 def settings() -> dict[str, Any]:
@@ -274,23 +278,23 @@ def test_a_batch_continues_with_equal_settings_only(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = write_image(tmp_path / "a.png", photo(0))
-    for flag, out in (("--json", tmp_path / "a.json"), ("--csv", tmp_path / "a.csv")):
-        argv = ["--model", model, image, flag, out]
-        assert score(*argv) == 0
-        before = out.read_bytes()
-        for name, value in (
-            ("error", 0.1), ("every", 3), ("frames", 8), ("faces_given", True), ("precision", "bf16"),
-        ):  # fmt: skip
-            refused(capsys, *argv, f"--{name}", value, says=f"--{name} ")
+    outputs = tmp_path / "a.json", tmp_path / "a.csv"
+    argv: list[Any] = ["--model", model, image]
+    in_json, in_csv = [*argv, "--json", outputs[0]], [*argv, "--csv", outputs[1]]
+    assert score(*in_json, *in_csv[-2:]) == 0
+    before = [out.read_bytes() for out in outputs]
+    values = {"error": 0.1, "every": 3, "frames": 8, "faces_given": True, "precision": "bf16"}
+    for name, value in values.items():
+        refused(capsys, *in_json, f"--{name}", value, says=f"--{name} ")
+    refused(capsys, *in_csv, "--error", 0.1, says="--error ")
+    for name, other in (("detector_weights", ("retinaface", "6" * 64)), ("detector", ("mtcnn", None))):
+        description = dict(zip(("detector", "weights"), other, strict=True))
         with monkeypatch.context() as patch:
-            other = {"detector": "retinaface", "weights": "6" * 64}
-            patch.setattr(scoring_detector, "load_face_detector", lambda *_, other=other: (fixed_detector, other))
-            refused(capsys, *argv, says="--detector_weights")
-            other["detector"] = "mtcnn"
-            refused(capsys, *argv, says="--detector ")
-        assert out.read_bytes() == before
-        assert score(*argv, "--every", 2) == 0  # as in the checkpoint
-        assert score(*argv, "--error", 0.1, "--overwrite", True) == 0
+            patch.setattr(scoring_detector, "load_face_detector", lambda *_, d=description: (fixed_detector, d))
+            refused(capsys, *in_json, says=f"--{name} ")
+            refused(capsys, *in_csv, says=f"--{name} ")
+    assert [out.read_bytes() for out in outputs] == before
+    assert score(*in_json, "--every", 2) == 0  # as in the checkpoint
 
 
 def test_other_files_are_not_replaced(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

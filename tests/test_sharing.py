@@ -35,7 +35,7 @@ from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
 
-FILES = ["README.md", "config.json", "model.safetensors", "training_features.safetensors"]
+FILES = ["README.md", "config.json", "model.safetensors", "familiar_features.safetensors"]
 SECRET = "/secret/of/the/machine"
 ENTRIES = {
     "args": {
@@ -62,7 +62,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     file = checkpoint(folder / "model_best.pth", **ENTRIES)
     width = torch.load(file, weights_only=True)["state_dict"]["linear.1.weight"].shape[1]
-    return checkpoint(file, **ENTRIES, training_features=torch.eye(width)[:12].half())
+    return checkpoint(file, **ENTRIES, familiar_features=torch.eye(width)[:12].half())
 
 
 @pytest.fixture(scope="module")
@@ -268,10 +268,10 @@ def test_damaged_folders_are_refused(shared: Path, tmp_path: Path, capsys: pytes
         config.write_text(text)
         refused(folder, capsys, str(folder))
     shutil.copytree(shared, folder, dirs_exist_ok=True)
-    (folder / "training_features.safetensors").write_bytes(b"changed")
-    refused(folder, capsys, "training_features.safetensors", "SHA-256")
-    (folder / "training_features.safetensors").unlink()
-    refused(folder, capsys, "training_features.safetensors")
+    (folder / "familiar_features.safetensors").write_bytes(b"changed")
+    refused(folder, capsys, "familiar_features.safetensors", "SHA-256")
+    (folder / "familiar_features.safetensors").unlink()
+    refused(folder, capsys, "familiar_features.safetensors")
     weights.unlink()
     refused(folder, capsys, "model.safetensors")
     config.unlink()
