@@ -16,11 +16,12 @@ from datasets.folders import list_images, real_path
 from datasets.packs import Pack, find_pack
 from datasets.sources import SOURCES_FILE, read_sources
 from utils.data_roots import DataRoot, root_of
-from utils.errors import InputError, did_you_mean, first_ten
+from utils.errors import InputError, did_you_mean, first_ten, one_line
 from utils.progress import progress
 
 CLASSES = ("real", "fake")  # indexed by the label
 SPLITS = ("train", "val", "test")
+ABOUT_FILE = "about.txt"  # beside the label files, see `describe_datasets`
 
 # How often the paper repeats the real videos of a training set to balance the classes.
 PAPER_OVERSAMPLING = {"FF++": 4, "DFDC-Preview": 4, "Celeb-DF-v2": 6, "DFDC": 5}
@@ -93,6 +94,16 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
             f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
         )
     return label_folder
+
+
+def describe_datasets(datasets: Sequence[str], dataset_root: Path) -> list[str]:
+    """Return what is special about the faces of the datasets, such as "drawn faces", from their files about.txt.
+
+    A dataset without this file has ordinary faces. A copy of the label files keeps it.
+    """
+    files = [dataset_root / dataset / ABOUT_FILE for dataset in datasets]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    return sorted({one_line(text) for text in texts if text.strip()})
 
 
 def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, size: int | None = None) -> list[Video]:

@@ -6,9 +6,11 @@ import re
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache, partial
@@ -22,7 +24,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import preprocessing
 import training
@@ -1052,3 +1054,28 @@ def test_a_damaged_record_is_replaced(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames"] == 6
     assert len(images(dataset)) == 24
+
+
+def test_a_huge_photo_is_a_failure_and_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PNG of 400 megapixels and a small photo."""
+    huge, small = tmp_path / "a.png", tmp_path / "b.png"
+    header = struct.pack(">4s2I5B", b"IHDR", 20000, 20000, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(100))]
+    signed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    huge.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(signed))
+    cv2.imwrite(str(small), picture(0, 0))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", no_decoding_of(huge))
+    sources = [Source(file, tmp_path / "faces" / file.stem) for file in (huge, small)]
+    first, second = extract_faces(sources, Recipe(), fixed_detector, 8, 0, StageTimes())
+    assert "megapixels" in str(first.failure) and second.failure is None
+    assert (tmp_path / "faces/a.failed.json").is_file() and (tmp_path / "faces/b/faces.json").is_file()
+
+
+def no_decoding_of(file: Path) -> Callable[..., Any]:
+    load = ImageFile.ImageFile.load
+
+    def checked(image: ImageFile.ImageFile, *more: Any) -> Any:
+        assert image.filename != str(file)
+        return load(image, *more)
+
+    return checked
