@@ -147,7 +147,7 @@ def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) 
     draw = ImageDraw.Draw(sheet)
     for row, (video, folder) in enumerate(progress(rows, "contact sheet", unit="videos", delay=2)):
         top = row * (SHEET_SIDE + band)
-        images = sorted(folder.glob("*.png"))
+        images = [folder / image for image in list_images(folder) or ()]
         name = folder.relative_to(faces).as_posix() if folder.is_relative_to(faces) else folder.as_posix()
         draw.text((4, top + 2), f"{video.split} {CLASSES[video.label]}, {len(images)} faces: {name}", fill="black")
         for column, i in enumerate(evenly_spaced(len(images), SHEET_COLUMNS)):

@@ -294,7 +294,7 @@ def ffiw(dataset: str, root: Path) -> list[SourceVideo]:
     _check_folders(dataset, root, ["source", "target"])
     videos = []
     for label, folder in enumerate(("source", "target")):
-        for path, match in _matched_files(root, folder, r"\w+/((train|val|test)/.+)", "train/train_00000000.mp4"):
+        for path, match in _matched_files(root, folder, r"\w+/((train|val|test)[/_].+)", "train/train_00000000.mp4"):
             source = frozenset({match[1]})
             mask = root / f"target_mask/{match[1]}_mask.mp4" if label else None
             videos.append(replace(_video(root, path, label, match[2].lower(), source, source), mask=mask))

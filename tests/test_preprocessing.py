@@ -29,15 +29,17 @@ from PIL import Image, ImageFile
 import preprocessing
 import training
 from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
+from corpora.layouts import find_videos
 from datasets.labels import CLASSES, SPLITS, Video, read_split
 from datasets.sources import read_sources
 from demo.dataset import draw_video, plan
 from faces.detectors import Detections
-from faces.extraction import Outcome, Source, StageTimes, extract_faces
+from faces.extraction import Outcome, Source, StageTimes, extract_faces, is_done
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
 from tests.conftest import ROOT, TINY
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
+from tests.test_layouts import NEWER, make_layout
 from utils.files import create_part, remove_stale_parts
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
@@ -276,6 +278,71 @@ def recording(function: Callable[..., Any], sources: list[Source]) -> Callable[.
         return function(found, *args)
 
     return wrapped
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_newer_datasets_give_label_files_with_sources(
+    name: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_only = name == "WildDeepfake"
+    monkeypatch.setattr(
+        preprocessing,
+        "load_face_detector",
+        lambda *_: pytest.fail("face crops need no detector") if frames_only else (fixed_detector, {"detector": "x"}),
+    )
+
+    def copy(file: Path) -> None:
+        if frames_only:
+            Image.new("RGB", (32, 32)).save(file, "PNG")
+        else:
+            shutil.copy(clip, file)
+
+    make_layout(tmp_path / "videos", NEWER[name], copy)
+    contact_sheet = ("--contact_sheet", "True") if frames_only else ()
+    assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "1", *contact_sheet)) == 0
+    used = [v for v in find_videos(name, tmp_path / "videos", name) if v.split and v.file.exists()]
+    splits = {v.split for v in used}
+    listed = [v for s in splits for v in read_split(name, s, tmp_path / "labels", tmp_path / "faces")]
+    assert {v.path for v in listed} == {v.folder for v in used} and len(listed) == len(used) >= 5
+    origins = read_sources(tmp_path / "labels" / name / "sources.csv")
+    assert {v.folder: v.sources for v in used} == {path: origin.sources for path, origin in origins.items()}
+    if frames_only:
+        assert not images(tmp_path) and {len(list(Path(v.path).glob("[!.]*"))) for v in listed} == {1, 2}
+
+
+@pytest.mark.parametrize("mask", ["right", "dark", "broken", None])
+def test_the_face_that_meets_the_mask_is_cropped(mask: str | None, tmp_path: Path, clip: Path) -> None:
+    """The left face is larger, the right one is manipulated."""
+    boxes = np.array([[10, 10, 90, 130], [120, 40, 180, 100]], np.float32)
+
+    def two_faces(frames: np.ndarray) -> list[Detections]:
+        return [Detections(boxes, np.ones(2, np.float32)) for _ in frames]
+
+    def run() -> dict[str, Any]:
+        times = StageTimes()
+        list(extract_faces([source], Recipe(2, None, 1.3, 64, False), two_faces, 8, 0, times))
+        assert is_done(source)
+        return json.loads((source.folder / "faces.json").read_text())
+
+    source = Source(clip, tmp_path / "faces/clip", tmp_path / "mask.mp4")
+    before = run()
+    assert before["faces"][0][0]["box"][0] == 10 and "mask" not in before
+    if mask is None:
+        return
+    if mask == "broken":
+        source.mask.write_bytes(b"no video")
+    else:
+        writer = cv2.VideoWriter(str(source.mask), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
+        for _ in range(6):
+            frame = np.full((HEIGHT, WIDTH, 3), 8, np.uint8)  # compression leaves noise
+            frame[50:90, 130:170] = 8 if mask == "dark" else 255
+            writer.write(frame)
+        writer.release()
+    assert not is_done(source), "the face was chosen without the mask"
+    record = run()
+    assert record["faces"][0][0]["box"][0] == (120 if mask == "right" else 10)
+    states = {"right": "chose among several faces", "dark": "without a face", "broken": "unreadable"}
+    assert record["mask"] == states[mask]
 
 
 def fixed_detector(frames: np.ndarray) -> list[Detections]:
