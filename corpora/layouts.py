@@ -4,18 +4,29 @@ Each function takes the values of ``--dataset`` and ``--videos`` and returns all
 including those that are not on the disk.
 """
 
-import csv
-import io
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
+from corpora.files import (
+    check_folders,
+    check_path,
+    describe_content,
+    list_files,
+    list_videos,
+    match_videos,
+    read_csv,
+    read_json,
+    read_label,
+    read_listed_videos,
+    read_text,
+)
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
 from datasets.sources import celeb_df_source
@@ -34,6 +45,8 @@ DEEPERFORENSICS_VARIANTS = (
 )
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 DUPLICATE = "a link to a file that is already in the dataset"
+UNKNOWN_LABEL = "its label is unknown"
+FAKE_SOUND = "its picture is real and its sound is fake"
 NOBODY: Identities = frozenset()
 SPLIT_CHOICES = ("disjoint", "published", "all")
 WITH_PUBLISHED_TRAINING_SET = ("FF++", "Celeb-DF", "DFDC")  # starts of names
@@ -104,7 +117,7 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
         videos = [_change_split(video, split) for video in videos]
     videos = _folders_of_faces(videos) if base == "WildDeepfake" else _unique_folders(videos, name)
     if not videos:
-        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {_content(root)}.")
+        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {describe_content(root)}.")
     if not any(video.file.exists() for video in videos):
         folders = first_ten(sorted({str(v.file.parent) for v in videos}))
         raise InputError(
@@ -131,7 +144,7 @@ def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
     manipulations = [manipulation] if manipulation else MANIPULATIONS
     fakes = [f"manipulated_sequences/{name}/{compression}/videos" for name in manipulations]
     reals = f"original_sequences/youtube/{compression}/videos"
-    _check_folders(dataset, root, [reals, *fakes])
+    check_folders(dataset, root, [reals, *fakes])
     videos = []
     for split in SPLITS:
         pairs = json.loads((Path(__file__).parent / "splits" / f"ffpp_{split}.json").read_text())
@@ -153,7 +166,7 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
         f"original_sequences/actors/{compression}/videos",
         f"manipulated_sequences/DeepFakeDetection/{compression}/videos",
     ]
-    _check_folders(dataset, root, folders)
+    check_folders(dataset, root, folders)
     masks = root / "manipulated_sequences/DeepFakeDetection/masks/videos"
     if not masks.is_dir():
         print(f"note: there is no {masks}; from a fake video with several people, the largest face is cropped")
@@ -162,7 +175,7 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
     pattern = r"(\d+)(?:_(\d+))?__(.+?)(?:__.*)?"
     for label, folder in enumerate(folders):
         shape = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
-        for path, match in _matched_files(root, folder, f"{folder}/{pattern}", shape):
+        for path, match in match_videos(root, folder, f"{folder}/{pattern}", shape):
             if bool(match[2]) != bool(label):
                 raise InputError(f"{root / path}: the file name is not as {shape}; rename or remove it.")
             people, source = frozenset(filter(None, match.groups()[:2])), frozenset({f"{match[1]}__{match[3]}"})
@@ -181,7 +194,7 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     video: other videos made from a source video of the test set are left out.
     """
     folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
-    _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
+    check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
     test = _testing_list(root / "List_of_testing_videos.txt", folders)
     used = {celeb_df_source(path) for path in test}
     tested: list[SourceVideo] = []
@@ -190,7 +203,7 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     on_disk = [
         file.relative_to(root).as_posix()
         for folder in folders
-        for file in _video_files(root / folder, recursive=dataset == "Celeb-DF++")
+        for file in list_videos(root / folder, recursive=dataset == "Celeb-DF++")
     ]
     for path in sorted({*on_disk, *test}):
         people = re.findall(r"id\d+", PurePath(path).stem) or [path]  # the people in YouTube-real are unknown
@@ -206,10 +219,10 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
 
 def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
     """List DFDC-Preview (Dolhansky et al., 2019); dataset.json has set and label; validation is split by actor."""
-    _check_folders(dataset, root, ["dataset.json"])
+    check_folders(dataset, root, ["dataset.json"])
     videos = []
-    for path, entry in _read_json(root / "dataset.json").items():
-        _check_path(path, root / "dataset.json")
+    for path, entry in read_json(root / "dataset.json").items():
+        check_path(path, root / "dataset.json")
         label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(
@@ -235,14 +248,14 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
     """List DFDC (Dolhansky et al., 2020): the last tenth of the parts is validation; labels.csv is the test set."""
     parts = [part for part in root.glob("dfdc_train_part_*") if re.fullmatch("dfdc_train_part_[0-9]+", part.name)]
     if not parts:
-        _check_folders(dataset, root, ["dfdc_train_part_0"])
+        check_folders(dataset, root, ["dfdc_train_part_0"])
     parts.sort(key=lambda part: (int(part.name.rpartition("_")[2]), part.name))
     validation = parts[-math.ceil(len(parts) / 10) :] if len(parts) > 1 else []
     videos, split_of = [], {}
     for part in parts:
-        _check_folders(dataset, part, ["metadata.json"])
-        for file, entry in _read_json(part / "metadata.json").items():
-            _check_path(file, part / "metadata.json")
+        check_folders(dataset, part, ["metadata.json"])
+        for file, entry in read_json(part / "metadata.json").items():
+            check_path(file, part / "metadata.json")
             label = str(entry.get("label")).lower()
             if label not in CLASSES:
                 raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
@@ -268,10 +281,10 @@ def _dfdc_test(root: Path) -> list[SourceVideo]:
         )
     videos = []
     for file in lists:
-        files = {path.name: path for path in _video_files(file.parent) if not _in_training_part(path, root)}
-        for line, row in _listed_videos(file, "filename", "label"):
+        files = {path.name: path for path in list_videos(file.parent) if not _in_training_part(path, root)}
+        for line, row in read_listed_videos(file, "filename", "label"):
             path = files.get(row["filename"], file.parent / row["filename"])
-            videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file, line), "test"))
+            videos.append(_video(root, path.relative_to(root).as_posix(), read_label(row["label"], file, line), "test"))
     return videos
 
 
@@ -281,20 +294,20 @@ def _in_training_part(file: Path, root: Path) -> bool:
 
 def uadfv(dataset: str, root: Path) -> list[SourceVideo]:
     """List UADFV (Yang et al., ICASSP 2019), all in the test set; ``fake/0000_fake.mp4`` is made from 0000."""
-    _check_folders(dataset, root, ["real", "fake"])
+    check_folders(dataset, root, ["real", "fake"])
     return [
         _video(root, path, label, "test", frozenset({match[1]}), frozenset({match[1]}))
         for label, folder in enumerate(CLASSES)
-        for path, match in _matched_files(root, folder, r"\w+/(?:.*/)?(\d+)(?:_fake)?", "0000.mp4 or 0000_fake.mp4")
+        for path, match in match_videos(root, folder, r"\w+/(?:.*/)?(\d+)(?:_fake)?", "0000.mp4 or 0000_fake.mp4")
     ]
 
 
 def ffiw(dataset: str, root: Path) -> list[SourceVideo]:
     """List FFIW-10K (Zhou et al., CVPR 2021); a video below target is made from the video of that name below source."""
-    _check_folders(dataset, root, ["source", "target"])
+    check_folders(dataset, root, ["source", "target"])
     videos = []
     for label, folder in enumerate(("source", "target")):
-        for path, match in _matched_files(root, folder, r"\w+/((train|val|test)[/_].+)", "train/train_00000000.mp4"):
+        for path, match in match_videos(root, folder, r"\w+/((train|val|test)[/_].+)", "train/train_00000000.mp4"):
             source = frozenset({match[1]})
             mask = root / f"target_mask/{match[1]}_mask.mp4" if label else None
             videos.append(replace(_video(root, path, label, match[2].lower(), source, source), mask=mask))
@@ -312,9 +325,9 @@ def deeperforensics(dataset: str, root: Path) -> list[SourceVideo]:
     split_of: dict[str, str] = {}
     splits_of_target: dict[str, set[str]] = {}
     for split in SPLITS:
-        _check_folders(dataset, root, [f"lists/splits/{split}.txt"])
+        check_folders(dataset, root, [f"lists/splits/{split}.txt"])
         file = root / f"lists/splits/{split}.txt"
-        for number, line in enumerate(_read_text(file).splitlines(), start=1):
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
             name = PurePath(line.strip()).name
@@ -325,7 +338,7 @@ def deeperforensics(dataset: str, root: Path) -> list[SourceVideo]:
             if split_of.setdefault(name, split) != split:
                 raise InputError(f"{file}: line {number}: {name} is also in {split_of[name]}.txt; remove one of them.")
             splits_of_target.setdefault(name[:3], set()).add(split)
-    _check_folders(dataset, root, [fakes, reals])
+    check_folders(dataset, root, [fakes, reals])
     videos = []
     for name, split in split_of.items():
         target, actor = PurePath(name).stem.split("_")
@@ -343,18 +356,18 @@ def fakeavceleb(dataset: str, root: Path) -> list[SourceVideo]:
     ``FakeVideo-RealAudio/African/men/id00076/00109_id00166_....mp4`` is made from the real video 00109 of id00076.
     """
     label_of = {"RealVideo-RealAudio": 0, "FakeVideo-RealAudio": 1, "FakeVideo-FakeAudio": 1, "RealVideo-FakeAudio": 0}
-    _check_folders(dataset, root, list(label_of)[:3])
+    check_folders(dataset, root, list(label_of)[:3])
     videos: list[SourceVideo] = []
     only_sound: list[SourceVideo] = []
     for folder, label in label_of.items():
         shape = "RACE/GENDER/id00076/00109.mp4"
-        for path, match in _matched_files(root, folder, r".+/(id\d+)/([^/_]+)[^/]*", shape):
+        for path, match in match_videos(root, folder, r".+/(id\d+)/([^/_]+)[^/]*", shape):
             people = frozenset(re.findall(r"id\d+", f"{match[1]}/{PurePath(path).stem}"))
             video = _video(root, path, label, "", people, frozenset({f"{match[1]}/{match[2]}"}))
             (only_sound if folder == "RealVideo-FakeAudio" else videos).append(video)
     return [
         *_split(videos, VALIDATION_AND_TEST, "its two people are in different splits"),
-        *(replace(video, left_out="its picture is real and its sound is fake") for video in only_sound),
+        *(replace(video, left_out=FAKE_SOUND) for video in only_sound),
     ]
 
 
@@ -364,14 +377,14 @@ def deepspeak(dataset: str, root: Path) -> list[SourceVideo]:
     The files are found by name, because each release is a number of archives.
     """
     tables = ("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv")
-    _check_folders(dataset, root, list(tables))
+    check_folders(dataset, root, list(tables))
     split_of = {}
-    for line, row in _read_csv(root / tables[2], ("identity", "split")):
+    for line, row in read_csv(root / tables[2], ("identity", "split")):
         split_of[row["identity"]] = _train_or_test(row["split"], root / tables[2], line)
-    files = {file.name.lower(): file for file in _video_files(root)}
+    files = {file.name.lower(): file for file in list_videos(root)}
     videos = []
     for label, columns in enumerate((["identity"], ["identity-source", "identity-target"])):
-        for _, row in _listed_videos(root / tables[label], "video-file", *columns):
+        for _, row in read_listed_videos(root / tables[label], "video-file", *columns):
             name = row["video-file"]
             people = frozenset(row[column] for column in columns)
             splits = {split_of.get(person, "") for person in people}
@@ -392,14 +405,14 @@ def deepfake_eval_2024(dataset: str, root: Path) -> list[SourceVideo]:
     table = root / "video-metadata-publish-with-links.csv"
     if not table.exists():
         table = root / name
-    _check_folders(dataset, root, ["video-data", table.name])
+    check_folders(dataset, root, ["video-data", table.name])
     videos = []
-    for line, row in _listed_videos(table, "Filename", "Video Ground Truth", "Finetuning Set"):
+    for line, row in read_listed_videos(table, "Filename", "Video Ground Truth", "Finetuning Set"):
         path, truth = f"video-data/{row['Filename']}", row["Video Ground Truth"].lower()
         known = truth in CLASSES
         split = _train_or_test(row["Finetuning Set"], table, line) if known else ""
         video = _video(root, path, CLASSES.index(truth) if known else 0, split, frozenset({path}), frozenset({path}))
-        videos.append(replace(video, left_out="" if known else "its label is unknown"))
+        videos.append(replace(video, left_out="" if known else UNKNOWN_LABEL))
     return _with_validation(videos, "")
 
 
@@ -409,11 +422,11 @@ def wilddeepfake(dataset: str, root: Path) -> list[SourceVideo]:
     The first folder below real_train is the unpacked archive; validation takes complete archives.
     """
     folders = [f"{kind}_{split}" for kind in CLASSES for split in ("train", "test")]
-    _check_folders(dataset, root, folders)
+    check_folders(dataset, root, folders)
     videos = []
     for folder in folders:
         kind, split = folder.split("_")
-        files = _files(root / folder)
+        files = list_files(root / folder)
         sequences = {f.parent for f in files if f.name.lower().endswith(IMAGE_ENDINGS) and not f.name.startswith(".")}
         for sequence in sorted(sequences):
             path = sequence.relative_to(root).as_posix()
@@ -421,7 +434,7 @@ def wilddeepfake(dataset: str, root: Path) -> list[SourceVideo]:
             videos.append(_video(root, path, CLASSES.index(kind), split, archive))
         if not sequences:
             raise InputError(
-                f"{root / folder}: there are no images; found {_content(root / folder)}; unpack the archives there."
+                f"{root / folder}: there are no images; found {describe_content(root / folder)}; unpack the archives."
             )
     # It is not published which sequences are from one video: an archive is no person.
     return [replace(video, identities=NOBODY) for video in _with_validation(videos, "")]
@@ -461,7 +474,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
     duplicates: list[SourceVideo] = []
     skipped: Counter[str] = Counter()
     first_path: dict[str, Path] = {}
-    for file in _files(root):
+    for file in list_files(root):
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
         label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
@@ -482,7 +495,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
     if not videos:
         raise InputError(
             f"--videos {root}: no videos or photos in folders named real or fake; looked for "
-            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {_content(root)}."
+            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {describe_content(root)}."
         )
     if skipped:
         print(f"note: {root}: skipped {format_counts(skipped)}")
@@ -493,7 +506,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
 
 
 def _from_csv(table: Path) -> list[SourceVideo]:
-    rows = _read_csv(table, ("path", "label"))
+    rows = read_csv(table, ("path", "label"))
     if not rows:
         raise InputError(f"{table}: no rows below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
@@ -509,7 +522,7 @@ def _from_csv(table: Path) -> list[SourceVideo]:
             raise InputError(f"{table}: line {line}: unknown split '{split}'; give train, val or test.")
         people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
         path = file.relative_to(root).as_posix()
-        label = _label(row["label"], table, line)
+        label = read_label(row["label"], table, line)
         identities, sources = (people, NOBODY) if people else (frozenset({path}), frozenset({path}))
         videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), identities, sources))
     _check_all_or_no_splits(table, videos)
@@ -547,31 +560,6 @@ def _video(
 ) -> SourceVideo:
     """Make a SourceVideo for the file `path` below the dataset's root."""
     return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities, sources)
-
-
-def _matched_files(root: Path, folder: str, pattern: str, shape: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """Yield the path below `root` of each video in a folder, and the match of the pattern with the path.
-
-    Raises:
-        InputError: the path without the ending does not match; the message gives `shape` as an example.
-    """
-    for file in _video_files(root / folder):
-        path = file.relative_to(root).as_posix()
-        match = re.fullmatch(pattern, path.removesuffix(file.suffix), re.IGNORECASE)
-        if match is None:
-            raise InputError(f"{file}: the path does not end as in {shape}; rename or remove the file.")
-        yield path, match
-
-
-def _listed_videos(file: Path, name: str, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a CSV file with their line numbers; the column `name` has a different path in every row."""
-    listed = set()
-    for line, row in _read_csv(file, (name, *columns)):
-        _check_path(row[name], file)
-        if row[name] in listed:
-            raise InputError(f"{file}: line {line}: {row[name]} is listed twice; remove one of the lines.")
-        listed.add(row[name])
-        yield line, row
 
 
 def _train_or_test(text: str, file: Path, line: int) -> str:
@@ -637,66 +625,10 @@ def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> l
     ]
 
 
-def _files(root: Path, recursive: bool = True) -> list[Path]:
-    """List the files in a folder and its subfolders, sorted, without hidden folders."""
-    files: list[Path] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        # A symbolic link may lead back to a folder above it.
-        new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
-        folders[:] = sorted(name for name in new if not name.startswith(".")) if recursive else []
-        files += [Path(folder) / name for name in names]
-    return sorted(files)
-
-
-def _video_files(root: Path, recursive: bool = True) -> list[Path]:
-    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
-    files = _files(root, recursive)
-    return [file for file in files if file.name.lower().endswith(VIDEO_ENDINGS) and not file.name.startswith(".")]
-
-
-def _check_path(path: str, file: Path) -> None:
-    """Raise InputError if a path listed in `file` is not a plain path below the dataset's root."""
-    plain = PurePath(path)
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        plain = PurePath()
-    if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
-        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset; correct it.")
-
-
-def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
-    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found."""
-    missing = [path for path in wanted if not (root / path).exists()]
-    if not missing:
-        return
-    if len(missing) < len(wanted) and all("/" in path for path in missing):
-        # Many users have a part of FaceForensics++ only; the report lists the other videos as missing.
-        print(f"note: {root} has no {' and no '.join(missing)}; their videos are reported as missing")
-        return
-    deepest = root / missing[0]
-    while not deepest.exists():
-        deepest = deepest.parent
-    inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
-    hint = f"; give --videos {root / inside}" if inside else ""
-    raise InputError(
-        f"--videos {root} is not the root of {dataset}: looked for {' and '.join(missing)}; found in {deepest}: "
-        f"{_content(deepest)}{hint}."
-    )
-
-
-def _content(folder: Path) -> str:
-    if not folder.is_dir():
-        return "a file"
-    return first_ten(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-
-
 def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
     """Read Celeb-DF's list of test videos, with lines such as ``1 Celeb-real/id1_0007.mp4``, where 1 is real."""
     paths = set()
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         label, _, path = line.strip().partition(" ")
@@ -711,47 +643,3 @@ def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
     if not paths:
         raise InputError(f"{file} lists no videos; download it again.")
     return paths
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
-
-
-def _read_json(file: Path) -> dict[str, dict]:
-    try:
-        entries = json.loads(_read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise InputError(f"{file} is not a JSON object with one object per video; download it again.")
-    return entries
-
-
-def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows of a CSV file with their line numbers; every row must have a value in all `columns`."""
-    reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), skipinitialspace=True)
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        rows = [
-            (reader.line_num, {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
-            for row in reader
-        ]
-    except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}).") from error
-    header = reader.fieldnames or []
-    if absent := [column for column in columns if column not in header]:
-        raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
-    for line, row in rows:
-        if not all(row[column] for column in columns):
-            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty; fill in both.")
-    return rows
-
-
-def _label(text: str, file: Path, line: int) -> int:
-    word = {"0": "real", "1": "fake"}.get(text, text.lower())
-    if word not in CLASSES:
-        raise InputError(f"{file}: line {line}: unknown label '{text[:40]}'; give real (0) or fake (1).")
-    return CLASSES.index(word)

@@ -560,6 +560,7 @@ NEWER = {
             *(f"{kind}/{part}/{part}_00000000.mp4" for kind in ("source", "target") for part in ("train", "val")),
             "source/test_00000001.mp4",
             "target/test_00000001.mp4",
+            "target_mask/train/train_00000000_mask.mp4",
         ],
         {},
         {

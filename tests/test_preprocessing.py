@@ -306,6 +306,7 @@ def test_newer_datasets_give_label_files_with_sources(
     assert {v.path for v in listed} == {v.folder for v in used} and len(listed) == len(used) >= 5
     origins = read_sources(tmp_path / "labels" / name / "sources.csv")
     assert {v.folder: v.sources for v in used} == {path: origin.sources for path, origin in origins.items()}
+    assert report(tmp_path, name)["masks"] == ({"with one face": 1} if name == "FFIW-10K" else {})
     if frames_only:
         assert not images(tmp_path) and {len(list(Path(v.path).glob("[!.]*"))) for v in listed} == {1, 2}
 
