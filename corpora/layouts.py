@@ -47,6 +47,7 @@ SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation
 DUPLICATE = "a link to a file that is already in the dataset"
 UNKNOWN_LABEL = "its label is unknown"
 FAKE_SOUND = "its picture is real and its sound is fake"
+NEVER_USED = (DUPLICATE, UNKNOWN_LABEL, FAKE_SOUND)
 NOBODY: Identities = frozenset()
 SPLIT_CHOICES = ("disjoint", "published", "all")
 WITH_PUBLISHED_TRAINING_SET = ("FF++", "Celeb-DF", "DFDC")  # starts of names
@@ -128,7 +129,7 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
 
 def _change_split(video: SourceVideo, split: str) -> SourceVideo:
     """Move a video to the test set (all), or a video that was left out to the training set (published)."""
-    if video.left_out == DUPLICATE or (split == "published" and video.split):
+    if video.left_out in NEVER_USED or (split == "published" and video.split):
         return video
     return replace(video, split="test" if split == "all" else "train", left_out="")
 

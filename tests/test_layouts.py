@@ -743,6 +743,13 @@ def test_masks_are_those_of_the_fake_videos(tmp_path: Path, capsys: pytest.Captu
         assert ("note" in capsys.readouterr().out) != there
 
 
+@pytest.mark.parametrize("dataset", ["FakeAVCeleb", "Deepfake-Eval-2024"])
+def test_videos_without_a_usable_label_are_in_no_split(tmp_path: Path, dataset: str) -> None:
+    make_layout(tmp_path, NEWER[dataset])
+    every = find_videos(dataset, tmp_path, "x", "all")
+    assert Counter(video.split for video in every) == {"": 1, "test": len(every) - 1}
+
+
 def test_deeperforensics_variants(tmp_path: Path) -> None:
     make_layout(tmp_path, NEWER["DeeperForensics-1.0"])
     touch(tmp_path, "manipulated_videos/end_to_end_level_3/000_M101.mp4")
