@@ -50,7 +50,7 @@ FAKE_SOUND = "its picture is real and its sound is fake"
 NEVER_USED = (DUPLICATE, UNKNOWN_LABEL, FAKE_SOUND)
 NOBODY: Identities = frozenset()
 SPLIT_CHOICES = ("disjoint", "published", "all")
-WITH_PUBLISHED_TRAINING_SET = ("FF++", "Celeb-DF", "DFDC")  # starts of names
+WITHOUT_PUBLISHED_TRAINING_SET = ("DeepFakeDetection", "UADFV", "FakeAVCeleb", "folder")  # starts of names
 VALIDATION = {"val": 0.15}  # shares of the identities
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -109,7 +109,7 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
         InputError: the dataset is unknown, its files are not below the root, or it has no published training set.
     """
     base = check_dataset(dataset, root)
-    if split == "published" and not base.startswith(WITH_PUBLISHED_TRAINING_SET):
+    if split == "published" and base.startswith(WITHOUT_PUBLISHED_TRAINING_SET):
         raise InputError(f"--split published: {base} has no published training set; give disjoint or all.")
     videos = LAYOUTS[base](dataset, root)
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
