@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -105,6 +106,19 @@ def command(tiny: Path) -> Run:
         )
 
     return run
+
+
+def start_fork(function: Callable[..., int | None], *arguments: Any) -> Any:
+    """Start a function in a fork of this process, which imports nothing again; its result is the exit code."""
+    process = multiprocessing.get_context("fork").Process(target=_exit_with, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def _exit_with(function: Callable[..., int | None], *arguments: Any) -> None:
+    cv2.setNumThreads(0)  # the threads of the parent are not here
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+    sys.exit(function(*arguments))
 
 
 def in_processes(size: int, function: Callable[[], Any], machines: bool = False) -> list[Any]:
