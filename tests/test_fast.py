@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPat
     quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
     faces = 0
     for file in sorted(VIDEOS.rglob("*.mp4")):
-        frames = np.stack([detectors.shrink(frame) for _, frame in FrameReader(file, count=3)])
+        frames = np.stack([detectors.shrink(frame) for _, frame in islice(FrameReader(file, every=25), 3)])
         for expected, found in zip(eager(frames), quick(frames), strict=True):
             np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.1)
             np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)
