@@ -962,15 +962,14 @@ def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.slow
 @pytest.mark.cluster
 @needs_submitit
-def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (dataset / "faces/folder/test").mkdir(parents=True)
-    (dataset / "faces/folder/test/real").write_text("in the way")
-    recipe = {"every": 5, "frames": None, "margin": 1.3, "crop_size": 256, "all_faces": False, "detector": "mtcnn"}
-    recipe |= {"weights": None, "videos": str((dataset / "videos").resolve())}
-    (dataset / "faces/folder/preprocessing.json").write_text(json.dumps(recipe))
+def test_a_failed_job_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "broken.py").write_text("import sys\nprint('details', file=sys.stderr)\nsys.exit('the cause')")
+    monkeypatch.setattr(preprocessing, "__file__", str(tmp_path / "broken.py"))  # what the jobs run
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "2 jobs failed" in error and "faces/folder/test/real" in error
+    assert "2 jobs failed" in error and "the cause" in error
 
 
 @pytest.mark.slow
