@@ -21,11 +21,12 @@ import run_folder
 import run_with_submitit
 import training
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, in_processes, make_dataset
+from tests.conftest import arguments, in_processes, make_dataset, start_fork
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parsing import Parser
 from utils.training_arguments import TrainingArguments
+from utils.world import World
 
 CONTINUE = ("--resume_model", "auto")
 EVERY_STEP = ("--save_every_minutes", "1e-9")
@@ -190,8 +191,7 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
     last = root / "output/run/model_last.pth"
     for _ in range(times):
         before = run_folder.modified(last)
-        process = get_context("fork").Process(target=training.main, args=(argv,))
-        process.start()
+        process = start_fork(training.main, argv)
         moment = draw.random()
         if moment < 0.9:  # else killed while it starts
             while process.is_alive() and run_folder.modified(last) == before:
@@ -358,19 +358,31 @@ def compete(root: Path, barrier: Any, codes: Any) -> None:
     codes.put(code)
 
 
+def compete_for_the_lock(root: Path, barrier: Any, codes: Any) -> None:
+    with World("cpu") as world:
+        folder = run_folder.RunFolder(TrainingArguments(name="run", save_path=root / "output"), world)
+        barrier.wait()
+        try:
+            folder.open()
+            code = 0
+        except InputError:
+            code = 2
+        barrier.wait()
+    codes.put(code)
+
+
 @pytest.mark.slow
-def test_of_two_trainings_started_at_once_one_runs(tiny: Path) -> None:
+@pytest.mark.parametrize(("work", "pairs"), [(compete, 1), (compete_for_the_lock, 20)])
+def test_of_two_runs_started_at_once_one_runs(tiny: Path, work: Callable[..., None], pairs: int) -> None:
     context = get_context("fork")
-    for pair in range(20):
+    for pair in range(pairs):
         barrier, codes = context.Barrier(2), context.SimpleQueue()
-        processes = [context.Process(target=compete, args=(tiny, barrier, codes)) for _ in range(2)]
-        for process in processes:
-            process.start()
+        processes = [start_fork(work, tiny, barrier, codes) for _ in range(2)]
         for process in processes:
             process.join()
         assert sorted([codes.get(), codes.get()]) == [0, 2], f"pair {pair}"
+    if work is compete:
         assert load_checkpoint(tiny / "output/run/model_last.pth")["epoch"] == 1
-        shutil.rmtree(tiny / "output")
 
 
 def test_a_test_gets_a_folder_of_its_own(tiny: Path, finished: Path) -> None:

@@ -7,16 +7,14 @@ import shlex
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from itertools import count, product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,7 @@ from faces.detectors import Detections
 from faces.extraction import Outcome, Source, StageTimes, extract_faces, is_done
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY, start_fork
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from tests.test_layouts import NEWER, make_layout
 from utils.files import create_part, remove_stale_parts
@@ -726,36 +724,29 @@ def test_real_videos_can_be_trained_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- interruptions and shards
 
 
-# Runs the command, but waits in a detector call when part of slow.mp4 is written.
-WAITING = """
-import sys, time
-from pathlib import Path
-import preprocessing
+def start_and_wait(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command on ``root/videos`` in another process until it waits with a part of slow.mp4 written."""
+    load = preprocessing.load_face_detector
 
-load = preprocessing.load_face_detector
+    def part_is_written() -> bool:
+        return any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png"))
 
-def load_waiting(*arguments):
-    detector, description = load(*arguments)
-    def detect(frames):
-        if any(Path(sys.argv[1]).glob("faces/folder/val/real/.slow.*.part/*/*.png")):
-            time.sleep(600)
-        return detector(frames)
-    return detect, description
+    def load_waiting(*given: Any) -> Any:
+        detector, description = load(*given)
 
-preprocessing.load_face_detector = load_waiting
-sys.exit(preprocessing.main(sys.argv[2:]))
-"""
+        def detect(frames: np.ndarray) -> list[Detections]:
+            if part_is_written():
+                time.sleep(600)
+            return detector(frames)
 
+        return detect, description
 
-def start_and_wait(root: Path) -> subprocess.Popen:
-    """Run preprocessing.py on ``root/videos`` until it waits with a part of slow.mp4 written."""
-    line = [sys.executable, "-c", WAITING, str(root), *arguments(root, "--num_workers", "1")]
-    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
-    pipe = subprocess.PIPE
-    run = subprocess.Popen(line, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, preexec_fn=default_sigint)
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "load_face_detector", load_waiting)
+        run = start_fork(preprocessing.main, arguments(root, "--num_workers", "1"))
     end = time.monotonic() + 600
-    while not any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png")):
-        assert run.poll() is None and time.monotonic() < end
+    while not part_is_written():
+        assert run.is_alive() and time.monotonic() < end
         time.sleep(0.02)
     return run
 
@@ -771,17 +762,23 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: signal.Signals) -> None:
+def test_an_interrupted_run_continues(
+    tmp_path: Path,
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    how: signal.Signals,
+) -> None:
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
-    run = start_and_wait(tmp_path)
-    run.send_signal(how)
-    _, error = run.communicate()
+    run = start_and_wait(tmp_path, monkeypatch)
+    os.kill(run.pid, how)
+    run.join()
     faces = tmp_path / "faces"
     finished = {file: stamp for file, stamp in inodes_and_times(faces).items() if ".slow." not in file}
     assert finished and not (faces / "folder/val/real/slow").exists() and not (tmp_path / "labels").exists()
     if how is signal.SIGINT:
-        assert run.returncode == 130 and not list(faces.rglob(".*"))
-        assert "preprocessing.py: interrupted; run the same command again" in error
+        assert run.exitcode == 130 and not list(faces.rglob(".*"))
+        assert "preprocessing.py: interrupted; run the same command again" in capfd.readouterr().err
 
     assert preprocessing.main(arguments(tmp_path)) == 0
     assert tree(faces) == tree(uninterrupted / "faces")
@@ -793,15 +790,17 @@ def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: 
 
 
 @pytest.mark.slow
-def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_killed_decoding_process(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
-    run = start_and_wait(tmp_path)
+    run = start_and_wait(tmp_path, monkeypatch)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    (worker,) = (c for c in children if b"import preprocessing" in Path(f"/proc/{c}/cmdline").read_bytes())
+    (worker,) = (c for c in children if b"pytest" in Path(f"/proc/{c}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
-    _, error = run.communicate()
-    last_line = error.splitlines()[-1]
-    assert run.returncode == 2 and "killed" in last_line and "--num_workers" in last_line
+    run.join()
+    last_line = capfd.readouterr().err.splitlines()[-1]
+    assert run.exitcode == 2 and "killed" in last_line and "--num_workers" in last_line
     assert not list((tmp_path / "faces").rglob(".*"))
 
 
@@ -963,15 +962,14 @@ def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.slow
 @pytest.mark.cluster
 @needs_submitit
-def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (dataset / "faces/folder/test").mkdir(parents=True)
-    (dataset / "faces/folder/test/real").write_text("in the way")
-    recipe = {"every": 5, "frames": None, "margin": 1.3, "crop_size": 256, "all_faces": False, "detector": "mtcnn"}
-    recipe |= {"weights": None, "videos": str((dataset / "videos").resolve())}
-    (dataset / "faces/folder/preprocessing.json").write_text(json.dumps(recipe))
+def test_a_failed_job_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "broken.py").write_text("import sys\nprint('details', file=sys.stderr)\nsys.exit('the cause')")
+    monkeypatch.setattr(preprocessing, "__file__", str(tmp_path / "broken.py"))  # what the jobs run
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "2 jobs failed" in error and "faces/folder/test/real" in error
+    assert "2 jobs failed" in error and "the cause" in error
 
 
 @pytest.mark.slow
@@ -1030,13 +1028,7 @@ def test_two_runs_at_once(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
 
-    def run() -> None:
-        cv2.setNumThreads(0)  # the threads of the parent are not here
-        sys.exit(preprocessing.main(arguments(dataset, "--num_workers", "1")))
-
-    runs = [get_context("fork").Process(target=run) for _ in range(2)]
-    for process in runs:
-        process.start()
+    runs = [start_fork(preprocessing.main, arguments(dataset, "--num_workers", "1")) for _ in range(2)]
     for process in runs:
         process.join()
     assert [process.exitcode for process in runs] == [0, 0]

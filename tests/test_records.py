@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,7 +19,7 @@ import inference
 from faces.detectors import Detections
 from scoring import detector as scoring_detector
 from scoring.records import COLUMNS, open_records, settings_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, start_fork
 from tests.test_inference import CALIBRATION, FACES, checkpoint, photo, read_records, refused, score, tree, write_image
 from tests.test_preprocessing import FACE, fixed_detector, write_video
 
@@ -214,24 +212,24 @@ def test_outputs_that_stopped_at_different_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_command_continues_after_a_kill(model: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_after_a_kill(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{i}.png" for i in range(5)]
     for i, name in enumerate(names):
         write_image(tmp_path / "in" / name, photo(i % 2))
     argv = ["--model", str(model), str(tmp_path / "in"), "--faces_given", "--gpu_num", "cpu"]
     argv += ["--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")]
-    code = (
-        "import os, signal, sys, inference\n"
-        "real = inference.score_file\n"
-        "def score_file(detector, file, *more):\n"
-        "    if file.name == '3.png':\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(detector, file, *more)\n"
-        "inference.score_file = score_file\n"
-        "inference.main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+
+    def score_file(detector: object, file: Path, *more: object) -> object:
+        if file.name == "3.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(detector, file, *more)
+
+    real = inference.score_file
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "score_file", score_file)
+        killed = start_fork(inference.main, argv)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     before = (tmp_path / "a.json").read_bytes()
     assert [Path(found["file"]).name for found in read_records(tmp_path / "a.json")] == names[:3]
     (tmp_path / "a.json").write_bytes(before + before[:100])  # as if it had been killed while it wrote
