@@ -24,9 +24,9 @@ from models.checkpoints import load_checkpoint
 from tests.conftest import arguments, in_processes, make_dataset, start_fork
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.logs import TrainingLog
 from utils.parsing import Parser
 from utils.training_arguments import TrainingArguments
-from utils.world import World
 
 CONTINUE = ("--resume_model", "auto")
 EVERY_STEP = ("--save_every_minutes", "1e-9")
@@ -358,31 +358,17 @@ def compete(root: Path, barrier: Any, codes: Any) -> None:
     codes.put(code)
 
 
-def compete_for_the_lock(root: Path, barrier: Any, codes: Any) -> None:
-    with World("cpu") as world:
-        folder = run_folder.RunFolder(TrainingArguments(name="run", save_path=root / "output"), world)
-        barrier.wait()
-        try:
-            folder.open()
-            code = 0
-        except InputError:
-            code = 2
-        barrier.wait()
-    codes.put(code)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("work", "pairs"), [(compete, 1), (compete_for_the_lock, 20)])
-def test_of_two_runs_started_at_once_one_runs(tiny: Path, work: Callable[..., None], pairs: int) -> None:
+def test_of_two_trainings_started_at_once_one_runs(tiny: Path) -> None:
     context = get_context("fork")
-    for pair in range(pairs):
+    for pair in range(20):
         barrier, codes = context.Barrier(2), context.SimpleQueue()
-        processes = [start_fork(work, tiny, barrier, codes) for _ in range(2)]
+        processes = [start_fork(compete, tiny, barrier, codes) for _ in range(2)]
         for process in processes:
             process.join()
         assert sorted([codes.get(), codes.get()]) == [0, 2], f"pair {pair}"
-    if work is compete:
         assert load_checkpoint(tiny / "output/run/model_last.pth")["epoch"] == 1
+        shutil.rmtree(tiny / "output")
 
 
 def test_a_test_gets_a_folder_of_its_own(tiny: Path, finished: Path) -> None:
@@ -485,3 +471,13 @@ def test_a_run_that_another_command_has_continued_is_not_overwritten(
     assert training.main(argv) == 2
     assert "run this one again" in capsys.readouterr().err
     assert load_checkpoint(finished / "model_last.pth")["epoch"] == 3
+
+
+def test_event_files_of_one_second_keep_their_order(tmp_path: Path) -> None:
+    for step in range(3):
+        log = TrainingLog(tmp_path, step)
+        log.scalars("loss", {"total": 1.0}, step)
+        log.close()
+    stamps = {file.name.split(".")[3] for file in tmp_path.iterdir()}
+    assert len(stamps) == 3
+    assert [point.step for point in EventAccumulator(str(tmp_path)).Reload().Scalars("loss/total")] == [0, 1, 2]
