@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# In alphabetical order, so that a slow file does not come last.
+# In the order of tests/conftest.py, so that a slow file does not come last.
 PYTEST := $(RUN) -m pytest --dist loadfile --no-loadscope-reorder
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-annotate --quiet
 

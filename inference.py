@@ -12,6 +12,7 @@ From Python:
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ from tqdm import tqdm
 from scoring.detector import ScoredFace, load_detector
 from scoring.export import export
 from scoring.files import annotation_targets, find_files, is_video, score_file
-from scoring.records import describe_detector, describe_faces, file_sha256, make_record, open_records
+from scoring.records import current_settings, describe_detector, describe_faces, file_sha256, make_record, open_records
 from utils.progress import progress
 
 
@@ -177,7 +178,9 @@ def run(args: InferenceArguments) -> int:
         return 0
     unscored = False
     shared = describe_detector(detector, args.model)
-    with open_records(args.json, args.csv, detector.checkpoint["sha256"], args.overwrite) as (write, known):
+    settings = partial(current_settings, detector, shared, args.error)
+    sha = detector.checkpoint["sha256"]
+    with open_records(args.json, args.csv, sha, settings, args.overwrite) as (write, known):
         finished = {
             file
             for file in files

@@ -171,7 +171,7 @@ def assign_shards(videos: Sequence[SourceVideo], shards: int) -> dict[str, int]:
 
 def find_unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
     """List the videos on the disk that are not processed yet."""
-    sources = [Source(video.file, faces / video.folder) for video in videos if video.split]
+    sources = [Source(video.file, faces / video.folder, video.mask) for video in videos if video.split]
     bar = progress(sources, "looking for finished videos", unit="videos", delay=2)
     return [source for source in bar if not is_done(source) and source.file.is_file()]
 
@@ -282,10 +282,14 @@ def run(args: PreprocessingArguments) -> None:
     check_label_folder(label_folder)
     shard_of = assign_shards(videos, args.num_shards)
     speeds = None
-    if args.num_shards > 1 and args.shard is None:
-        description = read_recipe(face_folder)
-        if description is None:
+    if all(video.file.is_dir() for video in videos):
+        description = {"all_faces": False, "videos": str(args.videos.resolve())}
+        print("note: the dataset consists of face crops; the label files point to these")
+    elif args.num_shards > 1 and args.shard is None:
+        recipe = read_recipe(face_folder)
+        if recipe is None:
             raise InputError(f"{face_folder} has no faces yet; run the shards first: --shard 0, --shard 1, ...")
+        description = recipe
     else:
         selected = [video for video in videos if args.shard in (None, shard_of[video.folder])]
         description, speeds = extract(args, selected, face_folder, label_folder)
@@ -389,6 +393,8 @@ def print_summary(report: dict[str, Any], label_folder: Path) -> None:
     for title, causes in (("without faces", report["causes"]), ("left out", report["left_out_causes"])):
         if causes:
             print(f"{title}: " + ", ".join(f"{count} {cause}" for cause, count in causes.items()))
+    if report["masks"]:
+        print("manipulation masks: " + ", ".join(f"{count} {state}" for state, count in report["masks"].items()))
     if report["images_upscaled_more_than_twice"]:
         print(f"enlarged by more than a factor of 2: {report['images_upscaled_more_than_twice']} images")
     if report["cut_short"]:

@@ -9,6 +9,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from datasets.labels import describe_datasets
 from engine import Objective
 from evaluation.metrics import binary_metrics
 from faces.recipe import common_recipe
@@ -123,6 +124,7 @@ class TrainState:
         calibration: thresholds from the same scores, see `evaluation.verdicts.calibrate`.
         best: `models.checkpoints.selection_score` of the best epoch; None before the first.
         best_file: checkpoint of the best epoch.
+        about: what is special about the training faces, this run's and those of the run that it continues.
         history: what train.log tells of each finished epoch, as plain values; see `format_epoch`.
 
     Raises:
@@ -151,6 +153,7 @@ class TrainState:
         self.calibration: dict[str, Any] | None = None
         self.best_file: Path | None = None
         self.history: list[dict[str, Any]] = []
+        self.about = describe_datasets(args.dataset, args.dataset_root)
         if checkpoint is not None:
             load_network(self.network, checkpoint)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
@@ -174,6 +177,7 @@ class TrainState:
         self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
         self.val, self.calibration = checkpoint.get("val"), checkpoint.get("calibration")
         self.history = checkpoint.get("history", [])
+        self.about = sorted({*self.about, *checkpoint.get("about", [])})
         if self.val is not None:
             self.best_file, self.best = best_so_far(file, checkpoint)
         self.schedule.load(checkpoint)
@@ -243,6 +247,7 @@ class TrainState:
             "channels": self.channels,
             "balance": self.objective.balance.state_dict(),
             "faces": common_recipe(self.args.dataset, self.args.data_root),
+            "about": self.about,
             "history": self.history,
             **self.schedule.state(),
             **finished,

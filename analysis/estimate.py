@@ -17,7 +17,7 @@ from analysis.runs import Run, parse_training
 from corpora.label_files import is_prepared
 from corpora.layouts import SourceVideo
 from datasets.images import FaceImages, make_loader
-from datasets.labels import CLASSES, SPLITS, Video, oversampling_factor, read_label_file
+from datasets.labels import CLASSES, SPLITS, Video, oversampling_factor, parse_label_file
 from datasets.mixup import draw_mix
 from datasets.samplers import TrainingBatches
 from engine import Objective, optimizer_step
@@ -100,9 +100,8 @@ class Estimator:
         """Estimate the extraction of the faces that are missing below `faces`."""
         videos = self.list_videos(dataset)
         if videos is not None:
-            videos = [
-                v for v in videos if v.split and v.file.is_file() and not is_done(Source(v.file, faces / v.folder))
-            ]
+            videos = [v for v in videos if v.split and v.file.is_file()]
+            videos = [v for v in videos if not is_done(Source(v.file, faces / v.folder, v.mask))]
         images = sum(number for _, number in count_videos(dataset, videos).values())
         speed, size = self.speed[2] if self.speed else None, float(BYTES_PER_IMAGE)
         if speed is None and videos:
@@ -149,7 +148,7 @@ def count_labels(label_folder: Path) -> Count:
     count = {}
     for split in SPLITS:
         for label, kind in enumerate(CLASSES):
-            frames = [number for _, number in read_label_file(label_folder / f"{split}_{kind}.txt", label)]
+            frames = [number for _, number in parse_label_file(label_folder / f"{split}_{kind}.txt", label)]
             count[split, label] = len(frames), float(sum(frames))
     return count
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw
 
 from corpora.layouts import SourceVideo
+from datasets.folders import list_images
 from datasets.labels import CLASSES, SPLITS
 from datasets.sources import SOURCES_FILE, Origin, write_sources
 from faces.extraction import Source, read_record
@@ -70,12 +71,16 @@ def write_label_files(
     lines: dict[str, list[str]] = {name: [] for name in LABEL_FILES}
     video_counts: Counter[str] = Counter()
     image_counts: Counter[str] = Counter()
+    masks: Counter[str] = Counter()
     origins: dict[str, Origin] = {}
     problems, cut_short, upscaled, unfinished = [], [], [], []
     for video in progress(videos, "label files", unit="videos", delay=2):
         if not video.split:
             continue
-        record = read_record(Source(video.file, faces / video.folder))
+        if video.file.is_dir():  # the face crops of the dataset
+            record: dict[str, Any] | None = {"faces": [[{"enlarged": 1}] * len(list_images(video.file) or ())]}
+        else:
+            record = read_record(Source(video.file, faces / video.folder, video.mask))
         if record is None:
             if video.file.is_file():
                 unfinished.append(video)
@@ -92,6 +97,8 @@ def write_label_files(
             lines[name].append(f"{video.label},{folder},{len(track)}\n")
             origins[folder] = Origin(video.folder, video.sources, video.identities - video.sources)
             image_counts[name] += len(track)
+        if "mask" in record:
+            masks[record["mask"]] += 1
         if "frames_told" in record:
             cut_short.append({**path, "frames_read": record["frames"], "frames_told": record["frames_told"]})
         scales = [face["enlarged"] for track in record["faces"] for face in track if face["enlarged"] > 2]
@@ -107,6 +114,7 @@ def write_label_files(
         "label_files": {name: {"videos": video_counts[name], "images": image_counts[name]} for name in LABEL_FILES},
         "causes": dict(Counter(short_cause(problem["cause"]) for problem in problems)),
         "left_out_causes": dict(Counter(entry["cause"] for entry in left_out)),
+        "masks": dict(masks),
         "unfinished": len(unfinished),
         "images_upscaled_more_than_twice": sum(entry["images"] for entry in upscaled),
         "frames_per_second": speeds,
@@ -146,8 +154,8 @@ def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) 
     draw = ImageDraw.Draw(sheet)
     for row, (video, folder) in enumerate(progress(rows, "contact sheet", unit="videos", delay=2)):
         top = row * (SHEET_SIDE + band)
-        images = sorted(folder.glob("*.png"))
-        name = folder.relative_to(faces).as_posix()
+        images = [folder / image for image in list_images(folder) or ()]
+        name = folder.relative_to(faces).as_posix() if folder.is_relative_to(faces) else folder.as_posix()
         draw.text((4, top + 2), f"{video.split} {CLASSES[video.label]}, {len(images)} faces: {name}", fill="black")
         for column, i in enumerate(evenly_spaced(len(images), SHEET_COLUMNS)):
             with Image.open(images[i]) as face:

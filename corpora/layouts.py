@@ -4,18 +4,29 @@ Each function takes the values of ``--dataset`` and ``--videos`` and returns all
 including those that are not on the disk.
 """
 
-import csv
-import io
 import json
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from urllib.parse import quote
 
+from corpora.files import (
+    check_folders,
+    check_path,
+    describe_content,
+    list_files,
+    list_videos,
+    match_videos,
+    read_csv,
+    read_json,
+    read_label,
+    read_listed_videos,
+    read_text,
+)
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
 from datasets.sources import celeb_df_source
@@ -25,11 +36,21 @@ from utils.images import IMAGE_ENDINGS
 
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c23", "c40")
+DEEPERFORENSICS_VARIANTS = (
+    "end_to_end",
+    *(f"end_to_end_level_{level}" for level in range(1, 6)),
+    "end_to_end_random_level",
+    *(f"end_to_end_mix_{count}_distortions" for count in (2, 3, 4)),
+    "reenact_postprocess",
+)
 SPLIT_WORDS = {**{split: split for split in SPLITS}, "valid": "val", "validation": "val"}
 DUPLICATE = "a link to a file that is already in the dataset"
+UNKNOWN_LABEL = "its label is unknown"
+FAKE_SOUND = "its picture is real and its sound is fake"
+NEVER_USED = (DUPLICATE, UNKNOWN_LABEL, FAKE_SOUND)
 NOBODY: Identities = frozenset()
 SPLIT_CHOICES = ("disjoint", "published", "all")
-WITH_PUBLISHED_TRAINING_SET = ("FF++", "Celeb-DF", "DFDC")  # starts of names
+WITHOUT_PUBLISHED_TRAINING_SET = ("DeepFakeDetection", "UADFV", "FakeAVCeleb", "folder")  # starts of names
 VALIDATION = {"val": 0.15}  # shares of the identities
 VALIDATION_AND_TEST = {"val": 0.15, "test": 0.15}
 
@@ -39,13 +60,14 @@ class SourceVideo:
     """A video of a dataset; a photo counts as a video of one frame.
 
     Attributes:
-        file: the video, animation or photo.
-        folder: the folder of its face crops below ``--faces``, escaped for a label file.
+        file: the video, animation or photo; or a folder of face crops, if the dataset distributes these.
+        folder: the folder of its face crops below ``--faces``, escaped for a label file; absolute if it is `file`.
         label: 0 real, 1 fake.
         split: train, val or test; empty if the video is left out.
         identities: the people and source videos that the dataset names; no two splits share one.
         sources: the source videos that it was made from; empty if the dataset does not name them.
         left_out: why the video is in no split; empty if it is in one.
+        mask: the video that shows which pixels are manipulated, if the dataset has one; it may be missing.
     """
 
     file: Path
@@ -55,12 +77,13 @@ class SourceVideo:
     identities: Identities = frozenset()
     sources: Identities = frozenset()
     left_out: str = ""
+    mask: Path | None = None
 
 
 def check_dataset(dataset: str, root: Path) -> str:
     """Return the key in `LAYOUTS` of a dataset; raise InputError if there is none, or if `root` does not exist."""
     base, _, manipulation = dataset.partition("/")
-    if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith("FF++"))):
+    if base not in LAYOUTS or (base != dataset and not (manipulation and base.startswith(("FF++", "DeeperForensics")))):
         raise InputError(
             f"--dataset: '{dataset}' is unknown{did_you_mean(dataset, LAYOUTS)} Give one of {', '.join(LAYOUTS)}, or "
             "FF++_c23/Deepfakes for a single manipulation."
@@ -75,7 +98,8 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
     """List the videos of a dataset with their splits.
 
     Args:
-        dataset: the value of ``--dataset``: a key of `LAYOUTS`, for FaceForensics++ optionally with ``/Deepfakes``.
+        dataset: the value of ``--dataset``: a key of `LAYOUTS`, for FaceForensics++ optionally with ``/Deepfakes``, for
+            DeeperForensics-1.0 optionally with a variant.
         root: the value of ``--videos``.
         name: the dataset's folder below ``--faces``.
         split: disjoint, as the functions below split it; published, where the training set also has the videos that
@@ -85,17 +109,17 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
         InputError: the dataset is unknown, its files are not below the root, or it has no published training set.
     """
     base = check_dataset(dataset, root)
-    if split == "published" and not base.startswith(WITH_PUBLISHED_TRAINING_SET):
+    if split == "published" and base.startswith(WITHOUT_PUBLISHED_TRAINING_SET):
         raise InputError(f"--split published: {base} has no published training set; give disjoint or all.")
     videos = LAYOUTS[base](dataset, root)
     if base.startswith(("FF++", "DeepFakeDetection")):  # 004/0000.png instead of videos/004/0000.png
         videos = [replace(video, folder=video.folder.replace("/videos/", "/")) for video in videos]
     if split != "disjoint":
         videos = [_change_split(video, split) for video in videos]
-    videos = _unique_folders(videos, name)
+    videos = _folders_of_faces(videos) if base == "WildDeepfake" else _unique_folders(videos, name)
     if not videos:
-        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {_content(root)}.")
-    if not any(video.file.is_file() for video in videos):
+        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {describe_content(root)}.")
+    if not any(video.file.exists() for video in videos):
         folders = first_ten(sorted({str(v.file.parent) for v in videos}))
         raise InputError(
             f"--videos {root}: none of the {len(videos)} videos of {dataset} is on the disk; looked in {folders}."
@@ -105,7 +129,7 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
 
 def _change_split(video: SourceVideo, split: str) -> SourceVideo:
     """Move a video to the test set (all), or a video that was left out to the training set (published)."""
-    if video.left_out == DUPLICATE or (split == "published" and video.split):
+    if video.left_out in NEVER_USED or (split == "published" and video.split):
         return video
     return replace(video, split="test" if split == "all" else "train", left_out="")
 
@@ -117,15 +141,11 @@ def faceforensics(dataset: str, root: Path) -> list[SourceVideo]:
     """List FaceForensics++ (Rössler et al., ICCV 2019), split by its published pairs of videos."""
     base, _, manipulation = dataset.partition("/")
     compression = base.removeprefix("FF++_")
-    if manipulation not in ("", *MANIPULATIONS, "FaceShifter"):
-        valid = [*MANIPULATIONS, "FaceShifter"]
-        raise InputError(
-            f"--dataset: '{manipulation}' is unknown{did_you_mean(manipulation, valid)} Give one of {', '.join(valid)}."
-        )
+    _check_part(manipulation, [*MANIPULATIONS, "FaceShifter"])
     manipulations = [manipulation] if manipulation else MANIPULATIONS
     fakes = [f"manipulated_sequences/{name}/{compression}/videos" for name in manipulations]
     reals = f"original_sequences/youtube/{compression}/videos"
-    _check_folders(dataset, root, [reals, *fakes])
+    check_folders(dataset, root, [reals, *fakes])
     videos = []
     for split in SPLITS:
         pairs = json.loads((Path(__file__).parent / "splits" / f"ffpp_{split}.json").read_text())
@@ -147,38 +167,47 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
         f"original_sequences/actors/{compression}/videos",
         f"manipulated_sequences/DeepFakeDetection/{compression}/videos",
     ]
-    _check_folders(dataset, root, folders)
+    check_folders(dataset, root, folders)
+    masks = root / "manipulated_sequences/DeepFakeDetection/masks/videos"
+    if not masks.is_dir():
+        print(f"note: there is no {masks}; from a fake video with several people, the largest face is cropped")
     videos = []
+    # TARGET_SOURCE__SCENE__CODE: the target's video of the scene, with the face of the source
+    pattern = r"(\d+)(?:_(\d+))?__(.+?)(?:__.*)?"
     for label, folder in enumerate(folders):
-        for file in _video_files(root / folder, recursive=False):
-            # TARGET_SOURCE__SCENE__CODE: the target's video of the scene, with the face of the source
-            actors = re.fullmatch(r"(\d+)" + r"_(\d+)" * label + r"__.*", file.stem)
-            if actors is None:
-                pattern = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
-                raise InputError(
-                    f"{file}: the file name does not give the actors as in {pattern}; rename or remove it."
-                )
-            source = frozenset({f"{actors[1]}__{file.stem.split('__')[1]}"})
-            videos.append(_video(root, f"{folder}/{file.name}", label, "", frozenset(actors.groups()), source))
+        shape = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
+        for path, match in match_videos(root, folder, f"{folder}/{pattern}", shape):
+            if bool(match[2]) != bool(label):
+                raise InputError(f"{root / path}: the file name is not as {shape}; rename or remove it.")
+            people, source = frozenset(filter(None, match.groups()[:2])), frozenset({f"{match[1]}__{match[3]}"})
+            mask = masks / PurePath(path).name if label else None
+            videos.append(replace(_video(root, path, label, "", people, source), mask=mask))
     return _split(videos, VALIDATION_AND_TEST, "its two actors are in different splits")
 
 
 def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     """List Celeb-DF (Li et al., CVPR 2020), where ``id1_id0_0007`` is ``id1_0007`` with the face of id0.
 
+    Celeb-DF++ (Li et al., 2025) has a folder per scenario and method below Celeb-synthesis. A talking face is named
+    ``id1_0007_test_...``.
+
     The official test set has nearly every celebrity, so training and test set share identities. They share no source
     video: other videos made from a source video of the test set are left out.
     """
     folders = {"Celeb-real": 0, "YouTube-real": 0, "Celeb-synthesis": 1}
-    _check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
+    check_folders(dataset, root, [*folders, "List_of_testing_videos.txt"])
     test = _testing_list(root / "List_of_testing_videos.txt", folders)
     used = {celeb_df_source(path) for path in test}
     tested: list[SourceVideo] = []
     rest: list[SourceVideo] = []
     left_out: list[SourceVideo] = []
-    on_disk = [f"{folder}/{file.name}" for folder in folders for file in _video_files(root / folder, recursive=False)]
+    on_disk = [
+        file.relative_to(root).as_posix()
+        for folder in folders
+        for file in list_videos(root / folder, recursive=dataset == "Celeb-DF++")
+    ]
     for path in sorted({*on_disk, *test}):
-        people = PurePath(path).stem.split("_")[:-1] or [path]  # the people in YouTube-real are unknown
+        people = re.findall(r"id\d+", PurePath(path).stem) or [path]  # the people in YouTube-real are unknown
         source = celeb_df_source(path)
         video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people), frozenset({source}))
         (tested if path in test else left_out if source in used else rest).append(video)
@@ -191,10 +220,10 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
 
 def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
     """List DFDC-Preview (Dolhansky et al., 2019); dataset.json has set and label; validation is split by actor."""
-    _check_folders(dataset, root, ["dataset.json"])
+    check_folders(dataset, root, ["dataset.json"])
     videos = []
-    for path, entry in _read_json(root / "dataset.json").items():
-        _check_path(path, root / "dataset.json")
+    for path, entry in read_json(root / "dataset.json").items():
+        check_path(path, root / "dataset.json")
         label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(
@@ -220,14 +249,14 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
     """List DFDC (Dolhansky et al., 2020): the last tenth of the parts is validation; labels.csv is the test set."""
     parts = [part for part in root.glob("dfdc_train_part_*") if re.fullmatch("dfdc_train_part_[0-9]+", part.name)]
     if not parts:
-        _check_folders(dataset, root, ["dfdc_train_part_0"])
+        check_folders(dataset, root, ["dfdc_train_part_0"])
     parts.sort(key=lambda part: (int(part.name.rpartition("_")[2]), part.name))
     validation = parts[-math.ceil(len(parts) / 10) :] if len(parts) > 1 else []
     videos, split_of = [], {}
     for part in parts:
-        _check_folders(dataset, part, ["metadata.json"])
-        for file, entry in _read_json(part / "metadata.json").items():
-            _check_path(file, part / "metadata.json")
+        check_folders(dataset, part, ["metadata.json"])
+        for file, entry in read_json(part / "metadata.json").items():
+            check_path(file, part / "metadata.json")
             label = str(entry.get("label")).lower()
             if label not in CLASSES:
                 raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
@@ -253,20 +282,163 @@ def _dfdc_test(root: Path) -> list[SourceVideo]:
         )
     videos = []
     for file in lists:
-        files = {path.name: path for path in _video_files(file.parent) if not _in_training_part(path, root)}
-        listed = set()
-        for line, row in _read_csv(file, ("filename", "label")):
-            _check_path(row["filename"], file)
-            if row["filename"] in listed:
-                raise InputError(f"{file}: line {line}: {row['filename']} is listed twice; remove one of the lines.")
-            listed.add(row["filename"])
+        files = {path.name: path for path in list_videos(file.parent) if not _in_training_part(path, root)}
+        for line, row in read_listed_videos(file, "filename", "label"):
             path = files.get(row["filename"], file.parent / row["filename"])
-            videos.append(_video(root, path.relative_to(root).as_posix(), _label(row["label"], file, line), "test"))
+            videos.append(_video(root, path.relative_to(root).as_posix(), read_label(row["label"], file, line), "test"))
     return videos
 
 
 def _in_training_part(file: Path, root: Path) -> bool:
     return any(part.startswith("dfdc_train_part_") for part in file.relative_to(root).parts)
+
+
+def uadfv(dataset: str, root: Path) -> list[SourceVideo]:
+    """List UADFV (Yang et al., ICASSP 2019), all in the test set; ``fake/0000_fake.mp4`` is made from 0000."""
+    check_folders(dataset, root, ["real", "fake"])
+    return [
+        _video(root, path, label, "test", frozenset({match[1]}), frozenset({match[1]}))
+        for label, folder in enumerate(CLASSES)
+        for path, match in match_videos(root, folder, r"\w+/(?:.*/)?(\d+)(?:_fake)?", "0000.mp4 or 0000_fake.mp4")
+    ]
+
+
+def ffiw(dataset: str, root: Path) -> list[SourceVideo]:
+    """List FFIW-10K (Zhou et al., CVPR 2021); a video below target is made from the video of that name below source."""
+    check_folders(dataset, root, ["source", "target"])
+    videos = []
+    for label, folder in enumerate(("source", "target")):
+        for path, match in match_videos(root, folder, r"\w+/((train|val|test)[/_].+)", "train/train_00000000.mp4"):
+            source = frozenset({match[1]})
+            mask = root / f"target_mask/{match[1]}_mask.mp4" if label else None
+            videos.append(replace(_video(root, path, label, match[2].lower(), source, source), mask=mask))
+    return videos
+
+
+def deeperforensics(dataset: str, root: Path) -> list[SourceVideo]:
+    """List DeeperForensics-1.0 (Jiang et al., CVPR 2020), split by its lists; its real videos are those of FF++ c23.
+
+    ``000_M101.mp4`` is the FaceForensics++ video 000 with the face of the actor M101.
+    """
+    variant = dataset.partition("/")[2] or "end_to_end"
+    _check_part(variant, DEEPERFORENSICS_VARIANTS)
+    fakes, reals = f"manipulated_videos/{variant}", "original_sequences/youtube/c23/videos"
+    split_of: dict[str, str] = {}
+    splits_of_target: dict[str, set[str]] = {}
+    for split in SPLITS:
+        check_folders(dataset, root, [f"lists/splits/{split}.txt"])
+        file = root / f"lists/splits/{split}.txt"
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
+            if not line.strip():
+                continue
+            name = PurePath(line.strip()).name
+            if not re.fullmatch(r"\d{3}_[MW]\d{3}\.mp4", name):
+                raise InputError(
+                    f"{file}: line {number}: '{line[:80]}' is not a video such as 000_M101.mp4; correct it."
+                )
+            if split_of.setdefault(name, split) != split:
+                raise InputError(f"{file}: line {number}: {name} is also in {split_of[name]}.txt; remove one of them.")
+            splits_of_target.setdefault(name[:3], set()).add(split)
+    check_folders(dataset, root, [fakes, reals])
+    videos = []
+    for name, split in split_of.items():
+        target, actor = PurePath(name).stem.split("_")
+        videos.append(_video(root, f"{fakes}/{name}", 1, split, frozenset({target, actor}), frozenset({target})))
+    for target, splits in splits_of_target.items():
+        video = _video(root, f"{reals}/{target}.mp4", 0, "", frozenset({target}), frozenset({target}))
+        cause = "" if len(splits) == 1 else "its face swaps are in different splits"
+        videos.append(replace(video, split="" if cause else min(splits), left_out=cause))
+    return videos
+
+
+def fakeavceleb(dataset: str, root: Path) -> list[SourceVideo]:
+    """List FakeAVCeleb (Khalid et al., NeurIPS 2021); paths and file names give the people.
+
+    ``FakeVideo-RealAudio/African/men/id00076/00109_id00166_....mp4`` is made from the real video 00109 of id00076.
+    """
+    label_of = {"RealVideo-RealAudio": 0, "FakeVideo-RealAudio": 1, "FakeVideo-FakeAudio": 1, "RealVideo-FakeAudio": 0}
+    check_folders(dataset, root, list(label_of)[:3])
+    videos: list[SourceVideo] = []
+    only_sound: list[SourceVideo] = []
+    for folder, label in label_of.items():
+        shape = "RACE/GENDER/id00076/00109.mp4"
+        for path, match in match_videos(root, folder, r".+/(id\d+)/([^/_]+)[^/]*", shape):
+            people = frozenset(re.findall(r"id\d+", f"{match[1]}/{PurePath(path).stem}"))
+            video = _video(root, path, label, "", people, frozenset({f"{match[1]}/{match[2]}"}))
+            (only_sound if folder == "RealVideo-FakeAudio" else videos).append(video)
+    return [
+        *_split(videos, VALIDATION_AND_TEST, "its two people are in different splits"),
+        *(replace(video, left_out=FAKE_SOUND) for video in only_sound),
+    ]
+
+
+def deepspeak(dataset: str, root: Path) -> list[SourceVideo]:
+    """List DeepSpeak (Barrington et al., 2024): annotations-split-def.csv has the train and test people.
+
+    The files are found by name, because each release is a number of archives.
+    """
+    tables = ("annotations-real.csv", "annotations-fake.csv", "annotations-split-def.csv")
+    check_folders(dataset, root, list(tables))
+    split_of = {}
+    for line, row in read_csv(root / tables[2], ("identity", "split")):
+        split_of[row["identity"]] = _train_or_test(row["split"], root / tables[2], line)
+    files = {file.name.lower(): file for file in list_videos(root)}
+    videos = []
+    for label, columns in enumerate((["identity"], ["identity-source", "identity-target"])):
+        for _, row in read_listed_videos(root / tables[label], "video-file", *columns):
+            name = row["video-file"]
+            people = frozenset(row[column] for column in columns)
+            splits = {split_of.get(person, "") for person in people}
+            recording = PurePath(name).stem if label == 0 else row.get("recording-target", "")
+            source = frozenset(
+                {recording if label == 0 else f"{row['identity-target']}-{recording}"} if recording else ()
+            )
+            path = files.get(PurePath(name).name.lower(), root / name).relative_to(root).as_posix()
+            cause = "" if len(splits) == 1 and "" not in splits else "its people are in different splits, or in none"
+            split = "" if cause else min(splits)
+            videos.append(replace(_video(root, path, label, split, people, source), left_out=cause))
+    return _with_validation(videos, "its two people are in different splits")
+
+
+def deepfake_eval_2024(dataset: str, root: Path) -> list[SourceVideo]:
+    """List the videos of Deepfake-Eval-2024 (Chandra et al., 2025), split by the column Finetuning Set of its table."""
+    name = "video-metadata-publish.csv"
+    table = root / "video-metadata-publish-with-links.csv"
+    if not table.exists():
+        table = root / name
+    check_folders(dataset, root, ["video-data", table.name])
+    videos = []
+    for line, row in read_listed_videos(table, "Filename", "Video Ground Truth", "Finetuning Set"):
+        path, truth = f"video-data/{row['Filename']}", row["Video Ground Truth"].lower()
+        known = truth in CLASSES
+        split = _train_or_test(row["Finetuning Set"], table, line) if known else ""
+        video = _video(root, path, CLASSES.index(truth) if known else 0, split, frozenset({path}), frozenset({path}))
+        videos.append(replace(video, left_out="" if known else UNKNOWN_LABEL))
+    return _with_validation(videos, "")
+
+
+def wilddeepfake(dataset: str, root: Path) -> list[SourceVideo]:
+    """List the face sequences of WildDeepfake (Zi et al., ACM MM 2020): real_train/0/real/54 has the crops of one.
+
+    The first folder below real_train is the unpacked archive; validation takes complete archives.
+    """
+    folders = [f"{kind}_{split}" for kind in CLASSES for split in ("train", "test")]
+    check_folders(dataset, root, folders)
+    videos = []
+    for folder in folders:
+        kind, split = folder.split("_")
+        files = list_files(root / folder)
+        sequences = {f.parent for f in files if f.name.lower().endswith(IMAGE_ENDINGS) and not f.name.startswith(".")}
+        for sequence in sorted(sequences):
+            path = sequence.relative_to(root).as_posix()
+            archive = frozenset({"/".join(path.split("/")[:2])})
+            videos.append(_video(root, path, CLASSES.index(kind), split, archive))
+        if not sequences:
+            raise InputError(
+                f"{root / folder}: there are no images; found {describe_content(root / folder)}; unpack the archives."
+            )
+    # It is not published which sequences are from one video: an archive is no person.
+    return [replace(video, identities=NOBODY) for video in _with_validation(videos, "")]
 
 
 def folder(dataset: str, root: Path) -> list[SourceVideo]:
@@ -282,6 +454,15 @@ LAYOUTS: dict[str, Callable[[str, Path], list[SourceVideo]]] = {
     "Celeb-DF-v2": celeb_df,
     "DFDC-Preview": dfdc_preview,
     "DFDC": dfdc,
+    "Celeb-DF++": celeb_df,
+    "DeeperForensics-1.0": deeperforensics,
+    "FFIW-10K": ffiw,
+    "UADFV": uadfv,
+    "FakeAVCeleb": fakeavceleb,
+    "DeepSpeak-v1.1": deepspeak,
+    "DeepSpeak-v2": deepspeak,
+    "Deepfake-Eval-2024": deepfake_eval_2024,
+    "WildDeepfake": wilddeepfake,
     "folder": folder,
 }
 
@@ -294,7 +475,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
     duplicates: list[SourceVideo] = []
     skipped: Counter[str] = Counter()
     first_path: dict[str, Path] = {}
-    for file in _files(root):
+    for file in list_files(root):
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
         label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
@@ -315,7 +496,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
     if not videos:
         raise InputError(
             f"--videos {root}: no videos or photos in folders named real or fake; looked for "
-            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {_content(root)}."
+            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {describe_content(root)}."
         )
     if skipped:
         print(f"note: {root}: skipped {format_counts(skipped)}")
@@ -326,7 +507,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
 
 
 def _from_csv(table: Path) -> list[SourceVideo]:
-    rows = _read_csv(table, ("path", "label"))
+    rows = read_csv(table, ("path", "label"))
     if not rows:
         raise InputError(f"{table}: no rows below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
@@ -342,7 +523,7 @@ def _from_csv(table: Path) -> list[SourceVideo]:
             raise InputError(f"{table}: line {line}: unknown split '{split}'; give train, val or test.")
         people = frozenset(part.strip() for part in (row.get("identity") or "").split(";") if part.strip())
         path = file.relative_to(root).as_posix()
-        label = _label(row["label"], table, line)
+        label = read_label(row["label"], table, line)
         identities, sources = (people, NOBODY) if people else (frozenset({path}), frozenset({path}))
         videos.append(_video(root, path, label, SPLIT_WORDS.get(split, ""), identities, sources))
     _check_all_or_no_splits(table, videos)
@@ -382,6 +563,24 @@ def _video(
     return SourceVideo(root / path, PurePath(path).with_suffix("").as_posix(), label, split, identities, sources)
 
 
+def _train_or_test(text: str, file: Path, line: int) -> str:
+    if text.lower() not in ("train", "test"):
+        raise InputError(f"{file}: line {line}: unknown split '{text[:40]}'; give train or test.")
+    return text.lower()
+
+
+def _with_validation(videos: list[SourceVideo], cause: str) -> list[SourceVideo]:
+    """Move 15 % of the identities of the training set to validation."""
+    train = [video for video in videos if video.split == "train"]
+    return [*_split(train, VALIDATION, cause), *(video for video in videos if video.split != "train")]
+
+
+def _check_part(part: str, valid: Sequence[str]) -> None:
+    """Raise InputError if the part of ``--dataset`` behind the slash is not empty and not valid."""
+    if part and part not in valid:
+        raise InputError(f"--dataset: '{part}' is unknown{did_you_mean(part, valid)} Give one of {', '.join(valid)}.")
+
+
 def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
     """Prefix every folder with `name`, escape it for a label file, and make the folders distinct.
 
@@ -402,6 +601,14 @@ def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
     return named
 
 
+def _folders_of_faces(videos: list[SourceVideo]) -> list[SourceVideo]:
+    """Let the label files point to the dataset's own face crops; raise InputError if they cannot hold a path."""
+    named = [replace(video, folder=video.file.resolve().as_posix()) for video in videos]
+    if odd := [video.folder for video in named if any(_quote(part) != part for part in video.folder.split("/"))]:
+        raise InputError(f"{first_ten(odd)}: label files cannot hold commas and line breaks; rename the folders.")
+    return named
+
+
 def _quote(part: str) -> str:
     """Percent-encode characters that a label file cannot hold: commas, controls, leading and trailing spaces."""
     return re.sub(
@@ -419,73 +626,17 @@ def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> l
     ]
 
 
-def _files(root: Path, recursive: bool = True) -> list[Path]:
-    """List the files in a folder and its subfolders, sorted, without hidden folders."""
-    files: list[Path] = []
-    seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        # A symbolic link may lead back to a folder above it.
-        new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
-        folders[:] = sorted(name for name in new if not name.startswith(".")) if recursive else []
-        files += [Path(folder) / name for name in names]
-    return sorted(files)
-
-
-def _video_files(root: Path, recursive: bool = True) -> list[Path]:
-    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
-    files = _files(root, recursive)
-    return [file for file in files if file.name.lower().endswith(VIDEO_ENDINGS) and not file.name.startswith(".")]
-
-
-def _check_path(path: str, file: Path) -> None:
-    """Raise InputError if a path listed in `file` is not a plain path below the dataset's root."""
-    plain = PurePath(path)
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        plain = PurePath()
-    if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
-        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset; correct it.")
-
-
-def _check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
-    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found."""
-    missing = [path for path in wanted if not (root / path).exists()]
-    if not missing:
-        return
-    if len(missing) < len(wanted) and all("/" in path for path in missing):
-        # Many users have a part of FaceForensics++ only; the report lists the other videos as missing.
-        print(f"note: {root} has no {' and no '.join(missing)}; their videos are reported as missing")
-        return
-    deepest = root / missing[0]
-    while not deepest.exists():
-        deepest = deepest.parent
-    inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
-    hint = f"; give --videos {root / inside}" if inside else ""
-    raise InputError(
-        f"--videos {root} is not the root of {dataset}: looked for {' and '.join(missing)}; found in {deepest}: "
-        f"{_content(deepest)}{hint}."
-    )
-
-
-def _content(folder: Path) -> str:
-    if not folder.is_dir():
-        return "a file"
-    return first_ten(sorted(entry.name for entry in folder.iterdir())) or "nothing"
-
-
 def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
     """Read Celeb-DF's list of test videos, with lines such as ``1 Celeb-real/id1_0007.mp4``, where 1 is real."""
     paths = set()
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         label, _, path = line.strip().partition(" ")
         path = path.strip()
         folder, _, name = path.partition("/")
         valid = folder in folders and label == ("0" if folder == "Celeb-synthesis" else "1")
-        if not valid or not re.fullmatch(r"\w+\.mp4", name):
+        if not valid or not re.fullmatch(r"[\w/-]+\.mp4", name):
             raise InputError(
                 f"{file}: line {number}: '{line.strip()[:80]}' is not '1 REAL_VIDEO' or '0 FAKE_VIDEO'; correct it."
             )
@@ -493,47 +644,3 @@ def _testing_list(file: Path, folders: Iterable[str]) -> set[str]:
     if not paths:
         raise InputError(f"{file} lists no videos; download it again.")
     return paths
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
-
-
-def _read_json(file: Path) -> dict[str, dict]:
-    try:
-        entries = json.loads(_read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
-        raise InputError(f"{file} is not a JSON object with one object per video; download it again.")
-    return entries
-
-
-def _read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows of a CSV file with their line numbers; every row must have a value in all `columns`."""
-    reader = csv.DictReader(io.StringIO(_read_text(file), newline=""), skipinitialspace=True)
-    try:
-        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
-        rows = [
-            (reader.line_num, {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
-            for row in reader
-        ]
-    except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}).") from error
-    header = reader.fieldnames or []
-    if absent := [column for column in columns if column not in header]:
-        raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
-    for line, row in rows:
-        if not all(row[column] for column in columns):
-            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty; fill in both.")
-    return rows
-
-
-def _label(text: str, file: Path, line: int) -> int:
-    word = {"0": "real", "1": "fake"}.get(text, text.lower())
-    if word not in CLASSES:
-        raise InputError(f"{file}: line {line}: unknown label '{text[:40]}'; give real (0) or fake (1).")
-    return CLASSES.index(word)

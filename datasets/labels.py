@@ -16,11 +16,12 @@ from datasets.folders import list_images, real_path
 from datasets.packs import Pack, find_pack
 from datasets.sources import SOURCES_FILE, read_sources
 from utils.data_roots import DataRoot, root_of
-from utils.errors import InputError, did_you_mean, first_ten
+from utils.errors import InputError, did_you_mean, first_ten, one_line
 from utils.progress import progress
 
 CLASSES = ("real", "fake")  # indexed by the label
 SPLITS = ("train", "val", "test")
+ABOUT_FILE = "about.txt"  # beside the label files, see `describe_datasets`
 
 # How often the paper repeats the real videos of a training set to balance the classes.
 PAPER_OVERSAMPLING = {"FF++": 4, "DFDC-Preview": 4, "Celeb-DF-v2": 6, "DFDC": 5}
@@ -49,7 +50,7 @@ class Video:
     row: int = 0
 
 
-def read_label_file(file: Path, label: int) -> list[tuple[str, int]]:
+def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
     """Return (path, number of frames) for each line; one InputError names all bad lines."""
     if not file.is_file():
         raise InputError(
@@ -95,6 +96,16 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     return label_folder
 
 
+def describe_datasets(datasets: Sequence[str], dataset_root: Path) -> list[str]:
+    """Return what is special about the faces of the datasets, such as "drawn faces", from their files about.txt.
+
+    A dataset without this file has ordinary faces. A copy of the label files keeps it.
+    """
+    files = [dataset_root / dataset / ABOUT_FILE for dataset in datasets]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+    return sorted({one_line(text) for text in texts if text.strip()})
+
+
 def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, size: int | None = None) -> list[Video]:
     """Read and check both label files of one split, and list the images of each video.
 
@@ -116,7 +127,7 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
     """
     label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]
-    entries = [read_label_file(file, label) for label, file in enumerate(files)]
+    entries = [parse_label_file(file, label) for label, file in enumerate(files)]
     read_sources(label_folder / SOURCES_FILE)  # a malformed file must not stop a run at its end
     empty_files = [str(file) for file, videos_of_class in zip(files, entries, strict=True) if not videos_of_class]
     if len(empty_files) == 2 or (empty_files and split != "test"):

@@ -20,7 +20,9 @@ from utils.tables import csv_line
 SOURCES_FILE = "sources.csv"
 COLUMNS = ("path", "video", "source", "identity")
 FFPP_PATH = re.compile(r"(?:original|manipulated)_sequences/[^/]+/(?:raw|c23|c40)/(?:videos/)?(\d{3})(?:_(\d{3}))?")
-CELEB_DF_PATH = re.compile(r"(?:Celeb-real|Celeb-synthesis|YouTube-real)/[^/]+")
+CELEB_DF_PATH = re.compile(
+    r"(?:Celeb-real|Celeb-synthesis|YouTube-real)/(?:(?:FaceSwap|FaceReenact|TalkingFace)/[^/]+/)?[^/]+"
+)
 
 
 class Origin(NamedTuple):
@@ -105,9 +107,12 @@ def origin_of_path(path: str) -> Origin:
 
 
 def celeb_df_source(path: str) -> str:
-    """Return the source video, id1_0007 for Celeb-synthesis/id1_id0_0007.mp4; a real video is its own source."""
-    *people, number = PurePath(path).stem.split("_")
-    return f"{people[0]}_{number}" if people else path
+    """Return the source video, id1_0007 for Celeb-synthesis/id1_id0_0007.mp4; a real video is its own source.
+
+    A talking face of Celeb-DF++, such as id1_0007_test_3.mp4, names its source first.
+    """
+    match = re.match(r"(id\d+)(?:_id\d+)*_(\d+)", PurePath(path).stem)
+    return f"{match[1]}_{match[2]}" if match else path
 
 
 def group_folders(paths: Sequence[str], sources_file: Path) -> Groups:

@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.labels import CLASSES, SPLITS
+from datasets.labels import ABOUT_FILE, CLASSES, SPLITS
 from datasets.sources import SOURCES_FILE, Origin, write_sources
 from demo.draw_face import Person, Pose, Scene, landmarks, random_person, random_poses, random_scene, render, vary
 from utils.errors import InputError
@@ -26,8 +26,9 @@ from utils.progress import progress
 
 KINDS = ("swap", "mouth", "lowpass")
 MANIFEST = "demo.json"
-# Part of the stored settings: increase it when the drawings change, so that old datasets are drawn again.
-VERSION = 4
+# Part of the stored settings: increase it when the drawings or the files beside them change, so that old datasets are
+# drawn again.
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,7 @@ def make_demo(
             origins[path] = Origin(path, frozenset({f"person {v.person}"}), frozenset(map(str, people_in)))
         write_sources(folder / SOURCES_FILE, origins)
         manifest = {"settings": settings, "videos": [vars(v) for v in videos]}
+        (folder / ABOUT_FILE).write_text("drawn faces\n")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if out.exists():
             os.replace(out, Path(scratch) / "old")

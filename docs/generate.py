@@ -18,6 +18,9 @@ from analysis.embedding import EmbeddingArguments
 from analysis.evidence import EvidenceArguments
 from analysis.reproduce import ReproduceArguments
 from analysis.robustness import RobustnessArguments
+from corpora.lists import ListArguments
+from corpora.realorfake import RealOrFakeArguments
+from datasets.check import CheckArguments
 from datasets.pack import PackArguments
 from demo.__main__ import DemoArguments
 from evaluation.published import published_markdown, read_published
@@ -33,6 +36,9 @@ COMMANDS: dict[str, Any] = {
     "preprocessing.py": PreprocessingArguments,
     "inference.py": InferenceArguments,
     "-m scoring.share": ShareArguments,
+    "-m corpora.realorfake": RealOrFakeArguments,
+    "-m corpora.lists": ListArguments,
+    "-m datasets.check": CheckArguments,
     "-m datasets.pack": PackArguments,
     "-m demo": DemoArguments,
     "-m analysis.compare": CompareArguments,

@@ -4,11 +4,12 @@ import base64
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from matplotlib import style
 from matplotlib.axes import Axes
@@ -117,17 +118,8 @@ def write_report(folder: Path) -> Path:
                 "left_out": results["left_out"].get(name),
             }
         )
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["value"] = format_value
-    environment.filters["percent"] = lambda share: DASH if share is None else f"{100 * share:.3g}{NBSP}%"
     published = read_published()
-    page = environment.get_template("report.html.j2").render(
+    page = read_template().render(
         title=folder.resolve().name,
         results=results,
         datasets=datasets,
@@ -145,6 +137,21 @@ def write_report(folder: Path) -> Path:
     with atomic_write(folder / "report.html") as part:
         part.write_text(page, encoding="utf-8", errors="backslashreplace")  # paths may not be valid UTF-8
     return folder / "report.html"
+
+
+@cache
+def read_template() -> Template:
+    """Compile report.html.j2."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["value"] = format_value
+    environment.filters["percent"] = lambda share: DASH if share is None else f"{100 * share:.3g}{NBSP}%"
+    return environment.get_template("report.html.j2")
 
 
 def format_value(value: Any) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,14 +33,22 @@ from utils.files import create_part, remove_stale_parts, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
+MASKED = 64  # of 255; compression leaves dark noise in a mask
 MIN_TRACK_LENGTH = 3  # frames; with all_faces, shorter tracks are dropped as false detections
 
 
 class Source(NamedTuple):
-    """A video or photo, and the folder of its face crops."""
+    """A video or photo, and the folder of its face crops.
+
+    Attributes:
+        file: the video or photo.
+        folder: the folder of its face crops.
+        mask: a video of the size of `file`, bright where `file` is manipulated; it may be missing.
+    """
 
     file: Path
     folder: Path
+    mask: Path | None = None
 
 
 class Outcome(NamedTuple):
@@ -232,6 +240,7 @@ class _FaceFolder:
 
     def __post_init__(self) -> None:
         self.part, self.lock = create_part(self.source.folder, folder=True)  # two runs at once do not mix
+        self.mask_state = ""
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Add the next sampled frame with its boxes (N x 4, pixels) and scores (N)."""
@@ -289,6 +298,8 @@ class _FaceFolder:
             else:
                 complete = self.part / str(kept[0])
             record["faces"] = [self.faces[track] for track in kept]
+            if self.mask_state:
+                record["mask"] = self.mask_state
             (complete / "faces.json").write_text(json.dumps(record) + "\n")
             if target.exists() and not is_done(self.source):
                 os.rename(target, self.part / "replaced")
@@ -305,21 +316,55 @@ class _FaceFolder:
         return Outcome(self.source, self.sampled_frames, failure)
 
     def _kept_tracks(self) -> list[int]:
-        """Return the track with the largest sum of box areas; with all_faces, all long tracks, sorted by this sum."""
+        """Return the main face; with all_faces, all long tracks, the largest sum of box areas first.
+
+        The main face is the one that meets the manipulation mask. Without mask, it has the largest sum of box areas.
+        """
 
         def total_area(track: int) -> float:
             boxes = np.array([face["box"] for face in self.faces[track]])
             return float(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum())
 
         tracks = sorted(self.faces, key=total_area, reverse=True)
+        masked = has_mask(self.source)
         if not self.recipe.all_faces:
+            if masked and len(tracks) > 1:
+                tracks, self.mask_state = self._sort_by_mask(tracks)
+            elif masked:
+                self.mask_state = "with one face"
             return tracks[:1]
+        if masked:
+            self.mask_state = "not used, because all faces are cropped"
         return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK_LENGTH, self.sampled_frames)]
+
+    def _sort_by_mask(self, tracks: list[int]) -> tuple[list[int], str]:
+        """Sort tracks by the number of manipulated pixels in their boxes, the most first, and say how that went."""
+        assert self.source.mask is not None
+        overlap = Counter[int]()
+        boxes: dict[int, list[tuple[int, list[float]]]] = {}
+        for track in tracks:
+            for face in self.faces[track]:
+                boxes.setdefault(face["frame"], []).append((track, face["box"]))
+        try:
+            for position, mask in FrameReader(self.source.mask, self.recipe.every, self.recipe.frames):
+                for track, box in boxes.get(position, []):
+                    left, top, right, bottom = (max(0, round(x)) for x in box)
+                    overlap[track] += int((mask[top:bottom, left:right].max(axis=2, initial=0) >= MASKED).sum())
+        except (VideoError, cv2.error, OSError):
+            return tracks, "unreadable"
+        if not any(overlap.values()):
+            return tracks, "without a face"
+        return sorted(tracks, key=lambda track: overlap[track], reverse=True), "chose among several faces"
 
     def discard(self) -> None:
         """Remove the hidden folder."""
         shutil.rmtree(self.part, ignore_errors=True)
         os.close(self.lock)
+
+
+def has_mask(source: Source) -> bool:
+    """Return whether the manipulation mask of a video is on the disk."""
+    return source.mask is not None and source.mask.is_file()
 
 
 def failed_record(folder: Path) -> Path:
@@ -337,12 +382,14 @@ def read_record(source: Source) -> dict[str, Any] | None:
     """Read the record of a finished video: its ``faces``, or the ``cause`` if it has none.
 
     Returns:
-        The record; None if the video is not finished, or if its size has changed, as after a partial download.
+        The record; None if the video is not finished, if its size has changed, as after a partial download, or if its
+        faces were chosen without the mask that is now on the disk.
     """
     failed = failed_record(source.folder)
     try:
         record = json.loads((source.folder / "faces.json" if source.folder.is_dir() else failed).read_text())
         size = source.file.stat().st_size if source.file.is_file() else record["bytes"]
-        return record if size == record["bytes"] else None
+        unmasked = "faces" in record and "mask" not in record and has_mask(source)
+        return record if size == record["bytes"] and not unmasked else None
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
         return None

@@ -11,6 +11,7 @@ Checkpoints of this project also have:
 - ``channels``: channel order of the training images, RGB or BGR.
 - ``balance``: state of the learnt loss weights.
 - ``val_losses``, ``halvings``: state of ``--lr_schedule official``.
+- ``about``: what is special about the training faces, see `datasets.labels.describe_datasets`.
 - ``history``: losses and metrics of each finished epoch.
 - ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
 
@@ -22,7 +23,7 @@ After a finished epoch they have:
 
 The best checkpoint of a finished training has:
 
-- ``familiar``, ``training_features``: see `scoring.familiarity.remember_training`.
+- ``familiar``, ``familiar_features``: see `scoring.familiarity.remember_training`.
 
 ``model_last.pth`` alone has what continuing needs:
 
@@ -32,6 +33,7 @@ The best checkpoint of a finished training has:
 - ``record``: losses, labels and scores of these steps.
 """
 
+import math
 import re
 import shutil
 import zipfile
@@ -181,6 +183,9 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
         "val": ("val" in checkpoint) == ("best" in checkpoint),
         "calibration": _is_calibration(checkpoint.get("calibration")),
+        "about": _is_text_list(checkpoint.get("about", [])),
+        "familiar": _is_familiar(checkpoint.get("familiar")),
+        "familiar_features": _are_features(checkpoint.get("familiar_features"), state),
         "faces": isinstance(checkpoint.get("faces"), dict | None),
     }
     if invalid := [name for name, is_valid in valid.items() if not is_valid]:
@@ -200,9 +205,40 @@ def _is_calibration(value: Any) -> bool:
         numbers = [x for level in levels for x in (level["threshold"], level["fpr"], level["fnr"])]
         numbers += [score for level in levels for scores in (level["real"], level["fake"]) for score in scores]
         known = re.fullmatch(r"mean|max|top[1-9]\d*", value["video_score"])
-        return bool(known and all(isinstance(x, float | int) for x in numbers))
+        in_order = all(sorted(scores) == scores for level in levels for scores in (level["real"], level["fake"]))
+        return bool(known and in_order and all(map(_is_number, numbers)))
     except (TypeError, LookupError):
         return False
+
+
+def _is_familiar(value: Any) -> bool:
+    """Return whether a value has the entries of ``familiar`` in `scoring.familiarity.remember_training`, or is None."""
+    if value is None:
+        return True
+    try:
+        crop_side = 1 if value["crop_side"] is None else value["crop_side"]
+        numbers = [value["distance"], crop_side, *value["quantiles"].values()]
+        return all(map(_is_number, numbers)) and crop_side > 0
+    except (TypeError, LookupError, AttributeError):
+        return False
+
+
+def _are_features(value: Any, state: dict[str, Any]) -> bool:
+    """Return whether a value is N x d finite numbers, with d as in the last layer of the network, or is None."""
+    if value is None:
+        return True
+    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        return False
+    last = getattr(state.get("linear.1.weight", value), "shape", ())  # 2 x d
+    return value.ndim == 2 and len(value) > 0 and value.shape[1:] == last[1:] and bool(value.isfinite().all())
+
+
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and math.isfinite(value)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

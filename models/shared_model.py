@@ -1,14 +1,16 @@
 """Shared models: a folder with the weights and settings of a checkpoint, on the disk or on the Hugging Face hub.
 
-The folder has three files, and `scoring.share` writes them:
+`scoring.share` writes the files of the folder:
 
 - ``model.safetensors``: the ``state_dict`` of the checkpoint, under the authors' keys.
 - ``config.json``: every other entry of the checkpoint that is plain JSON data (`models.checkpoints` lists the entries),
   without the settings of the machine that trained; ``weights_sha256`` of model.safetensors; and ``checkpoint_sha256``,
   the ``sha256`` of the checkpoint.
+- ``familiar_features.safetensors``: the entry ``familiar_features``, if the checkpoint has it. config.json then has its
+  ``features_sha256``.
 - ``README.md``: the model card.
 
-The SHA-256 of config.json identifies a shared model, because that file has the SHA-256 of the weights.
+The SHA-256 of config.json identifies a shared model, because that file has the SHA-256 of the other two.
 """
 
 import hashlib
@@ -30,6 +32,7 @@ from utils.process import current_rank
 from utils.training_arguments import NOT_INHERITED, TrainingArguments
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FEATURES = "familiar_features.safetensors"
 HUB_NAME = re.compile(r"(?!.*\.(pth|pt|safetensors|onnx)$)[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 # Arguments that belong to the machine of the training, such as its paths.
@@ -85,7 +88,7 @@ def find_model(model: Path, flag: str) -> Path:
             name,
             revision=revision or None,
             local_files_only=not reachable,
-            allow_patterns=[WEIGHTS, CONFIG, CARD],
+            allow_patterns=[WEIGHTS, CONFIG, FEATURES, CARD],
         )
     except Exception as error:  # the hub and its HTTP client have no common exception
         hub = constants.ENDPOINT
@@ -109,19 +112,17 @@ def find_model(model: Path, flag: str) -> Path:
 
 
 def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
-    """Read a shared model as a checkpoint: its ``state_dict``, on the CPU, and the entries of config.json.
+    """Read a shared model as a checkpoint: its tensors, and the entries of config.json.
 
     Args:
         folder: the folder.
         flag: the argument that named it, for messages.
 
     Raises:
-        InputError: a file is missing or damaged, or the SHA-256 of the weights is not the one in config.json.
+        InputError: a file is missing or damaged, or its SHA-256 is not the one in config.json.
     """
-    import safetensors.torch  # imports PyTorch
-
     require_model(folder, flag)
-    config, weights = folder / CONFIG, folder / WEIGHTS
+    config = folder / CONFIG
     try:
         entries = json.loads(config.read_text(encoding="utf-8"))
         expected = entries["weights_sha256"]
@@ -129,17 +130,29 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
         raise InputError(
             f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256."
         ) from error
-    if sha256(weights) != expected:
+    entries = {**entries, "state_dict": _read_tensors(folder / WEIGHTS, "weights_sha256", expected, flag)}
+    if (expected := entries.get("features_sha256")) is not None:
+        features = _read_tensors(folder / FEATURES, "features_sha256", expected, flag)
+        entries["familiar_features"] = features.get("familiar_features")
+    return entries
+
+
+def _read_tensors(file: Path, key: str, expected: str, flag: str) -> dict[str, Any]:
+    """Read the tensors of a safetensors file onto the CPU; `key` is the entry of config.json with its SHA-256."""
+    import safetensors.torch  # imports PyTorch
+
+    if not file.is_file():
+        raise InputError(f"{flag}: the shared model {file.parent} has no {file.name}; download it again.")
+    if sha256(file) != expected:
         raise InputError(
-            f"{flag}: {weights} is damaged or was changed: its SHA-256 is not weights_sha256 of {CONFIG}; download the "
-            "model again."
+            f"{flag}: {file} is damaged or was changed: its SHA-256 is not {key} of {CONFIG}; download the model again."
         )
     try:
-        state = safetensors.torch.load_file(weights)
+        tensors = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, ValueError) as error:
-        raise InputError(f"{flag}: {weights} is not a safetensors file.") from error
+        raise InputError(f"{flag}: {file} is not a safetensors file.") from error
     # The file's own layout is not aligned as PyTorch's is, which changes the rounding of scores.
-    return {**entries, "state_dict": {key: value.clone() for key, value in state.items()}}
+    return {name: value.clone() for name, value in tensors.items()}
 
 
 def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> None:
@@ -155,13 +168,17 @@ def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> N
     """
     import safetensors.torch  # imports PyTorch
 
-    weights = safetensors.torch.save(checkpoint["state_dict"], {"format": "pt"})
-    shas = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "checkpoint_sha256": checkpoint["sha256"]}
+    files = {WEIGHTS: safetensors.torch.save(checkpoint["state_dict"], {"format": "pt"})}
+    shas = {"weights_sha256": hashlib.sha256(files[WEIGHTS]).hexdigest(), "checkpoint_sha256": checkpoint["sha256"]}
+    if (features := checkpoint.get("familiar_features")) is not None:
+        files[FEATURES] = safetensors.torch.save({"familiar_features": features.contiguous()}, {"format": "pt"})
+        shas["features_sha256"] = hashlib.sha256(files[FEATURES]).hexdigest()
     try:
         remove_stale_parts(folder.parent, folder.name)
         part, lock = create_part(folder, folder=True)
         try:
-            (part / WEIGHTS).write_bytes(weights)
+            for name, content in files.items():
+                (part / name).write_bytes(content)
             (part / CARD).write_text(card, encoding="utf-8")
             # Twice: the checkpoint may be a shared model, with SHA-256s of its own.
             write_json(part / CONFIG, shas | shareable_entries(checkpoint) | shas)

@@ -118,7 +118,18 @@ class ForgeryDetector:
         if self.faces_given:
             full_frame = Detections(np.array([[0, 0, width, height]], np.float32), np.ones(1, np.float32))
             return [full_frame] * len(frames)
-        if self._detect is None:  # loaded late: face crops need no face detector
+        detect = self.load_face_detector()
+        small = np.stack([shrink(frame) for frame in frames])
+        scale = width / small.shape[2]
+        return [Detections(boxes * scale, scores) for boxes, scores in detect(small)]
+
+    def load_face_detector(self) -> Detector:
+        """Load the face detector, unless it is loaded already; face crops need none.
+
+        Raises:
+            InputError: the weights of the face detector cannot be downloaded or read.
+        """
+        if self._detect is None:
             self._detect, description = load_face_detector(self.face_detector, self._detector_weights, self.device)
             self.detector_description = description
             if self._training_weights not in (None, description["weights"]):
@@ -127,9 +138,7 @@ class ForgeryDetector:
                     "give these weights with --detector_weights",
                     file=sys.stderr,
                 )
-        small = np.stack([shrink(frame) for frame in frames])
-        scale = width / small.shape[2]
-        return [Detections(boxes * scale, scores) for boxes, scores in self._detect(small)]
+        return self._detect
 
     def score(self, crops: Sequence[np.ndarray], evidence: bool = False) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """Score N face crops, each H x W x 3, uint8, RGB; with `evidence`, make heatmaps too.

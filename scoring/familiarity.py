@@ -2,7 +2,8 @@
 
 A training stores two things in its best checkpoint: the 5 % quantiles of simple measures of the training faces, and the
 fused features of some of them. A face whose feature is far from all of these is unlike the training data (deep nearest
-neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022).
+neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). They divide a feature by
+its length; here its length counts, because docs/statistics.md has measured that this finds more faces.
 """
 
 import json
@@ -28,6 +29,7 @@ from utils.world import World
 
 FACES = 500  # of the training set, and of the validation set
 NEIGHBOUR = 10  # the distance to the 10th nearest training face counts
+LARGEST = 65504.0  # in float16
 SHARE = 0.05  # of the training faces below each quantile, and of the validation faces beyond the distance
 JPEG_QUALITY = 95  # for `measure_detail`
 SAME_SIZE = 0.1  # largest difference of the sides, in powers of two, of crops whose detail compares
@@ -40,7 +42,7 @@ WORDS = {
 
 
 class FusedFeature(nn.Module):
-    """The fused feature G of a network, divided by its length: B x 3 x H x W, normalised, to B x d."""
+    """The fused feature G of a network, limited to the range of float16: B x 3 x H x W, normalised, to B x d."""
 
     def __init__(self, network: LIBNetwork) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class FusedFeature(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Compute the features."""
         fused = self.network.bottleneck(torch.cat(self.network.features(images), dim=1))
-        return nn.functional.normalize(fused.float(), dim=1)
+        return fused.float().clamp(-LARGEST, LARGEST)
 
 
 def measure_face(image: np.ndarray) -> dict[str, float]:
@@ -93,7 +95,7 @@ def remember_training(
         ``sharpness`` as in `measure_face`; ``detail`` as in `measure_detail`; ``side``, the shorter side of the face
         box in pixels, if preprocessing.py wrote the boxes), ``crop_side``, the median side of the crops in pixels, and
         ``distance``, which 5 % of the validation faces exceed.
-        ``training_features``: N x d, float16. Both classes are represented as in the training set.
+        ``familiar_features``: N x d, float16. Both classes are represented as in the training set.
     """
     chosen = [_spread(len(faces)) for faces in (train_faces, val_faces)]
     features = []
@@ -126,7 +128,7 @@ def remember_training(
     limit = float(np.quantile(distances(features[1], features[0]), 1 - SHARE))
     crop_side = float(np.median(crop_sides)) if crop_sides else None
     familiar = {"quantiles": quantiles, "crop_side": crop_side, "distance": limit}
-    return {"familiar": familiar, "training_features": features[0]}
+    return {"familiar": familiar, "familiar_features": features[0]}
 
 
 def _spread(total: int) -> list[int]:
@@ -157,18 +159,18 @@ def _sides(file: Path) -> dict[tuple[str, str], float]:
         return {}
 
 
-def distances(features: Tensor, training_features: Tensor) -> np.ndarray:
+def distances(features: Tensor, familiar_features: Tensor) -> np.ndarray:
     """Return the distance of each feature to its `NEIGHBOUR`-th nearest training feature.
 
     Args:
-        features: M x d, of length 1.
-        training_features: N x d, of length 1.
+        features: M x d.
+        familiar_features: N x d.
 
     Returns:
-        M distances, from 0 to 2.
+        M distances, 0 or more.
     """
-    all_distances = torch.cdist(features.float(), training_features.float())
-    return all_distances.kthvalue(min(NEIGHBOUR, len(training_features)), dim=1).values.numpy()
+    all_distances = torch.cdist(features.float(), familiar_features.float())
+    return all_distances.kthvalue(min(NEIGHBOUR, len(familiar_features)), dim=1).values.numpy()
 
 
 def unlike_training(
@@ -178,7 +180,7 @@ def unlike_training(
 
     Args:
         network: on its device, in evaluation mode.
-        checkpoint: without ``familiar`` there are no notes; without ``training_features`` the distance is left out.
+        checkpoint: without ``familiar`` there are no notes; without ``familiar_features`` the distance is left out.
         crops: N >= 1 crops of the face, each H x W x 3, uint8, RGB; their median counts.
         side: shorter side of the face box in pixels, the median over the frames; None for a face without a box.
     """
@@ -195,14 +197,14 @@ def unlike_training(
         found["detail"] = np.inf  # larger crops have less detail per pixel, so only equal sizes compare
     found["side"] = np.inf if side is None else side
     notes = [
-        f"the face {WORDS[name]} than 95 % of the training faces"
-        for name, quantile in familiar["quantiles"].items()
-        if found[name] < quantile
+        f"the face {words} than 95 % of the training faces"
+        for name, words in WORDS.items()
+        if found[name] < familiar["quantiles"].get(name, -np.inf)
     ]
-    if (training_features := checkpoint.get("training_features")) is not None:
+    if (familiar_features := checkpoint.get("familiar_features")) is not None:
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
         with torch.inference_mode():
             features = FusedFeature(network)(normalise(batch, checkpoint["channels"])).cpu()
-        if np.median(distances(features, training_features)) > familiar["distance"]:
+        if np.median(distances(features, familiar_features)) > familiar["distance"]:
             notes.append("the network sees the face as unlike its training faces")
     return notes

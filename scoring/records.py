@@ -26,7 +26,7 @@ from utils.tables import csv_line
 FORMAT = 1
 COLUMNS = (
     "file", "verdict", "score", "spread_low", "spread_high", "false_positive_rate", "false_negative_rate", "people",
-    "frames", "cause", "notes", "date", "sha256", "checkpoint_sha256",
+    "frames", "cause", "notes", "date", "sha256", "checkpoint_sha256", "settings",
 )  # fmt: skip
 
 
@@ -134,8 +134,39 @@ def csv_row(record: dict[str, Any]) -> list[Any]:
         **record,
         **{"spread_low": low, "spread_high": high, "people": len(record["people"]), "date": record["run"]["date"]},
         **{"notes": "; ".join(record["notes"]), "checkpoint_sha256": record["model"]["sha256"]},
+        "settings": json.dumps(settings_of(record)),
     }
     return [values[name] for name in COLUMNS]
+
+
+def settings_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that a record depends on, with their values; ``detector_weights`` is a SHA-256.
+
+    ``error`` is left out without a verdict, and ``detector`` without a face detector.
+    """
+    settings = {name: record["crops"][name] for name in ("faces_given", "every", "frames")}
+    settings["precision"] = record["model"]["precision"]
+    if record["cutoffs"] is not None:
+        settings["error"] = record["cutoffs"]["error"]
+    if (found := record["face_detector"]) is not None:
+        settings |= {"detector": found["detector"], "detector_weights": found["weights"]}
+    return settings
+
+
+def current_settings(detector: ForgeryDetector, shared: dict[str, Any], error: float) -> dict[str, Any]:
+    """Return `settings_of` the records that this command will write; this loads the face detector.
+
+    Args:
+        detector: the detector.
+        shared: the result of `describe_detector`.
+        error: value of ``--error``.
+
+    Raises:
+        InputError: the weights of the face detector cannot be downloaded or read.
+    """
+    if not detector.faces_given:
+        detector.load_face_detector()
+    return settings_of({**shared, "cutoffs": {"error": error}, "face_detector": detector.detector_description})
 
 
 class Known(NamedTuple):
@@ -147,21 +178,26 @@ class Known(NamedTuple):
 
 @contextmanager
 def open_records(
-    json_file: Path | None, csv_file: Path | None, checkpoint_sha256: str, overwrite: bool
+    json_file: Path | None,
+    csv_file: Path | None,
+    checkpoint_sha256: str,
+    settings: Callable[[], dict[str, Any]],
+    overwrite: bool,
 ) -> Iterator[tuple[Callable[[dict[str, Any]], None], dict[str, Known]]]:
-    """Open the outputs, and continue them if an earlier command with this checkpoint has written them.
+    """Open the outputs, and continue them if an earlier command with this checkpoint and settings has written them.
 
     Args:
         json_file: file of JSON Lines, or None.
         csv_file: CSV table, or None.
         checkpoint_sha256: the checkpoint that scores.
+        settings: returns the `current_settings`; called if there are earlier records.
         overwrite: replace existing files.
 
     Yields:
         A function that writes a record, and the files that have records in all outputs already.
 
     Raises:
-        InputError: an output exists and is of another command or checkpoint, or cannot be written.
+        InputError: an output exists and is of another command, checkpoint or setting, or cannot be written.
     """
     kinds: list[tuple[str, Path | None, Reader, Callable[[dict[str, Any]], str]]] = [
         ("--json", json_file, _read_lines, lambda record: json.dumps(record) + "\n"),
@@ -172,7 +208,7 @@ def open_records(
         for flag, file, read, line in kinds:
             if file is not None:
                 continued = file.is_file() and not overwrite  # a pipe has no earlier records
-                known = _known_records(file, flag, read, checkpoint_sha256) if continued else {}
+                known = _known_records(file, flag, read, checkpoint_sha256, settings) if continued else {}
                 append = stack.enter_context(_open(file, flag, "a" if continued else "w"))
                 if flag == "--csv" and not (continued and file.stat().st_size):
                     headers[append] = csv_line(COLUMNS)
@@ -187,11 +223,13 @@ def open_records(
         yield write, {file: found for file, found in first.items() if all(k.get(file) == found for _, k, _ in outputs)}
 
 
-# Maps the text of an output to its files with their records and checkpoints.
-Reader = Callable[[str], Iterator[tuple[str, Known, str]]]
+# Maps the text of an output to its files with their records, checkpoints and settings.
+Reader = Callable[[str], Iterator[tuple[str, Known, str, dict[str, Any]]]]
 
 
-def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) -> dict[str, Known]:
+def _known_records(
+    file: Path, flag: str, read: Reader, checkpoint_sha256: str, settings: Callable[[], dict[str, Any]]
+) -> dict[str, Known]:
     """Read the records of an earlier command; remove a line that was being written when it was stopped."""
     advice = f"give another file, or --overwrite True to replace {file}"
     try:
@@ -205,12 +243,20 @@ def _known_records(file: Path, flag: str, read: Reader, checkpoint_sha256: str) 
         entries = list(read(complete))
     except (ValueError, LookupError, TypeError, csv.Error) as error:
         raise InputError(f"{flag}: {file} exists, but this command did not write it; {advice}.") from error
-    if any(checkpoint != checkpoint_sha256 for _, _, checkpoint in entries):
+    if any(checkpoint != checkpoint_sha256 for _, _, checkpoint, _ in entries):
         raise InputError(f"{flag}: {file} holds the scores of another checkpoint; {advice}.")
+    now = settings() if entries else {}
+    for *_, before in entries:
+        for name in before:
+            if before[name] != now.get(name):
+                raise InputError(
+                    f"{flag}: {file} holds scores with --{name} {before[name]}, not {now.get(name)}; give the same "
+                    f"value, {advice}."
+                )
     if complete != text:
         with file.open("r+b") as content:
             content.truncate(len(complete.encode("utf-8", "surrogateescape")))
-    return {name: known for name, known, _ in entries}
+    return {name: known for name, known, *_ in entries}
 
 
 @contextmanager
@@ -243,15 +289,17 @@ def _writing(file: Path, flag: str) -> Iterator[None]:
         raise InputError(f"{flag}: {file} could not be written: {error.strerror}; give another file.") from error
 
 
-def _read_lines(text: str) -> Iterator[tuple[str, Known, str]]:
+def _read_lines(text: str) -> Iterator[tuple[str, Known, str, dict[str, Any]]]:
     for line in text.splitlines():
         record = json.loads(line)
-        yield record["file"], Known(record["sha256"], record["score"] is not None), record["model"]["sha256"]
+        known = Known(record["sha256"], record["score"] is not None)
+        yield record["file"], known, record["model"]["sha256"], settings_of(record)
 
 
-def _read_rows(text: str) -> Iterator[tuple[str, Known, str]]:
+def _read_rows(text: str) -> Iterator[tuple[str, Known, str, dict[str, Any]]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if text and tuple(reader.fieldnames or ()) != COLUMNS:
         raise ValueError("another header")
     for row in reader:
-        yield row["file"], Known(row["sha256"] or None, row["score"] != ""), row["checkpoint_sha256"]
+        known = Known(row["sha256"] or None, row["score"] != "")
+        yield row["file"], known, row["checkpoint_sha256"], dict(json.loads(row["settings"]))

@@ -17,7 +17,6 @@ from utils.errors import one_line
 
 FORGET_AFTER = 100  # scored frames
 MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
-DRAWN = "demo"  # the dataset that `demo` draws
 NO_CALIBRATION = "the checkpoint has no calibration, so there is no verdict"
 
 
@@ -146,8 +145,7 @@ class FileScore:
         self.notes += unlike_training(detector.network, detector.checkpoint, highest.crops.chosen(), side)
         if detector.training_faces is None and not detector.faces_given:
             self.notes.append("the checkpoint does not say how its training faces were cropped, so the crop is a guess")
-        if DRAWN in detector.checkpoint["args"].get("dataset", []):
-            self.notes.append("the network was trained on drawn faces")
+        self.notes += [f"the network was trained on {about}" for about in detector.checkpoint.get("about", [])]
         self.spread = max(float(changed.min()), others), max(float(changed.max()), others)
         if calibration is None:
             self.notes.append(NO_CALIBRATION)

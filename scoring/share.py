@@ -3,11 +3,13 @@
     python -m scoring.share output/ff/model_best.pth ff-model output/ff output/ff_tested
     hf upload USER/ff-model ff-model
 
-The folder has the weights (model.safetensors), the settings and the thresholds (config.json), and a model card
-(README.md). The card shows metrics only from tests of this checkpoint, which it recognises by its SHA-256.
+The folder has the weights (model.safetensors), the settings and the thresholds (config.json), features of the training
+faces (familiar_features.safetensors), and a model card (README.md). The card shows metrics only from tests of this
+checkpoint, which it recognises by its SHA-256.
 """
 
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,32 +90,54 @@ python inference.py --model {name} clip.mp4
 """
 
 
-def find_tests(args: ShareArguments, checkpoint_sha256: str) -> list[dict[str, Any]]:
-    """Return the contents of the results.json files that were measured with a checkpoint.
+def find_tests(args: ShareArguments, checkpoint_sha256: str) -> dict[str, list[str]]:
+    """Return the datasets of each test of a checkpoint, by what the model card says about the test.
 
     Raises:
-        InputError: a folder in ``args.tests`` has the results of another checkpoint.
+        InputError: a folder in ``args.tests`` has the results of another checkpoint, or a results.json lacks an entry.
     """
-    tests = []
+    tests = {}
     for folder in args.tests or [args.checkpoint.parent]:
         file = folder / "results.json"
         if not file.is_file():
             continue
         results = read_json(file)
         if results.get("checkpoint_sha256") == checkpoint_sha256:
-            tests.append(results)
+            try:
+                tests[describe_test(results)] = list(results["datasets"])
+            except (LookupError, TypeError, AttributeError, ValueError) as error:
+                reason = f"no entry {error}" if isinstance(error, KeyError) else "an invalid entry"
+                raise InputError(
+                    f"TESTS: {file} has {reason}, so another version of this project wrote it; test the checkpoint "
+                    "again (training.py --test), and give the folder of the new test."
+                ) from error
         elif args.tests:
             raise InputError(f"TESTS: {file} has the results of another checkpoint; give tests of {args.checkpoint}.")
     return tests
 
 
-def model_card(name: str, checkpoint: dict[str, Any], tests: list[dict[str, Any]]) -> str:
+def describe_test(results: dict[str, Any]) -> str:
+    """Return what the model card says about a test.
+
+    Args:
+        results: the content of results.json.
+
+    Raises:
+        LookupError, TypeError, AttributeError, ValueError: an entry is missing or invalid.
+    """
+    return (
+        f"Test in {results['precision']}; video score: {results['video_score']} of the frame scores. In brackets: 95 % "
+        f"intervals, from the variance between clusters of videos.\n\n{markdown_table(table_rows(results))}"
+    )
+
+
+def model_card(name: str, checkpoint: dict[str, Any], tests: Collection[str]) -> str:
     """Return the model card, Markdown with the metadata of the Hugging Face hub.
 
     Args:
         name: heading.
         checkpoint: result of `models.checkpoints.load_trained`.
-        tests: contents of the results.json files of this checkpoint.
+        tests: results of `describe_test` for the tests of this checkpoint.
     """
     args, faces, calibration = checkpoint["args"], checkpoint.get("faces"), checkpoint.get("calibration")
     unknown = "the checkpoint does not say"
@@ -126,16 +150,11 @@ def model_card(name: str, checkpoint: dict[str, Any], tests: list[dict[str, Any]
         ["face detector of the training images", (faces or {}).get("detector") or unknown],
         *([f"threshold of {level}s", describe_threshold(calibration and calibration[level])] for level in LEVELS),
     ]
-    measured = [
-        f"Test in {results['precision']}; video score: {results['video_score']} of the frame scores. In brackets: 95 % "
-        f"intervals, from the variance between clusters of videos.\n\n{markdown_table(table_rows(results))}"
-        for results in tests
-    ]
     source = f"SHA-256 of the tested checkpoint: `{checkpoint['sha256']}` (`checkpoint_sha256` in `{CONFIG}`)."
     return CARD_TEMPLATE.format(
         name=name,
         settings=markdown_table(settings),
-        measured="\n\n".join([*measured, source]) if tests else "Nothing: there is no test of this checkpoint.",
+        measured="\n\n".join([*tests, source]) if tests else "Nothing: there is no test of this checkpoint.",
     )
 
 
@@ -160,7 +179,7 @@ def run(args: ShareArguments) -> None:
     checkpoint["state_dict"] = {key: value.contiguous() for key, value in state.items()}  # safetensors needs it
     tests, name = find_tests(args, checkpoint["sha256"]), args.folder.absolute().name
     write_shared_model(args.folder, checkpoint, model_card(name, checkpoint, tests))
-    datasets = ", ".join(dataset for results in tests for dataset in results["datasets"])
+    datasets = ", ".join(dataset for tested in tests.values() for dataset in tested)
     print(f"{args.folder}: SHA-256 {sha256(args.folder / CONFIG)} of {CONFIG}; measured: {datasets or 'nothing'}")
     print(f"add a licence and the terms of the training data to {args.folder / CARD}, then upload:")
     print(f"hf upload USER/{name} {args.folder}")

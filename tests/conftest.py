@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,10 +24,17 @@ from evaluation.predictions import Scores, make_scores
 torch.set_num_threads(1)
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
 ROOT = Path(__file__).parent.parent
+# The files that take longest, in this order: they start first, so that no processor waits at the end.
+LONGEST = "fidelity interruptions preprocessing world inference page training fast evidence faces bad_input".split()
 TINY = (
     "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0 "
     "--precision fp32"  # the same on every processor
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -105,6 +113,19 @@ def command(tiny: Path) -> Run:
         )
 
     return run
+
+
+def start_fork(function: Callable[..., int | None], *arguments: Any) -> Any:
+    """Start a function in a fork of this process, which imports nothing again; its result is the exit code."""
+    process = multiprocessing.get_context("fork").Process(target=_exit_with, args=(function, *arguments))
+    process.start()
+    return process
+
+
+def _exit_with(function: Callable[..., int | None], *arguments: Any) -> None:
+    cv2.setNumThreads(0)  # the threads of the parent are not here
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+    sys.exit(function(*arguments))
 
 
 def in_processes(size: int, function: Callable[[], Any], machines: bool = False) -> list[Any]:

@@ -4,8 +4,11 @@ import json
 from types import ModuleType
 
 import pytest
+import torch
 
 from benchmarks import evaluation, gpu, train_step
+from benchmarks.optimizer_state import start_and_drop, start_and_keep
+from utils.schedule import Schedule
 
 TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --num_workers 0 --gpu_num cpu".split()
 
@@ -27,3 +30,16 @@ def test_the_gpu_benchmark_measures_everything(capsys: pytest.CaptureFixture) ->
     assert parts <= found.keys()
     assert found["training"].keys() >= {"baseline", "ours", "ratio", "TFLOP/s"}
     assert found["input"]["end to end"] > 0
+
+
+@pytest.mark.parametrize("name", ["cosine", "official"])
+def test_the_optimizer_keeps_or_drops_its_state_with_either_schedule(name: str) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.Adam([{"params": [weight], "initial_lr": 0.1}])
+    weight.grad = torch.ones(1)
+    optimizer.step()
+    schedule = Schedule(name, 0.1, 2, 1)
+    start_and_keep(schedule, optimizer)
+    assert optimizer.state[weight]["exp_avg"].item() != 0
+    start_and_drop(schedule, optimizer)
+    assert not optimizer.state

@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -113,6 +113,27 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 255
     file.write_bytes(content)
     with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("familiar", {"quantiles": {"side": float("nan")}, "crop_side": None, "distance": 1.0}),
+        ("familiar", {"quantiles": [1.0], "crop_side": None, "distance": 1.0}),
+        ("familiar_features", [1.0]),
+        ("familiar_features", torch.ones(3)),
+        ("familiar_features", torch.ones(3, 5)),  # of another network
+        ("familiar_features", torch.full((3, 96), torch.nan)),
+        ("familiar_features", torch.ones(0, 96)),
+        ("calibration", {"video_score": "mean"} | dict.fromkeys(("frame", "video"), {"threshold": float("nan")})),
+    ],
+)
+def test_invalid_entries_are_named(tmp_path: Path, entry: str, value: Any) -> None:
+    network, file = build_network("test_resnet", 1, 32), tmp_path / "model.pth"
+    assert network.linear[1].in_features == 96
+    save_checkpoint(file, network, "test_resnet", 1, args={}, channels="RGB", **{entry: value})
+    with pytest.raises(InputError, match=f"'{entry}'"):
         load_checkpoint(file)
 
 

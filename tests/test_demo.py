@@ -1,6 +1,7 @@
 """The synthetic faces and the command that draws them."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.demo_baseline import histogram_auc
+from datasets.labels import describe_datasets
 from datasets.sources import group_folders
 from demo import dataset as demo
 from demo.__main__ import main
@@ -91,6 +93,12 @@ def test_names_are_independent_of_the_class() -> None:
     labels = np.array([v.label for v in videos])
     assert abs(np.corrcoef(np.arange(len(labels)), labels)[0, 1]) < 0.15
     assert 0.4 < np.mean(labels[1:] != labels[:-1]) < 0.6
+
+
+def test_a_copy_still_says_that_its_faces_are_drawn(small: Path, tmp_path: Path) -> None:
+    shutil.copytree(small, tmp_path / "copy")
+    assert describe_datasets(["copy"], tmp_path) == ["drawn faces"]
+    assert describe_datasets(["other"], tmp_path) == []
 
 
 def test_manifest_lists_all_videos(small: Path) -> None:

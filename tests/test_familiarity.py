@@ -22,6 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, folder in enumerate(sorted(root.glob("faces/tiny/train/*/*"))):
         track = [{"image": file.name, "box": [0, 0, 50 + number, 90]} for file in sorted(folder.glob("*.png"))]
         (folder / "faces.json").write_text(json.dumps({"faces": [track]}))
+    (root / "labels/tiny/about.txt").write_text("drawn\nfaces\n")
     assert training.main(arguments(root, "--name", "run")) == 0
     return root
 
@@ -37,12 +38,13 @@ def training_face(root: Path) -> np.ndarray:
 
 def test_a_checkpoint_knows_its_training_faces(trained: Path) -> None:
     _, checkpoint = load_trained(trained / "output/run/model_best.pth")
-    familiar, features = checkpoint["familiar"], checkpoint["training_features"]
+    familiar, features = checkpoint["familiar"], checkpoint["familiar_features"]
+    assert checkpoint["about"] == ["drawn faces"]
     assert set(familiar["quantiles"]) == {"brightness", "sharpness", "detail", "side"}
     sides = np.repeat(np.arange(50, 56), 3)
     assert familiar["quantiles"]["side"] == pytest.approx(np.quantile(sides, 0.05))
     assert features.shape[0] == 18 and features.dtype == torch.float16
-    assert features.float().norm(dim=1) == pytest.approx(1, abs=1e-2)
+    assert np.median(distances(features, features)) < familiar["distance"]
     last = torch.load(trained / "output/run/model_last.pth", weights_only=True)
     assert "familiar" not in last  # only the best checkpoint of a finished training
 
@@ -59,7 +61,7 @@ def test_each_change_of_a_training_face_has_its_note(trained: Path) -> None:
     assert "compression" not in notes_of(trained, cv2.resize(compressed, None, fx=3, fy=3))  # another size of crops
     assert "smaller" in notes_of(trained, face, side=20) and "smaller" not in notes_of(trained, face, side=None)
     assert notes_of(trained, face, **far) == "the network sees the face as unlike its training faces"
-    assert notes_of(trained, face, **far, training_features=None) == ""
+    assert notes_of(trained, face, **far, familiar_features=None) == ""
     assert notes_of(trained, face // 4, familiar=None) == ""
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,11 @@ def trained_statistics(network: LIBNetwork) -> LIBNetwork:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("model", BACKBONES)
-def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str, trained: bool) -> None:
+def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     pytest.importorskip("openvino")
     torch.manual_seed(0)
-    network = build_network(model, 2, SIZE).eval()
-    if trained:
-        trained_statistics(network)
+    network = trained_statistics(build_network(model, 2, SIZE))
     monkeypatch.setattr(models.fast, "PATIENCE", 3)
     scorer = fast_scorer(network)
     spread = []
@@ -59,8 +57,7 @@ def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str
         assert torch.allclose(found, expected, rtol=0, atol=1e-4)
         assert found.shape == (batch,)
         spread.append(expected)
-    if trained:
-        assert torch.cat(spread).std() > 0.01  # else equal scores mean nothing
+    assert torch.cat(spread).std() > 0.01  # else equal scores mean nothing
     assert scorer.compiled is not None
 
 
@@ -196,7 +193,7 @@ def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPat
     quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
     faces = 0
     for file in sorted(VIDEOS.rglob("*.mp4")):
-        frames = np.stack([detectors.shrink(frame) for _, frame in FrameReader(file, count=3)])
+        frames = np.stack([detectors.shrink(frame) for _, frame in islice(FrameReader(file, every=25), 3)])
         for expected, found in zip(eager(frames), quick(frames), strict=True):
             np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.1)
             np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)

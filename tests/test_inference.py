@@ -367,7 +367,7 @@ def test_notes_about_the_checkpoint() -> None:
 
     assert notes() == notes(training_faces=None, faces_given=True) == ""
     assert "a guess" in notes(training_faces=None)
-    assert "drawn faces" in notes(checkpoint={"args": {"dataset": ["demo"]}})
+    assert "drawn faces" in notes(checkpoint={"args": {}, "about": ["drawn faces"]})
 
 
 # ----------------------------------------------------------------------------------------------------------- images

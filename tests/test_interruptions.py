@@ -21,9 +21,10 @@ import run_folder
 import run_with_submitit
 import training
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, in_processes, make_dataset
+from tests.conftest import arguments, in_processes, make_dataset, start_fork
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.logs import TrainingLog
 from utils.parsing import Parser
 from utils.training_arguments import TrainingArguments
 
@@ -190,8 +191,7 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
     last = root / "output/run/model_last.pth"
     for _ in range(times):
         before = run_folder.modified(last)
-        process = get_context("fork").Process(target=training.main, args=(argv,))
-        process.start()
+        process = start_fork(training.main, argv)
         moment = draw.random()
         if moment < 0.9:  # else killed while it starts
             while process.is_alive() and run_folder.modified(last) == before:
@@ -363,9 +363,7 @@ def test_of_two_trainings_started_at_once_one_runs(tiny: Path) -> None:
     context = get_context("fork")
     for pair in range(20):
         barrier, codes = context.Barrier(2), context.SimpleQueue()
-        processes = [context.Process(target=compete, args=(tiny, barrier, codes)) for _ in range(2)]
-        for process in processes:
-            process.start()
+        processes = [start_fork(compete, tiny, barrier, codes) for _ in range(2)]
         for process in processes:
             process.join()
         assert sorted([codes.get(), codes.get()]) == [0, 2], f"pair {pair}"
@@ -473,3 +471,13 @@ def test_a_run_that_another_command_has_continued_is_not_overwritten(
     assert training.main(argv) == 2
     assert "run this one again" in capsys.readouterr().err
     assert load_checkpoint(finished / "model_last.pth")["epoch"] == 3
+
+
+def test_event_files_of_one_second_keep_their_order(tmp_path: Path) -> None:
+    for step in range(3):
+        log = TrainingLog(tmp_path, step)
+        log.scalars("loss", {"total": 1.0}, step)
+        log.close()
+    stamps = {file.name.split(".")[3] for file in tmp_path.iterdir()}
+    assert len(stamps) == 3
+    assert [point.step for point in EventAccumulator(str(tmp_path)).Reload().Scalars("loss/total")] == [0, 1, 2]

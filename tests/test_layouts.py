@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -522,6 +522,271 @@ def test_dfdc_beside_other_files(tmp_path: Path) -> None:
     before = splits(list_checked_videos("DFDC", tmp_path))
     touch(tmp_path, "dfdc_train_part_3.zip", "dfdc_train_part_x1/", "dfdc_train_part_old/")
     assert splits(list_checked_videos("DFDC", tmp_path)) == before
+
+
+# -------------------------------------------------------------------------------------------------- newer datasets
+
+
+class Layout(NamedTuple):
+    """A small tree in the layout of a dataset, with the oddities of real downloads.
+
+    Attributes:
+        videos: files on the disk that are videos, or images of WildDeepfake.
+        files: the content of text files, by path.
+        expected: ``label split sources`` by folder, or ``left out``; missing videos too. A split of the project
+            is ``any``, or ``dev`` for train or val.
+    """
+
+    videos: list[str]
+    files: dict[str, str]
+    expected: dict[str, str]
+
+
+DEEPSPEAK_FAKES = "video-file,kind,engine,identity-source,identity-target,recording-source,recording-target"
+NEWER = {
+    "UADFV": Layout(
+        ["real/0000.mp4", "real/0001.MP4", "fake/0000_fake.mp4", "fake/0001_FAKE.avi", "real/0002.mp4"],
+        {"real/notes.txt": "", "real/._0000.mp4": ""},
+        {
+            "real/0000": "0 test 0000",
+            "real/0001": "0 test 0001",
+            "real/0002": "0 test 0002",
+            "fake/0000_fake": "1 test 0000",
+            "fake/0001_FAKE": "1 test 0001",
+        },
+    ),
+    "FFIW-10K": Layout(
+        [
+            *(f"{kind}/{part}/{part}_00000000.mp4" for kind in ("source", "target") for part in ("train", "val")),
+            "source/test_00000001.mp4",
+            "target/test_00000001.mp4",
+            "target_mask/train/train_00000000_mask.mp4",
+        ],
+        {},
+        {
+            "source/train/train_00000000": "0 train train/train_00000000",
+            "target/train/train_00000000": "1 train train/train_00000000",
+            "source/val/val_00000000": "0 val val/val_00000000",
+            "target/val/val_00000000": "1 val val/val_00000000",
+            "source/test_00000001": "0 test test_00000001",
+            "target/test_00000001": "1 test test_00000001",
+        },
+    ),
+    "DeeperForensics-1.0": Layout(
+        [
+            *(f"original_sequences/youtube/c23/videos/{name}.mp4" for name in ("000", "001", "002", "003")),
+            *(f"manipulated_videos/end_to_end/{name}.mp4" for name in ("000_M101", "001_W004", "002_W004", "009_M001")),
+            "source_videos/M101/BlendShape/camera_up/M101_BlendShape_camera_up.mp4",
+        ],
+        {
+            "lists/splits/train.txt": "000_M101.mp4\r\n004_M005.mp4\r\n\r\n",
+            "lists/splits/val.txt": "001_W004.mp4\n004_M006.mp4\n",
+            "lists/splits/test.txt": "002_W004.mp4\n",
+        },
+        {
+            "manipulated_videos/end_to_end/000_M101": "1 train 000",
+            "manipulated_videos/end_to_end/001_W004": "1 val 001",
+            "manipulated_videos/end_to_end/002_W004": "1 test 002",
+            "manipulated_videos/end_to_end/004_M005": "1 train 004",
+            "manipulated_videos/end_to_end/004_M006": "1 val 004",
+            "original_sequences/youtube/c23/videos/000": "0 train 000",
+            "original_sequences/youtube/c23/videos/001": "0 val 001",
+            "original_sequences/youtube/c23/videos/002": "0 test 002",
+            "original_sequences/youtube/c23/videos/004": "left out",
+        },
+    ),
+    "FakeAVCeleb": Layout(
+        [
+            *(f"RealVideo-RealAudio/Asian (East)/men/id0000{i}/00109.mp4" for i in range(6)),
+            *(f"FakeVideo-RealAudio/Asian (East)/men/id0000{i}/00109_0_id0000{i}_wavtolip.mp4" for i in range(6)),
+            "FakeVideo-FakeAudio/African/women/id00000/00109_id00000_x.MP4",
+            "RealVideo-FakeAudio/African/women/id00000/00109_fake.mp4",
+        ],
+        {"meta_data.csv": "source,target1,target2,method,category,type,race,gender,path,\n"},
+        {
+            **{f"RealVideo-RealAudio/Asian (East)/men/id0000{i}/00109": f"0 any id0000{i}/00109" for i in range(6)},
+            **{
+                f"FakeVideo-RealAudio/Asian (East)/men/id0000{i}/00109_0_id0000{i}_wavtolip": f"1 any id0000{i}/00109"
+                for i in range(6)
+            },
+            "FakeVideo-FakeAudio/African/women/id00000/00109_id00000_x": "1 any id00000/00109",
+            "RealVideo-FakeAudio/African/women/id00000/00109_fake": "left out",
+        },
+    ),
+    "DeepSpeak-v2": Layout(
+        [
+            *(f"deepspeak-v2-{i % 2}/{i}-0.mp4" for i in range(6)),
+            *(f"deepspeak-v2-1/memo-{i}0-{i}1-playht.mp4" for i in range(6)),
+            "deepspeak-v2-1/memo-05-00-playht.mp4",
+            "deepspeak-v2-0/unlisted.mp4",
+        ],
+        {
+            "annotations-real.csv": "identity,video-file\n" + "".join(f"{i},{i}-0.mp4\n" for i in range(7)),
+            "annotations-fake.csv": f"{DEEPSPEAK_FAKES}\n"
+            + "".join(f"memo-{i}0-{i}1-playht.mp4,x,memo,{i},{i},1,0\n" for i in range(6))
+            + "memo-05-00-playht.mp4,x,memo,0,5,1,0\n",
+            "annotations-split-def.csv": "identity,split\n"
+            + "".join(f"{i},{'test' if i > 3 else 'train'}\n" for i in range(7)),
+        },
+        {
+            **{f"deepspeak-v2-{i % 2}/{i}-0": f"0 {'test' if i > 3 else 'dev'} {i}-0" for i in range(6)},
+            **{f"deepspeak-v2-1/memo-{i}0-{i}1-playht": f"1 {'test' if i > 3 else 'dev'} {i}-0" for i in range(6)},
+            "6-0": "0 test 6-0",
+            "deepspeak-v2-1/memo-05-00-playht": "left out",
+        },
+    ),
+    "Deepfake-Eval-2024": Layout(
+        [f"video-data/{name}.mp4" for name in ("a", "-b", "c", "d", "e", "u", "unlisted")],
+        {
+            "video-metadata-publish.csv": "Filename,Date,Video Ground Truth,Audio Ground Truth,Public Comments,"
+            'Finetuning Set\na.mp4,2024-11-14,Fake,Unknown,"lips, off",train\n-b.mp4,,Real,Fake,,train\n'
+            "c.mp4,,Fake,,,test\nd.mp4,,Real,,,train\ne.mp4,,fake,,,train\nu.mp4,,Unknown,,,test\nz.mp4,,Real,,,test\n"
+        },
+        {
+            "video-data/a": "1 dev video-data/a.mp4",
+            "video-data/-b": "0 dev video-data/-b.mp4",
+            "video-data/c": "1 test video-data/c.mp4",
+            "video-data/d": "0 dev video-data/d.mp4",
+            "video-data/e": "1 dev video-data/e.mp4",
+            "video-data/u": "left out",
+            "video-data/z": "0 test video-data/z.mp4",
+        },
+    ),
+    "Celeb-DF++": Layout(
+        [
+            *(f"Celeb-real/id{i}_0000.mp4" for i in range(6)),
+            "YouTube-real/00000.mp4",
+            *(f"Celeb-synthesis/FaceSwap/GHOST/id{i}_id{i + 1}_0000.mp4" for i in (1, 3)),
+            *(f"Celeb-synthesis/TalkingFace/EDTalk/id{i}_0000_test_3.mp4" for i in (0, 1, 2, 5)),
+        ],
+        {
+            "List_of_testing_videos.txt": "1 Celeb-real/id0_0000.mp4\n"
+            "0 Celeb-synthesis/FaceReenact/LIA/id5_id4_0000.mp4\n"
+            "0 Celeb-synthesis/TalkingFace/EDTalk/id0_0000_test_3.mp4\n"
+        },
+        {
+            "Celeb-real/id0_0000": "0 test id0_0000",
+            **{f"Celeb-real/id{i}_0000": f"0 dev id{i}_0000" for i in (1, 2, 3, 4)},
+            "Celeb-real/id5_0000": "left out",
+            "YouTube-real/00000": "0 dev YouTube-real/00000.mp4",
+            "Celeb-synthesis/FaceSwap/GHOST/id1_id2_0000": "1 dev id1_0000",
+            "Celeb-synthesis/FaceSwap/GHOST/id3_id4_0000": "1 dev id3_0000",
+            "Celeb-synthesis/FaceReenact/LIA/id5_id4_0000": "1 test id5_0000",
+            "Celeb-synthesis/TalkingFace/EDTalk/id0_0000_test_3": "1 test id0_0000",
+            "Celeb-synthesis/TalkingFace/EDTalk/id1_0000_test_3": "1 dev id1_0000",
+            "Celeb-synthesis/TalkingFace/EDTalk/id2_0000_test_3": "1 dev id2_0000",
+            "Celeb-synthesis/TalkingFace/EDTalk/id5_0000_test_3": "left out",
+        },
+    ),
+    "WildDeepfake": Layout(
+        [
+            *(f"real_train/{i}/real/{n}/{f}.png" for i in (0, 1, 2) for n in (7, 54) for f in (0, 9)),
+            *(f"fake_train/{i}/fake/7/{f}.png" for i in (0, 1, 2) for f in (0, 10)),
+            *(f"{kind}_test/0/{kind}/3/0.PNG" for kind in CLASSES),
+        ],
+        {"real_train/0.tar.gz": "", "real_train/0/real/7/._0.png": ""},
+        {
+            **{f"real_train/{i}/real/{n}": "0 dev" for i in (0, 1, 2) for n in (7, 54)},
+            **{f"fake_train/{i}/fake/7": "1 dev" for i in (0, 1, 2)},
+            **{f"{kind}_test/0/{kind}/3": f"{label} test" for label, kind in enumerate(CLASSES)},
+        },
+    ),
+}
+OWN_SPLITS = {"any": SPLITS, "dev": ("train", "val")}
+
+
+def make_layout(root: Path, layout: Layout, copy: Callable[[Path], Any] = Path.touch) -> Layout:
+    """Write the tree of a layout, each video with `copy`."""
+    for path in layout.videos:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        copy(root / path)
+    for path, content in layout.files.items():
+        write(root / path, content)
+    return layout
+
+
+@pytest.mark.parametrize("dataset", NEWER)
+def test_newer_datasets(tmp_path: Path, dataset: str) -> None:
+    layout = make_layout(tmp_path, NEWER[dataset])
+    videos = find_videos(dataset, tmp_path, dataset)
+    start = tmp_path.resolve().as_posix() if dataset == "WildDeepfake" else dataset
+    found = {video.folder.removeprefix(f"{start}/"): video for video in videos}
+    assert set(found) == set(layout.expected)
+    for folder, expected in layout.expected.items():
+        video = found[folder]
+        if expected == "left out":
+            assert video.left_out and not video.split, folder
+            continue
+        label, split, *sources = expected.split()
+        assert (video.label, video.sources, video.left_out) == (int(label), set(sources), ""), folder
+        assert video.split in OWN_SPLITS.get(split, (split,)), folder
+    check_folders([video.folder for video in videos])
+    if dataset != "DeeperForensics-1.0":  # its lists are those of the authors
+        check_disjoint_splits(videos, "train", "val")
+    wanted = {split for text in layout.expected.values() for split in text.split()[1:2] if split != "out"}
+    if wanted & set(OWN_SPLITS):
+        own = (("val", 0), ("val", 1), ("train", 0), ("train", 1))
+        assert set(own) <= classes(videos), "a split of the project has both classes"
+
+
+def test_masks_are_those_of_the_fake_videos(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_layout(tmp_path / "ffiw", NEWER["FFIW-10K"])
+    masks = {v.folder: v.mask for v in find_videos("FFIW-10K", tmp_path / "ffiw", "x")}
+    assert masks["x/target/val/val_00000000"] == tmp_path / "ffiw/target_mask/val/val_00000000_mask.mp4"
+    assert masks["x/source/val/val_00000000"] is None
+    fakes = "manipulated_sequences/DeepFakeDetection"
+    touch(tmp_path, "original_sequences/actors/c23/videos/01__walk.mp4", f"{fakes}/c23/videos/01_02__walk__AB12.mp4")
+    for there in (False, True):
+        touch(tmp_path, *[f"{fakes}/masks/videos/"][: int(there)])
+        real, fake = find_videos("DeepFakeDetection", tmp_path, "x")
+        assert (real.mask, fake.mask) == (None, tmp_path / fakes / "masks/videos/01_02__walk__AB12.mp4")
+        assert ("note" in capsys.readouterr().out) != there
+
+
+@pytest.mark.parametrize("dataset", ["FakeAVCeleb", "Deepfake-Eval-2024"])
+def test_videos_without_a_usable_label_are_in_no_split(tmp_path: Path, dataset: str) -> None:
+    make_layout(tmp_path, NEWER[dataset])
+    every = find_videos(dataset, tmp_path, "x", "all")
+    assert Counter(video.split for video in every) == {"": 1, "test": len(every) - 1}
+
+
+def test_deeperforensics_variants(tmp_path: Path) -> None:
+    make_layout(tmp_path, NEWER["DeeperForensics-1.0"])
+    touch(tmp_path, "manipulated_videos/end_to_end_level_3/000_M101.mp4")
+    folders = {v.folder for v in find_videos("DeeperForensics-1.0/end_to_end_level_3", tmp_path, "x") if v.label}
+    assert "x/manipulated_videos/end_to_end_level_3/000_M101" in folders
+    refused("DeeperForensics-1.0/level_3", tmp_path, "'level_3'", "end_to_end_level_3")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "path", "content", "says"),
+    [
+        ("UADFV", "fake/interview.mp4", "", "interview.mp4"),
+        ("FFIW-10K", "target/00000000.mp4", "", "00000000.mp4"),
+        ("FakeAVCeleb", "FakeVideo-FakeAudio/00109.mp4", "", "00109.mp4"),
+        ("DeeperForensics-1.0", "lists/splits/val.txt", "000_M101.mp4\n", "also in train.txt"),
+        ("DeeperForensics-1.0", "lists/splits/test.txt", "\n000.mp4\n", "line 2"),
+        ("DeepSpeak-v2", "annotations-split-def.csv", "identity,split\n1,validation\n", "'validation'"),
+        ("DeepSpeak-v2", "annotations-real.csv", "identity,video-file\n1,1-0.mp4\n1,1-0.mp4\n", "line 3"),
+        ("DeepSpeak-v2", "annotations-real.csv", "identity,video-file\n1,../1-0.mp4\n", "../1-0.mp4"),
+        ("DeepSpeak-v2", "annotations-fake.csv", "video-file,identity-source\na.mp4,1\n", "identity-target"),
+        ("Deepfake-Eval-2024", "video-metadata-publish-with-links.csv", "Filename\na.mp4\n", "Finetuning Set"),
+        ("Celeb-DF++", "List_of_testing_videos.txt", "1 Celeb-synthesis/FaceSwap/GHOST/id1_id2_0000.mp4\n", "line 1"),
+    ],
+)
+def test_newer_datasets_with_a_malformed_file(tmp_path: Path, dataset: str, path: str, content: str, says: str) -> None:
+    make_layout(tmp_path, NEWER[dataset])
+    write(tmp_path / path, content)
+    refused(dataset, tmp_path, says)
+
+
+def test_wilddeepfake_with_packed_archives_or_odd_names(tmp_path: Path) -> None:
+    make_layout(tmp_path, NEWER["WildDeepfake"])
+    odd = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}, copy"))
+    refused("WildDeepfake", odd, "commas")
+    packed = tmp_path / "packed"
+    touch(packed, *(f"{kind}_{split}/0.tar.gz" for kind in CLASSES for split in ("train", "test")))
+    refused("WildDeepfake", packed, "0.tar.gz", "unpack")
 
 
 # ------------------------------------------------------------------------------------------------- trees of folders

@@ -6,15 +6,15 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
+import struct
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 from importlib.util import find_spec
 from itertools import count, product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 import preprocessing
 import training
 from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
+from corpora.layouts import find_videos
 from datasets.labels import CLASSES, SPLITS, Video, read_split
 from datasets.sources import read_sources
 from demo.dataset import draw_video, plan
 from faces.detectors import Detections
-from faces.extraction import Outcome, Source, StageTimes, extract_faces
+from faces.extraction import Outcome, Source, StageTimes, extract_faces, is_done
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY, start_fork
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
+from tests.test_layouts import NEWER, make_layout
 from utils.files import create_part, remove_stale_parts
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
@@ -274,6 +276,72 @@ def recording(function: Callable[..., Any], sources: list[Source]) -> Callable[.
         return function(found, *args)
 
     return wrapped
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_newer_datasets_give_label_files_with_sources(
+    name: str, tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames_only = name == "WildDeepfake"
+    monkeypatch.setattr(
+        preprocessing,
+        "load_face_detector",
+        lambda *_: pytest.fail("face crops need no detector") if frames_only else (fixed_detector, {"detector": "x"}),
+    )
+
+    def copy(file: Path) -> None:
+        if frames_only:
+            Image.new("RGB", (32, 32)).save(file, "PNG")
+        else:
+            shutil.copy(clip, file)
+
+    make_layout(tmp_path / "videos", NEWER[name], copy)
+    contact_sheet = ("--contact_sheet", "True") if frames_only else ()
+    assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "1", *contact_sheet)) == 0
+    used = [v for v in find_videos(name, tmp_path / "videos", name) if v.split and v.file.exists()]
+    splits = {v.split for v in used}
+    listed = [v for s in splits for v in read_split(name, s, tmp_path / "labels", tmp_path / "faces")]
+    assert {v.path for v in listed} == {v.folder for v in used} and len(listed) == len(used) >= 5
+    origins = read_sources(tmp_path / "labels" / name / "sources.csv")
+    assert {v.folder: v.sources for v in used} == {path: origin.sources for path, origin in origins.items()}
+    assert report(tmp_path, name)["masks"] == ({"with one face": 1} if name == "FFIW-10K" else {})
+    if frames_only:
+        assert not images(tmp_path) and {len(list(Path(v.path).glob("[!.]*"))) for v in listed} == {1, 2}
+
+
+@pytest.mark.parametrize("mask", ["right", "dark", "broken", None])
+def test_the_face_that_meets_the_mask_is_cropped(mask: str | None, tmp_path: Path, clip: Path) -> None:
+    """The left face is larger, the right one is manipulated."""
+    boxes = np.array([[10, 10, 90, 130], [120, 40, 180, 100]], np.float32)
+
+    def two_faces(frames: np.ndarray) -> list[Detections]:
+        return [Detections(boxes, np.ones(2, np.float32)) for _ in frames]
+
+    def run() -> dict[str, Any]:
+        times = StageTimes()
+        list(extract_faces([source], Recipe(2, None, 1.3, 64, False), two_faces, 8, 0, times))
+        assert is_done(source)
+        return json.loads((source.folder / "faces.json").read_text())
+
+    source = Source(clip, tmp_path / "faces/clip", tmp_path / "mask.mp4")
+    before = run()
+    assert before["faces"][0][0]["box"][0] == 10 and "mask" not in before
+    if mask is None:
+        return
+    if mask == "broken":
+        source.mask.write_bytes(b"no video")
+    else:
+        writer = cv2.VideoWriter(str(source.mask), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
+        for _ in range(6):
+            frame = np.full((HEIGHT, WIDTH, 3), 8, np.uint8)  # compression leaves noise
+            frame[50:90, 130:170] = 8 if mask == "dark" else 255
+            writer.write(frame)
+        writer.release()
+    assert not is_done(source), "the face was chosen without the mask"
+    record = run()
+    assert record["faces"][0][0]["box"][0] == (120 if mask == "right" else 10)
+    states = {"right": "chose among several faces", "dark": "without a face", "broken": "unreadable"}
+    assert record["mask"] == states[mask]
 
 
 def fixed_detector(frames: np.ndarray) -> list[Detections]:
@@ -656,36 +724,29 @@ def test_real_videos_can_be_trained_on(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- interruptions and shards
 
 
-# Runs the command, but waits in a detector call when part of slow.mp4 is written.
-WAITING = """
-import sys, time
-from pathlib import Path
-import preprocessing
+def start_and_wait(root: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the command on ``root/videos`` in another process until it waits with a part of slow.mp4 written."""
+    load = preprocessing.load_face_detector
 
-load = preprocessing.load_face_detector
+    def part_is_written() -> bool:
+        return any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png"))
 
-def load_waiting(*arguments):
-    detector, description = load(*arguments)
-    def detect(frames):
-        if any(Path(sys.argv[1]).glob("faces/folder/val/real/.slow.*.part/*/*.png")):
-            time.sleep(600)
-        return detector(frames)
-    return detect, description
+    def load_waiting(*given: Any) -> Any:
+        detector, description = load(*given)
 
-preprocessing.load_face_detector = load_waiting
-sys.exit(preprocessing.main(sys.argv[2:]))
-"""
+        def detect(frames: np.ndarray) -> list[Detections]:
+            if part_is_written():
+                time.sleep(600)
+            return detector(frames)
 
+        return detect, description
 
-def start_and_wait(root: Path) -> subprocess.Popen:
-    """Run preprocessing.py on ``root/videos`` until it waits with a part of slow.mp4 written."""
-    line = [sys.executable, "-c", WAITING, str(root), *arguments(root, "--num_workers", "1")]
-    default_sigint = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore Ctrl-C
-    pipe = subprocess.PIPE
-    run = subprocess.Popen(line, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, preexec_fn=default_sigint)
+    with monkeypatch.context() as patch:
+        patch.setattr(preprocessing, "load_face_detector", load_waiting)
+        run = start_fork(preprocessing.main, arguments(root, "--num_workers", "1"))
     end = time.monotonic() + 600
-    while not any(root.glob("faces/folder/val/real/.slow.*.part/*/*.png")):
-        assert run.poll() is None and time.monotonic() < end
+    while not part_is_written():
+        assert run.is_alive() and time.monotonic() < end
         time.sleep(0.02)
     return run
 
@@ -701,17 +762,23 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: signal.Signals) -> None:
+def test_an_interrupted_run_continues(
+    tmp_path: Path,
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    how: signal.Signals,
+) -> None:
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
-    run = start_and_wait(tmp_path)
-    run.send_signal(how)
-    _, error = run.communicate()
+    run = start_and_wait(tmp_path, monkeypatch)
+    os.kill(run.pid, how)
+    run.join()
     faces = tmp_path / "faces"
     finished = {file: stamp for file, stamp in inodes_and_times(faces).items() if ".slow." not in file}
     assert finished and not (faces / "folder/val/real/slow").exists() and not (tmp_path / "labels").exists()
     if how is signal.SIGINT:
-        assert run.returncode == 130 and not list(faces.rglob(".*"))
-        assert "preprocessing.py: interrupted; run the same command again" in error
+        assert run.exitcode == 130 and not list(faces.rglob(".*"))
+        assert "preprocessing.py: interrupted; run the same command again" in capfd.readouterr().err
 
     assert preprocessing.main(arguments(tmp_path)) == 0
     assert tree(faces) == tree(uninterrupted / "faces")
@@ -723,15 +790,17 @@ def test_an_interrupted_run_continues(tmp_path: Path, uninterrupted: Path, how: 
 
 
 @pytest.mark.slow
-def test_a_killed_decoding_process(tmp_path: Path, uninterrupted: Path) -> None:
+def test_a_killed_decoding_process(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
-    run = start_and_wait(tmp_path)
+    run = start_and_wait(tmp_path, monkeypatch)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    (worker,) = (c for c in children if b"import preprocessing" in Path(f"/proc/{c}/cmdline").read_bytes())
+    (worker,) = (c for c in children if b"pytest" in Path(f"/proc/{c}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
-    _, error = run.communicate()
-    last_line = error.splitlines()[-1]
-    assert run.returncode == 2 and "killed" in last_line and "--num_workers" in last_line
+    run.join()
+    last_line = capfd.readouterr().err.splitlines()[-1]
+    assert run.exitcode == 2 and "killed" in last_line and "--num_workers" in last_line
     assert not list((tmp_path / "faces").rglob(".*"))
 
 
@@ -893,15 +962,14 @@ def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.slow
 @pytest.mark.cluster
 @needs_submitit
-def test_a_failed_job_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (dataset / "faces/folder/test").mkdir(parents=True)
-    (dataset / "faces/folder/test/real").write_text("in the way")
-    recipe = {"every": 5, "frames": None, "margin": 1.3, "crop_size": 256, "all_faces": False, "detector": "mtcnn"}
-    recipe |= {"weights": None, "videos": str((dataset / "videos").resolve())}
-    (dataset / "faces/folder/preprocessing.json").write_text(json.dumps(recipe))
+def test_a_failed_job_is_named(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "broken.py").write_text("import sys\nprint('details', file=sys.stderr)\nsys.exit('the cause')")
+    monkeypatch.setattr(preprocessing, "__file__", str(tmp_path / "broken.py"))  # what the jobs run
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "2 jobs failed" in error and "faces/folder/test/real" in error
+    assert "2 jobs failed" in error and "the cause" in error
 
 
 @pytest.mark.slow
@@ -960,13 +1028,7 @@ def test_two_runs_at_once(dataset: Path, tmp_path: Path, clip: Path) -> None:
     one = folder_dataset(tmp_path / "one", clip)
     assert preprocessing.main(arguments(one)) == 0
 
-    def run() -> None:
-        cv2.setNumThreads(0)  # the threads of the parent are not here
-        sys.exit(preprocessing.main(arguments(dataset, "--num_workers", "1")))
-
-    runs = [get_context("fork").Process(target=run) for _ in range(2)]
-    for process in runs:
-        process.start()
+    runs = [start_fork(preprocessing.main, arguments(dataset, "--num_workers", "1")) for _ in range(2)]
     for process in runs:
         process.join()
     assert [process.exitcode for process in runs] == [0, 0]
@@ -1052,3 +1114,28 @@ def test_a_damaged_record_is_replaced(dataset: Path) -> None:
     assert preprocessing.main(arguments(dataset)) == 0
     assert json.loads((dataset / "faces/folder/train/real/0/faces.json").read_text())["frames"] == 6
     assert len(images(dataset)) == 24
+
+
+def test_a_huge_photo_is_a_failure_and_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PNG of 400 megapixels and a small photo."""
+    huge, small = tmp_path / "a.png", tmp_path / "b.png"
+    header = struct.pack(">4s2I5B", b"IHDR", 20000, 20000, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(bytes(100))]
+    signed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    huge.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(signed))
+    cv2.imwrite(str(small), picture(0, 0))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", no_decoding_of(huge))
+    sources = [Source(file, tmp_path / "faces" / file.stem) for file in (huge, small)]
+    first, second = extract_faces(sources, Recipe(), fixed_detector, 8, 0, StageTimes())
+    assert "megapixels" in str(first.failure) and second.failure is None
+    assert (tmp_path / "faces/a.failed.json").is_file() and (tmp_path / "faces/b/faces.json").is_file()
+
+
+def no_decoding_of(file: Path) -> Callable[..., Any]:
+    load = ImageFile.ImageFile.load
+
+    def checked(image: ImageFile.ImageFile, *more: Any) -> Any:
+        assert image.filename != str(file)
+        return load(image, *more)
+
+    return checked

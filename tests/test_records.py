@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,8 +18,8 @@ import pytest
 import inference
 from faces.detectors import Detections
 from scoring import detector as scoring_detector
-from scoring.records import COLUMNS, open_records
-from tests.conftest import ROOT
+from scoring.records import COLUMNS, open_records, settings_of
+from tests.conftest import ROOT, start_fork
 from tests.test_inference import CALIBRATION, FACES, checkpoint, photo, read_records, refused, score, tree, write_image
 from tests.test_preprocessing import FACE, fixed_detector, write_video
 
@@ -153,7 +151,17 @@ def test_csv_has_one_row_per_file(model: Path, tmp_path: Path) -> None:
 def record(file: str, sha: str = "0" * 64, **more: Any) -> dict[str, Any]:
     """A record with what both outputs read and write."""
     plain = dict.fromkeys(COLUMNS) | {"spread": None, "people": [], "notes": [], "run": {"date": "now"}, "score": 0.5}
-    return plain | {"file": file, "sha256": sha, "model": {"sha256": "c"}} | more
+    crops = {"faces_given": True, "every": 5, "frames": None}
+    model = {"sha256": "c", "precision": "fp32"}
+    return (
+        plain
+        | {"file": file, "sha256": sha, "model": model, "crops": crops, "cutoffs": None, "face_detector": None}
+        | more
+    )
+
+
+def settings() -> dict[str, Any]:
+    return settings_of(record("a.png"))
 
 
 NAMES = ["a.png", 'b "quoted".png', "c,\nline.png", "d\r\nline.png", os.fsdecode(b"caf\xe9.png"), "größer 顔.png"]
@@ -165,7 +173,7 @@ def test_a_line_cut_at_any_byte_is_written_again(tmp_path: Path) -> None:
     records = [record(name) for name in NAMES]
 
     def batch() -> list[str]:
-        with open_records(*files, "c", overwrite=False) as (write, known):
+        with open_records(*files, "c", settings, overwrite=False) as (write, known):
             for made in records:
                 if made["file"] not in known:
                     write(made)
@@ -176,7 +184,10 @@ def test_a_line_cut_at_any_byte_is_written_again(tmp_path: Path) -> None:
     assert batch() == NAMES and [file.read_bytes() for file in files] == whole
     for file, content, other in zip(files, whole, reversed(files), strict=True):
         ends = [0]  # of the records
-        with open_records(*(part if part == file else None for part in files), "c", overwrite=True) as (write, _):
+        with open_records(*(part if part == file else None for part in files), "c", settings, overwrite=True) as (
+            write,
+            _,
+        ):
             for made in records:
                 write(made)
                 ends.append(file.stat().st_size)
@@ -190,9 +201,9 @@ def test_a_line_cut_at_any_byte_is_written_again(tmp_path: Path) -> None:
 def test_outputs_that_stopped_at_different_files(tmp_path: Path) -> None:
     """A kill between the two writes leaves a record in one output only; the next command completes the other."""
     files = tmp_path / "a.json", tmp_path / "a.csv"
-    with open_records(files[0], None, "c", overwrite=False) as (write, _):
+    with open_records(files[0], None, "c", settings, overwrite=False) as (write, _):
         write(record("a.png"))
-    with open_records(*files, "c", overwrite=False) as (write, known):
+    with open_records(*files, "c", settings, overwrite=False) as (write, known):
         assert known == {}
         write(record("a.png"))
         write(record("b.png"))
@@ -201,24 +212,24 @@ def test_outputs_that_stopped_at_different_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_command_continues_after_a_kill(model: Path, tmp_path: Path) -> None:
+def test_the_same_command_continues_after_a_kill(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{i}.png" for i in range(5)]
     for i, name in enumerate(names):
         write_image(tmp_path / "in" / name, photo(i % 2))
     argv = ["--model", str(model), str(tmp_path / "in"), "--faces_given", "--gpu_num", "cpu"]
     argv += ["--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")]
-    code = (
-        "import os, signal, sys, inference\n"
-        "real = inference.score_file\n"
-        "def score_file(detector, file, *more):\n"
-        "    if file.name == '3.png':\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return real(detector, file, *more)\n"
-        "inference.score_file = score_file\n"
-        "inference.main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code, *argv], cwd=ROOT, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+
+    def score_file(detector: object, file: Path, *more: object) -> object:
+        if file.name == "3.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(detector, file, *more)
+
+    real = inference.score_file
+    with monkeypatch.context() as patch:
+        patch.setattr(inference, "score_file", score_file)
+        killed = start_fork(inference.main, argv)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     before = (tmp_path / "a.json").read_bytes()
     assert [Path(found["file"]).name for found in read_records(tmp_path / "a.json")] == names[:3]
     (tmp_path / "a.json").write_bytes(before + before[:100])  # as if it had been killed while it wrote
@@ -259,6 +270,29 @@ def test_a_finished_batch_scores_only_what_is_new(
     assert score(*argv) == 3 and scored == []
     assert score(*argv, "--overwrite", True) == 3 and scored == ["a.png", "b.png", "c.png"]
     assert len(read_records(tmp_path / "a.json")) == 3 and len((tmp_path / "a.csv").read_text().splitlines()) == 4
+
+
+def test_a_batch_continues_with_equal_settings_only(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_image(tmp_path / "a.png", photo(0))
+    outputs = tmp_path / "a.json", tmp_path / "a.csv"
+    argv: list[Any] = ["--model", model, image]
+    in_json, in_csv = [*argv, "--json", outputs[0]], [*argv, "--csv", outputs[1]]
+    assert score(*in_json, *in_csv[-2:]) == 0
+    before = [out.read_bytes() for out in outputs]
+    values = {"error": 0.1, "every": 3, "frames": 8, "faces_given": True, "precision": "bf16"}
+    for name, value in values.items():
+        refused(capsys, *in_json, f"--{name}", value, says=f"--{name} ")
+    refused(capsys, *in_csv, "--error", 0.1, says="--error ")
+    for name, other in (("detector_weights", ("retinaface", "6" * 64)), ("detector", ("mtcnn", None))):
+        description = dict(zip(("detector", "weights"), other, strict=True))
+        with monkeypatch.context() as patch:
+            patch.setattr(scoring_detector, "load_face_detector", lambda *_, d=description: (fixed_detector, d))
+            refused(capsys, *in_json, says=f"--{name} ")
+            refused(capsys, *in_csv, says=f"--{name} ")
+    assert [out.read_bytes() for out in outputs] == before
+    assert score(*in_json, "--every", 2) == 0  # as in the checkpoint
 
 
 def test_other_files_are_not_replaced(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -35,7 +35,7 @@ from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
 
-FILES = ["README.md", "config.json", "model.safetensors"]
+FILES = ["README.md", "config.json", "model.safetensors", "familiar_features.safetensors"]
 SECRET = "/secret/of/the/machine"
 ENTRIES = {
     "args": {
@@ -47,6 +47,7 @@ ENTRIES = {
     "calibration": CALIBRATION,
     "later": {"tiny": [1, 2.5, None, {"nested": "plain"}]},  # an entry that a later version may add
     "balance": {"weights": torch.ones(3)},
+    "familiar": {"quantiles": {}, "crop_side": None, "distance": -1.0},  # every face is unlike these
 }  # fmt: skip
 
 
@@ -59,7 +60,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in a run folder."""
     folder = tmp_path_factory.mktemp("source") / "ff"
     folder.mkdir()
-    return checkpoint(folder / "model_best.pth", **ENTRIES)
+    file = checkpoint(folder / "model_best.pth", **ENTRIES)
+    width = torch.load(file, weights_only=True)["state_dict"]["linear.1.weight"].shape[1]
+    return checkpoint(file, **ENTRIES, familiar_features=torch.eye(width)[:12].half())
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,7 @@ def test_folder_has_no_path_of_the_machine(source: Path, tmp_path: Path) -> None
 
 def test_shared_model_scores_like_its_checkpoint(source: Path, shared: Path, tmp_path: Path) -> None:
     expected = scores(source, tmp_path)
-    assert expected[0]["score"] is not None
+    assert expected[0]["score"] is not None and "unlike" in "; ".join(expected[0]["notes"])
     assert scores(shared, tmp_path) == expected
 
 
@@ -203,6 +206,19 @@ def test_card_has_the_numbers_of_this_checkpoint_only(
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize("change", [{"datasets": {"tiny": {"auc": 0.5}}}, {"datasets": 3}, {"precision": None}])
+def test_results_of_another_version_are_refused(
+    source: Path, tmp_path: Path, change: dict[str, Any], capsys: pytest.CaptureFixture
+) -> None:
+    test = results(tmp_path / "test", sha256(source))
+    content = json.loads((test / "results.json").read_text()) | change
+    (test / "results.json").write_text(json.dumps({name: value for name, value in content.items() if value}))
+    assert share_model(source, tmp_path / "refused", test) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "results.json" in line and "--test" in line
+    assert not (tmp_path / "refused").exists()
+
+
 def test_share_refuses(source: Path, shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = sha256(shared / "config.json")
     (tmp_path / "damaged.pth").write_bytes(source.read_bytes()[:-100])
@@ -251,6 +267,11 @@ def test_damaged_folders_are_refused(shared: Path, tmp_path: Path, capsys: pytes
     for text in ("{", "[]", "{}", "null", '{"weights_sha256": 1}'):
         config.write_text(text)
         refused(folder, capsys, str(folder))
+    shutil.copytree(shared, folder, dirs_exist_ok=True)
+    (folder / "familiar_features.safetensors").write_bytes(b"changed")
+    refused(folder, capsys, "familiar_features.safetensors", "SHA-256")
+    (folder / "familiar_features.safetensors").unlink()
+    refused(folder, capsys, "familiar_features.safetensors")
     weights.unlink()
     refused(folder, capsys, "model.safetensors")
     config.unlink()
@@ -263,7 +284,9 @@ def test_damaged_folders_are_refused(shared: Path, tmp_path: Path, capsys: pytes
     [{"args": {"model": 3}}, {"args": {"size": "32"}}, {"args": {"num_LIBs": None}}, {"channels": "HSV"},
      {"calibration": 0.5}, {"calibration": {"video_score": "mean"}},
      {"calibration": CALIBRATION | {"video_score": "no"}},
-     {"calibration": CALIBRATION | {"video": CALIBRATION["video"] | {"real": ["0.5"]}}}, {"faces": []}, {"epoch": -1}],
+     {"calibration": CALIBRATION | {"video": CALIBRATION["video"] | {"real": ["0.5"]}}}, {"faces": []}, {"epoch": -1},
+     {"familiar": []}, {"familiar": {"quantiles": {}}}, {"familiar": ENTRIES["familiar"] | {"distance": "far"}},
+     {"familiar": ENTRIES["familiar"] | {"crop_side": 0}}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
 def test_changed_settings_are_refused(

@@ -32,6 +32,8 @@ def test_a_file_survives_a_round_trip(tmp_path: Path) -> None:
         ("anywhere/manipulated_sequences/NeuralTextures/raw/videos/097_033/", {"033", "097"}),
         ("Celeb-DF-v2/Celeb-real/id1_0007", {"id1_0007"}),
         ("Celeb-DF-v2/Celeb-synthesis/id1_id0_0007", {"id1_0007"}),
+        ("Celeb-DF++/Celeb-synthesis/FaceSwap/GHOST/id1_id0_0007/1", {"id1_0007"}),
+        ("Celeb-DF++/Celeb-synthesis/TalkingFace/EDTalk/id1_0007_test_3", {"id1_0007"}),
         ("Celeb-DF-v2/YouTube-real/00012", {"YouTube-real/00012"}),
         ("original_sequences/actors/c23/01__talk", set()),
         ("mine/033_097", set()),

@@ -1,5 +1,6 @@
 """The curves and images of a training, for TensorBoard."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, steps_done: int) -> None:
+        # TensorBoard reads event files in the order of their names, which start with the second of their creation.
+        while any(folder.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+            time.sleep(0.05)
         self.writer = SummaryWriter(folder, purge_step=steps_done or None)
 
     def scalars(self, group: str, values: Mapping[str, float | None], step: int) -> None:

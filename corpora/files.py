@@ -1,0 +1,142 @@
+"""Find and read the files of a dataset; a wrong file ends with one sentence that says what to do."""
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from datasets.labels import CLASSES
+from faces.kinds import VIDEO_ENDINGS
+from utils.errors import InputError, first_ten
+
+
+def list_files(root: Path, recursive: bool = True) -> list[Path]:
+    """List the files in a folder and its subfolders, sorted, without hidden folders."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        # A symbolic link may lead back to a folder above it.
+        new = (name for name in folders if os.path.realpath(os.path.join(folder, name)) not in seen)
+        folders[:] = sorted(name for name in new if not name.startswith(".")) if recursive else []
+        files += [Path(folder) / name for name in names]
+    return sorted(files)
+
+
+def list_videos(root: Path, recursive: bool = True) -> list[Path]:
+    """List the videos in a folder and its subfolders, sorted, without hidden ones."""
+    files = list_files(root, recursive)
+    return [file for file in files if file.name.lower().endswith(VIDEO_ENDINGS) and not file.name.startswith(".")]
+
+
+def match_videos(root: Path, folder: str, pattern: str, shape: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield the path below `root` of each video in a folder, and the match of the pattern with the path.
+
+    Raises:
+        InputError: the path without the ending does not match; the message gives `shape` as an example.
+    """
+    for file in list_videos(root / folder):
+        path = file.relative_to(root).as_posix()
+        match = re.fullmatch(pattern, path.removesuffix(file.suffix), re.IGNORECASE)
+        if match is None:
+            raise InputError(f"{file}: the path does not end as in {shape}; rename or remove the file.")
+        yield path, match
+
+
+def check_path(path: str, file: Path) -> None:
+    """Raise InputError if a path listed in `file` is not a plain path below the dataset's root."""
+    plain = PurePath(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        plain = PurePath()
+    if plain.is_absolute() or not plain.name or ".." in plain.parts or plain.as_posix() != path or "\0" in path:
+        raise InputError(f"{file}: {path[:80]!r} is not a path inside the dataset; correct it.")
+
+
+def check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
+    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found."""
+    missing = [path for path in wanted if not (root / path).exists()]
+    if not missing:
+        return
+    if len(missing) < len(wanted) and all("/" in path for path in missing):
+        # Many users have a part of FaceForensics++ only; the report lists the other videos as missing.
+        print(f"note: {root} has no {' and no '.join(missing)}; their videos are reported as missing")
+        return
+    deepest = root / missing[0]
+    while not deepest.exists():
+        deepest = deepest.parent
+    inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
+    hint = f"; give --videos {root / inside}" if inside else ""
+    raise InputError(
+        f"--videos {root} is not the root of {dataset}: looked for {' and '.join(missing)}; found in {deepest}: "
+        f"{describe_content(deepest)}{hint}."
+    )
+
+
+def describe_content(folder: Path) -> str:
+    """Return the names of the first files and folders in a folder, for an error message."""
+    if not folder.is_dir():
+        return "a file"
+    return first_ten(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+
+
+def read_text(file: Path) -> str:
+    """Read a text file; raise InputError if it is not UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
+
+
+def read_json(file: Path) -> dict[str, dict]:
+    """Read a JSON object with one object per video; raise InputError for anything else."""
+    try:
+        entries = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InputError(f"{file} is not a JSON object with one object per video; download it again.")
+    return entries
+
+
+def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
+    """Read the rows of a CSV file with their line numbers; every row must have a value in all `columns`."""
+    reader = csv.DictReader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        rows = [
+            (reader.line_num, {key: (value or "").strip() for key, value in row.items() if isinstance(key, str)})
+            for row in reader
+        ]
+    except csv.Error as error:
+        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}).") from error
+    header = reader.fieldnames or []
+    if absent := [column for column in columns if column not in header]:
+        raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
+    for line, row in rows:
+        if not all(row[column] for column in columns):
+            raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty; fill it in.")
+    return rows
+
+
+def read_listed_videos(file: Path, name: str, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a CSV file with their line numbers; the column `name` has a different path in every row."""
+    listed = set()
+    for line, row in read_csv(file, (name, *columns)):
+        check_path(row[name], file)
+        if row[name] in listed:
+            raise InputError(f"{file}: line {line}: {row[name]} is listed twice; remove one of the lines.")
+        listed.add(row[name])
+        yield line, row
+
+
+def read_label(text: str, file: Path, line: int) -> int:
+    """Return 0 for ``real`` or ``0``, and 1 for ``fake`` or ``1``; raise InputError for another text."""
+    word = {"0": "real", "1": "fake"}.get(text, text.lower())
+    if word not in CLASSES:
+        raise InputError(f"{file}: line {line}: unknown label '{text[:40]}'; give real (0) or fake (1).")
+    return CLASSES.index(word)

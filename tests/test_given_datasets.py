@@ -1,0 +1,236 @@
+"""Datasets whose images are on the disk already: the clone of realorfake, and file lists of other projects."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from corpora import lists, realorfake
+from corpora.new_labels import write_label_files
+from datasets.labels import Video, read_datasets, read_split
+from datasets.sources import group_folders
+from utils.errors import InputError
+from utils.images import read_image
+
+
+def make_clone(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Draw a small clone of realorfake; return the arguments of the command."""
+    monkeypatch.setattr(realorfake, "FOLDERS", {"real": (2, 1, 1), "fake": (1, 1, 1)})
+    monkeypatch.setattr(realorfake, "SIDE", 8)
+    rng = np.random.default_rng(0)
+    for _, images in realorfake.list_folders():
+        for image in images:
+            (root / "clone" / image).parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(root / "clone" / image), rng.integers(0, 255, (16, 16, 3), np.uint8))
+    where = ["--faces", str(root / "faces"), "--dataset_root", str(root / "labels")]
+    return [str(root / "clone"), *where]
+
+
+def test_realorfake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = make_clone(tmp_path, monkeypatch)
+    assert realorfake.main(argv) == 0
+    train, val, test = read_datasets(["realorfake"], tmp_path / "labels", tmp_path / "faces", "1")
+    assert [len(train), len(val), len(test["realorfake"])] == [3, 2, 2]
+    assert {len(video.images) for video in [*train, *val, *test["realorfake"]]} == {4}
+    fake = read_image(tmp_path / "faces/test/fake/000/3.webp")
+    full = read_image(tmp_path / "clone/data/fake/fake_11.jpg").astype(float)
+    assert fake == pytest.approx(full.reshape(8, 2, 8, 2, 3).mean((1, 3)), abs=0.51)  # area, and no loss after it
+    paths = [video.path for video in train]
+    assert len(set(group_folders(paths, tmp_path / "labels/realorfake/sources.csv").clusters)) == len(paths)
+
+
+def test_realorfake_skips_finished_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = make_clone(tmp_path, monkeypatch)
+    assert realorfake.main(argv) == 0
+    finished, again = tmp_path / "faces/train/real/000/0.webp", tmp_path / "faces/train/real/000/1.webp"
+    finished.write_bytes(b"finished")
+    again.unlink()
+    assert realorfake.main(argv) == 0
+    assert finished.read_bytes() == b"finished" and again.is_file()
+
+
+def test_realorfake_without_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = make_clone(tmp_path, monkeypatch)
+    (tmp_path / "clone/data/real/5.jpg").unlink()
+    assert realorfake.main(argv) == 2
+    assert not (tmp_path / "faces").exists() and not (tmp_path / "labels").exists()
+
+
+def test_label_files_of_something_else_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = make_clone(tmp_path, monkeypatch)
+    other = tmp_path / "labels/realorfake/val_fake.txt"
+    other.parent.mkdir(parents=True)
+    other.write_text("1,other,3\n")
+    assert realorfake.main(argv) == 2
+    assert [file.name for file in other.parent.iterdir()] == ["val_fake.txt"] and other.read_text() == "1,other,3\n"
+
+
+def test_the_split_of_realorfake(tmp_path: Path) -> None:
+    write_label_files(tmp_path, (folder for folder, _ in realorfake.list_folders()))
+    lines = {file.stem: file.read_text().splitlines() for file in tmp_path.glob("*.txt")}
+    assert {name: len(of) for name, of in lines.items()} == {
+        "train_real": 90, "train_fake": 30, "val_real": 18, "val_fake": 6, "test_real": 42, "test_fake": 14
+    }  # fmt: skip
+    assert lines["train_real"][0] == "0,train/real/000,4" and lines["test_fake"][-1] == "1,test/fake/013,4"
+    images = [image for _, images in realorfake.list_folders() for image in images]
+    assert len(set(images)) == len(images) == 800
+
+
+def make_frames(root: Path, folder: str, count: int = 3, separator: str = "/", prefix: str = "") -> list[str]:
+    """Create empty images; return their paths as a list has them."""
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    names = [f"{number:03d}.png" for number in range(count)]
+    for name in names:
+        (root / folder / name).touch()
+    return [(prefix + f"{folder}/{name}").replace("/", separator) for name in names]
+
+
+def bench(root: Path, **options: str) -> dict[str, Any]:
+    """Create frames in the layout of DeepfakeBench, and its FF-DF.json with two compressions."""
+    content: dict[str, Any] = {"FF-DF": {"FF-real": {}, "FF-DF": {}}}
+    videos = {"train": ("000", "000_003"), "val": ("071", "071_054"), "test": ("953", "953_974")}
+    for split, names in videos.items():
+        for kind, place, name in zip(
+            ("FF-real", "FF-DF"), ("original_sequences/youtube", "manipulated_sequences/Deepfakes"), names, strict=True
+        ):
+            content["FF-DF"][kind][split] = {
+                compression: {
+                    name: {
+                        "label": kind,
+                        "frames": make_frames(root, f"FaceForensics++/{place}/{compression}/frames/{name}", **options)
+                    }
+                }
+                for compression in ("c23", "c40")
+            }  # fmt: skip
+    return content
+
+
+def run_lists(root: Path, content: dict[str, Any], *more: str) -> int:
+    (root / "list.json").write_text(json.dumps(content))
+    where = ["--root", str(root / "data"), "--dataset_root", str(root / "labels"), "--name", "bench"]
+    return lists.main([str(root / "list.json"), *where, *more])
+
+
+def read(root: Path, split: str, name: str = "bench") -> list[Video]:
+    return read_split(name, split, root / "labels", root / "data")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"separator": "\\", "prefix": "./datasets/"},
+        {"prefix": "/somewhere/else/"},
+        {"separator": "\\", "prefix": "D:/x/"},
+    ],
+)
+def test_deepfakebench(tmp_path: Path, options: dict[str, str]) -> None:
+    content = bench(tmp_path / "data", **options)
+    assert run_lists(tmp_path, content) == 2  # two compressions
+    assert run_lists(tmp_path, content, "--compression", "raw") == 2
+    assert not (tmp_path / "labels").exists()
+    assert run_lists(tmp_path, content, "--compression", "c40") == 0
+    train, val, test = read_datasets(["bench"], tmp_path / "labels", tmp_path / "data", "1")
+    assert [(video.path, video.label, len(video.images)) for video in train] == [
+        ("FaceForensics++/original_sequences/youtube/c40/frames/000", 0, 3),
+        ("FaceForensics++/manipulated_sequences/Deepfakes/c40/frames/000_003", 1, 3),
+    ]
+    assert len(val) == len(test["bench"]) == 2
+    paths = [video.path for video in train]
+    assert len(set(group_folders(paths, tmp_path / "labels/bench/sources.csv").clusters)) == 1
+
+
+def test_only_listed_frames_are_used(tmp_path: Path) -> None:
+    content = bench(tmp_path / "data")
+    video = content["FF-DF"]["FF-real"]["test"]["c23"]["953"]
+    video["frames"] = video["frames"][::2]
+    for _ in range(2):  # again
+        assert run_lists(tmp_path, content, "--compression", "c23") == 0
+        real, fake = read(tmp_path, "test")
+        assert list(real.images) == ["000.png", "002.png"] and (real.folder / "002.png").is_file()
+        assert len(fake.images) == 3 and fake.folder.is_relative_to(tmp_path / "data")
+
+
+def test_frames_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    content = bench(tmp_path / "data")
+    folder = tmp_path / "data/FaceForensics++/original_sequences/youtube/c23/frames"
+    (folder / "953/001.png").unlink()
+    (folder / "000").rename(folder / "elsewhere")
+    assert run_lists(tmp_path, content, "--compression", "c23") == 2
+    error = capsys.readouterr().err
+    assert "4 listed frames" in error and "953/001.png" in error and not (tmp_path / "labels").exists()
+    assert run_lists(tmp_path, content, "--compression", "c23", "--allow_missing") == 0
+    assert list(read(tmp_path, "test")[0].images) == ["000.png", "002.png"]
+    assert (tmp_path / "labels/bench/train_real.txt").read_text() == ""
+    assert run_lists(tmp_path, content, "--compression", "c23", "--root", str(tmp_path)) == 2
+
+
+def test_a_video_in_several_splits_is_kept_in_the_last(tmp_path: Path) -> None:
+    """Celeb-DF's list has the test videos in all splits; DFDC's has a video in place of the videos of val."""
+    old, new = (
+        {"label": "CelebDFv2_real", "frames": make_frames(tmp_path / "data", f"CDF/Celeb-real/frames/id0_{n}")}
+        for n in range(2)
+    )
+    fake = {"label": "CelebDFv2_fake", "frames": make_frames(tmp_path / "data", "CDF/Celeb-synthesis/frames/id0_id1_1")}
+    content = {
+        "CDF": {
+            "CelebDFv2_real": {"train": {"id0_0": old, "id0_1": new}, "val": new, "test": {"id0_1": new}},
+            "CelebDFv2_fake": {
+                "train": {},
+                "val": {"no": {"label": "CelebDFv2_fake", "frames": []}},
+                "test": {"f": fake},
+            },
+        }
+    }
+    assert run_lists(tmp_path, content) == 0
+    labels = tmp_path / "labels/bench"
+    assert (labels / "train_real.txt").read_text() == "0,CDF/Celeb-real/frames/id0_0,3\n"
+    assert (labels / "val_real.txt").read_text() == (labels / "val_fake.txt").read_text() == ""
+    paths = [video.path for video in read(tmp_path, "test")]
+    assert len(paths) == 2
+    clusters = group_folders([*paths, "CDF/Celeb-real/frames/id0_0"], labels / "sources.csv").clusters
+    assert clusters[0] == clusters[1] != clusters[2]
+
+
+def test_gend(tmp_path: Path) -> None:
+    data, files = tmp_path / "data", []
+    for split, number in (("train", "000"), ("val", "071"), ("test", "953")):
+        for source, video in (("real", number), ("Real3DPortrait", f"{number}_003")):
+            files.append(tmp_path / f"config/FF/{split}/{source}.txt")
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            files[-1].write_text("\n".join(reversed(make_frames(data, f"datasets/FF/{source}/{video}"))))
+    where = ["--dataset_root", str(tmp_path / "labels"), "--name", "gend"]
+    assert lists.main([*map(str, files), "--root", str(data), *where]) == 0
+    for split in ("train", "val", "test"):
+        assert [video.path.split("/")[2] for video in read(tmp_path, split, "gend")] == ["real", "Real3DPortrait"]
+    paths = [video.path for video in read(tmp_path, "test", "gend")]
+    assert len(set(group_folders(paths, tmp_path / "labels/gend/sources.csv").clusters)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("test/DF.txt", "test"),
+        ("FFIW/val-fake.txt", "val"),
+        ("my-train/train-real.txt", "train"),
+        ("DFD/fake.txt", "test"),
+    ],
+)
+def test_the_split_of_a_list_of_gend(tmp_path: Path, name: str, split: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir()
+    file.write_text("datasets/DFD/fake/a/000.png\n")
+    assert [one.split for one in lists.read_gend(file)] == [split]
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": {"b": {"c": {"frames": ["x/y"]}}}}'])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.json").write_text(text)
+    where = ["--root", str(tmp_path), "--dataset_root", str(tmp_path / "labels"), "--name", "bench"]
+    assert lists.main([str(tmp_path / "list.json"), *where]) == 2
+    (tmp_path / "list.txt").write_text("frame.png\n")
+    with pytest.raises(InputError):
+        lists.read_gend(tmp_path / "list.txt")
