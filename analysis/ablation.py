@@ -12,40 +12,31 @@ writes study_ablation_<dataset>.json, .md and .png to --save_path; with --only, 
 
 import argparse
 import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from analysis.runs import (
+    TABLES,
+    Run,
+    Tables,
+    check_folder,
+    is_finished,
+    label,
+    make_grid,
+    make_run,
+    parse_training,
+    split_command_line,
+    train,
+)
 from datasets.labels import read_datasets
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
 from utils.files import read_json, write_if_changed
 from utils.progress import progress
-from utils.training_arguments import (
-    NOT_INHERITED,
-    TrainingArguments,
-    check_training_arguments,
-    parse_training_arguments,
-)
 
-Tables = dict[str, list[dict[str, Any]]]  # the rows of each table
-
-SCRIPT = Path(__file__).parent.parent / "training.py"
-# The arguments that each table varies around the default.
-TABLES: Tables = {
-    # One block has no leave-one-out heads, so it cannot train with the local loss.
-    "blocks": [{"num_LIBs": 1, "lil_loss": False}, *({"num_LIBs": n} for n in range(2, 7))],
-    "losses": [{"lil_loss": lil, "gil_loss": gil} for lil in (False, True) for gil in (False, True)],
-    "divergence": [{"mi_calculator": name} for name in ("kl", "w")],
-    "balance": [{"balance_loss_method": name} for name in ("auto", "hyper")],
-    "mixup": [{"mixup": mixup} for mixup in (False, True)],
-    "recipe": [{}, {"channels": "BGR"}, {"lr_schedule": "official"}, {"recipe": "official"}],
-}
-# The arguments that this command sets for each run.
-RESERVED = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_model", "--save_model", "--overwrite")
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
 CHANGE = "video AUC minus default"
 
@@ -76,24 +67,12 @@ def parse_arguments(argv: list[str]) -> tuple[AblationArguments, list[str]]:
     Raises:
         InputError: an argument of this command or of training.py is wrong, or this command sets it for each run.
     """
-    cut = argv.index("--") if "--" in argv else len(argv)
-    args = parse.Parser("-m analysis.ablation", __doc__, AblationArguments).parse(argv[:cut])
-    passed_on = argv[cut + 1 :]
+    own, passed_on = split_command_line(argv)
+    args = parse.Parser("-m analysis.ablation", __doc__, AblationArguments).parse(own)
     args.only = [table for table in TABLES if table in args.only]
     if args.save_path.exists() and not args.save_path.is_dir():
         raise InputError(f"--save_path {args.save_path} is a file; give a folder.")
-    for part in passed_on:
-        if part.split("=")[0] in RESERVED:
-            raise InputError(f"{part.split('=')[0]} cannot follow --: this command sets it for each run; remove it.")
-    parse_training(passed_on)
     return args, passed_on
-
-
-def parse_training(argv: list[str]) -> TrainingArguments:
-    """Parse and check a command line of training.py that does not resume a checkpoint."""
-    args = parse_training_arguments(argv)
-    check_training_arguments(args)
-    return args
 
 
 if __name__ == "__main__":
@@ -109,96 +88,7 @@ from evaluation.predictions import Scores, read_predictions
 from models.backbones import check_model_name
 from utils.devices import select_devices
 
-
-class Run(NamedTuple):
-    """One training run.
-
-    Attributes:
-        folder: the run folder.
-        arguments: the command line of training.py.
-        settings: the parsed arguments, as args.json stores them.
-    """
-
-    folder: Path
-    arguments: list[str]
-    settings: dict[str, Any]
-
-    @property
-    def log(self) -> Path:
-        """The run's log file."""
-        return self.folder.with_name(f"{self.folder.name}.log")
-
-
-# ---------------------------------------------------------------------------------------------------------------- grid
-
-
-def configuration_name(changes: dict[str, Any]) -> str:
-    """Name a configuration by its differences from the default."""
-    return "-".join(f"{key}_{value}" for key, value in sorted(changes.items())) or "default"
-
-
-def make_grid(tables: list[str], base: TrainingArguments) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return each table's configurations by name, as differences from `base`.
-
-    A configuration in several tables, such as the default, has one name and is trained once.
-    """
-    return {
-        table: {
-            configuration_name(changes): changes
-            for row in TABLES[table]
-            for changes in [{key: value for key, value in row.items() if getattr(base, key) != value}]
-        }
-        for table in tables
-    }
-
-
-def make_run(args: AblationArguments, passed_on: list[str], changes: dict[str, Any], seed: int) -> Run:
-    """Return the run of a configuration with a seed.
-
-    Raises:
-        InputError: training.py would reject the arguments.
-    """
-    name = f"{configuration_name(changes)}-seed_{seed}"
-    arguments = ["--dataset", ",".join(args.dataset), "--save_path", str(args.save_path), *passed_on]
-    arguments += [part for key, value in changes.items() for part in (f"--{key}", str(value))]
-    arguments += ["--name", name, "--seed", str(seed)]
-    try:
-        parsed = parse_training(arguments)
-    except InputError as error:
-        raise InputError(f"cannot train {configuration_name(changes)}: {error} To leave it out, use --only.") from error
-    return Run(args.save_path / name, arguments, parse.plain_arguments(parsed))
-
-
 # ---------------------------------------------------------------------------------------------------------------- runs
-
-
-def check_folder(job: Run) -> None:
-    """Raise InputError if the folder holds a run with other arguments."""
-    file = job.folder / "args.json"
-    if not file.is_file() or not any((job.folder / name).is_file() for name in ("results.json", "model_last.pth")):
-        return
-    found = read_json(file)
-    for key, value in job.settings.items():
-        # --save_path may name the same folder differently.
-        if key not in (*NOT_INHERITED, "save_path") and found.get(key, value) != value:
-            raise InputError(
-                f"{job.folder} has a run with --{key} {found.get(key)}, not {value}; give another --save_path or "
-                "remove the folder."
-            )
-
-
-def train(job: Run) -> bool:
-    """Train or resume a run, with its output appended to its log; return whether it succeeded."""
-    last = job.folder / "model_last.pth"
-    resume = ["--resume_model", str(last)] if last.is_file() else []
-    with job.log.open("a", encoding="utf-8") as log:
-        command = [sys.executable, str(SCRIPT), *job.arguments, *resume]
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode == 0
-
-
-def is_finished(job: Run) -> bool:
-    """Return whether a run has been trained and tested."""
-    return (job.folder / "results.json").is_file()
 
 
 def measure(job: Run) -> dict[str, float | None]:
@@ -240,12 +130,6 @@ def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | 
 def summarise(values: list[float | None]) -> dict[str, Any]:
     """Return the defined values and their `mean_and_deviation`."""
     return {"values": [value for value in values if value is not None], **mean_and_deviation(values)}
-
-
-def label(row: dict[str, Any], base: TrainingArguments) -> str:
-    """Label a row by its arguments, and mark the default."""
-    default = all(getattr(base, key) == value for key, value in row.items())
-    return ", ".join(f"{key} {value}" for key, value in row.items()) + " (default)" * default
 
 
 def make_table(tables: Tables) -> list[list[str]]:
@@ -339,7 +223,7 @@ def run(args: AblationArguments, passed_on: list[str]) -> None:
     grid = make_grid(args.only, base)
     configurations = {name: changes for rows in grid.values() for name, changes in rows.items()}
     runs = {
-        name: [make_run(args, passed_on, changes, seed) for seed in args.seeds]
+        name: [make_run(args.dataset, args.save_path, passed_on, changes, seed) for seed in args.seeds]
         for name, changes in configurations.items()
     }
     all_runs = [job for jobs in runs.values() for job in jobs]

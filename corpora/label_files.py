@@ -15,7 +15,7 @@ from datasets.sources import SOURCES_FILE, Origin, write_sources
 from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
-from utils.files import atomic_write, write_if_changed
+from utils.files import atomic_write, read_json, write_if_changed
 from utils.progress import progress
 
 REPORT = "preprocessing_report.json"
@@ -43,6 +43,13 @@ def check_label_folder(label_folder: Path) -> None:
             f"{label_folder} has label files that preprocessing.py did not write ({first_ten(existing)}); give another "
             "--dataset_root or --name."
         )
+
+
+def is_prepared(label_folder: Path) -> bool:
+    """Return whether a dataset has all label files, and preprocessing.py has no video left to process."""
+    report = label_folder / REPORT
+    complete = all((label_folder / name).is_file() for name in LABEL_FILES)
+    return complete and not (report.is_file() and read_json(report)["unfinished"])
 
 
 def write_label_files(

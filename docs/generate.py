@@ -16,6 +16,7 @@ from analysis.ablation import AblationArguments
 from analysis.compare import CompareArguments
 from analysis.embedding import EmbeddingArguments
 from analysis.evidence import EvidenceArguments
+from analysis.reproduce import ReproduceArguments
 from analysis.robustness import RobustnessArguments
 from corpora.lists import ListArguments
 from corpora.realorfake import RealOrFakeArguments
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Any] = {
     "-m analysis.embedding": EmbeddingArguments,
     "-m analysis.evidence": EvidenceArguments,
     "-m analysis.ablation": AblationArguments,
+    "-m analysis.reproduce": ReproduceArguments,
 }
 INTRODUCTION = """# Arguments
 

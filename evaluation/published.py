@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FILE = Path(__file__).parent / "published.json"
+PAPER = "Exposing the Deception (ED)"  # the row of the paper that this project implements
 TOLERANCE = 0.1  # relative difference in the number of test videos; more means another test set
 
 
@@ -92,6 +93,20 @@ def select_tables(
             if rows:
                 selected.append(table._replace(datasets=datasets, rows=rows))
     return selected
+
+
+def paper_auc(protocol: str | None, trained_on: str, dataset: str) -> str:
+    """Return the frame AUC that the paper published, with the digits of the source; "" if it is not in published.json.
+
+    Args:
+        protocol: the protocol of the test, or None.
+        trained_on: name of the training set.
+        dataset: name of the test set.
+    """
+    for table in read_published():
+        if (table.protocol, table.unit, table.trained_on) == (protocol, "frames", trained_on) and PAPER in table.rows:
+            return dict(zip(table.datasets, table.rows[PAPER], strict=True)).get(dataset, "")
+    return ""
 
 
 def published_markdown(tables: list[PublishedTable]) -> str:

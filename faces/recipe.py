@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.data_roots import DataRoot, root_of
+from utils.data_roots import DataRoot, base_name, root_of
 from utils.errors import InputError
 from utils.files import atomic_write
 
@@ -42,7 +42,7 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
 
 def common_recipe(datasets: list[str], data_root: DataRoot) -> dict[str, Any] | None:
     """Return the recipe shared by all datasets under ``--data_root``; None if they differ or one is unknown."""
-    recipes = [read_recipe(root_of(dataset, data_root) / dataset.partition("/")[0]) for dataset in datasets]
+    recipes = [read_recipe(root_of(dataset, data_root) / base_name(dataset).partition("/")[0]) for dataset in datasets]
     return recipes[0] if all(recipe == recipes[0] for recipe in recipes) else None
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import IO
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import training
-from analysis import ablation, evidence
+from analysis import ablation, evidence, runs
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from datasets.transforms import normalise
@@ -28,6 +28,7 @@ from models.lib_network import LIBNetwork
 from scoring.detector import load_detector
 from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_analysis import assert_fails, read_study
+from utils.training_arguments import RECIPES
 
 # ------------------------------------------------------------------------------------------------------------- overlap
 
@@ -341,8 +342,8 @@ Started = list[list[str]]
 
 
 def replace_run(monkeypatch: pytest.MonkeyPatch, run: Callable) -> None:
-    """Replace `subprocess.run` in the study alone: training calls git."""
-    monkeypatch.setattr(ablation, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+    """Replace the function that starts a run."""
+    monkeypatch.setattr(runs, "call", run)
 
 
 @pytest.fixture
@@ -350,10 +351,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     """The command lines of the started runs, which train in this process to save time."""
     commands: Started = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+    def run(command: list[str], _: object) -> int:
         assert command[:2] == [sys.executable, str(ROOT / "training.py")]
         commands.append(command[2:])
-        return subprocess.CompletedProcess(command, training.main(command[2:]))
+        return training.main(command[2:])
 
     replace_run(monkeypatch, run)
     return commands
@@ -374,14 +375,17 @@ def test_grid() -> None:
         "divergence": ["default", "mi_calculator_w"],
         "balance": ["default", "balance_loss_method_hyper"],
         "mixup": ["mixup_False", "default"],
+        "backbone": ["default", "model_efficientnet", "model_mobilenet"],
+        "recipe": ["default", "channels_BGR", "lr_schedule_official", "recipe_official"],
     }
-    parsed = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
+    args, passed_on = ablation.parse_arguments(["--save_path", "out", "--", "--epoch", "2"])
     for changes in [changes for rows in grid.values() for changes in rows.values()]:
-        run = ablation.make_run(*parsed, changes, 3)
+        run = ablation.make_run(args.dataset, args.save_path, passed_on, changes, 3)
         differ = {
             key for key, value in vars(base).items() if run.settings[key] != json.loads(json.dumps(value, default=str))
         }
-        assert differ - set(changes) == {"name", "seed", "epoch", "save_path"}
+        of_recipe = set(RECIPES[changes.get("recipe", "default")])
+        assert differ - set(changes) - of_recipe == {"name", "seed", "epoch", "save_path"}
         assert all(run.settings[key] == value for key, value in changes.items())
     # Arguments after -- change the default.
     grid = ablation.make_grid(["blocks"], training.parse_arguments(["--num_LIBs", "2"])[0])
@@ -493,11 +497,11 @@ def test_a_killed_ablation_continues(tiny: Path, started: Started) -> None:
 def test_a_failed_run_is_named_and_the_others_continue(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def broken(command: list[str], stdout: object, **_: object) -> subprocess.CompletedProcess:
+    def broken(command: list[str], out: IO[str]) -> int:
         if "--mixup" in command:
-            print("it broke", file=stdout)
-            return subprocess.CompletedProcess(command, 2)
-        return subprocess.CompletedProcess(command, training.main(command[2:]))
+            print("it broke", file=out)
+            return 2
+        return training.main(command[2:])
 
     replace_run(monkeypatch, broken)
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0")
@@ -513,7 +517,7 @@ def test_a_failed_run_is_named_and_the_others_continue(
     assert "left out: mixup_False-seed_0." in content["text"]
 
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "7")
-    replace_run(monkeypatch, lambda command, **_: subprocess.CompletedProcess(command, 2))
+    replace_run(monkeypatch, lambda *_: 2)
     assert_fails(ablation.main, command, capsys, "2 of 2 runs failed")
 
 
@@ -532,7 +536,7 @@ def test_wrong_arguments_of_ablation(tiny: Path, started: Started, capsys: pytes
     fails("--epok", "did you mean '--epoch'", passed_on=("--epok", "2"))
     fails("--num_LIBs 1", "--lil_loss False", passed_on=("--num_LIBs", "1"))
     one = ("--num_LIBs", "1", "--lil_loss", "False")
-    fails("lil_loss_True", "--only", own=("--only", "losses"), passed_on=one)
+    fails("lil_loss_True", "other tables", own=("--only", "losses"), passed_on=one)
     for own in ("--seed", "--name=x", "--resume_model", "--save_path", "--overwrite"):
         fails(own.split("=")[0], passed_on=(own, "1"))
     assert started == [] and not (tiny / "ablation").exists()

@@ -72,6 +72,7 @@ def test_wrong_command_lines_import_nothing_slow() -> None:
         ["-m", "scoring.share", "README.md", "docs"],
         ["-m", "analysis.compare", "missing", "missing"],
         ["-m", "analysis.ablation", "--save_path", "missing", "--", "--nonsense", "1"],
+        ["-m", "analysis.reproduce", "--table", "cross", "--data_root", ".", "--", "--nonsense", "1"],
         *(["-m", f"analysis.{name}", *study, "missing"] for name in ("embedding", "evidence", "robustness")),
     ]
     assert run_all(lines) == [[line, 2, []] for line in lines]

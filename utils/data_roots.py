@@ -34,15 +34,32 @@ def parse_data_root(text: str) -> DataRoot:
     return DataRoots(folders)
 
 
+def base_name(dataset: str) -> str:
+    """Return the name of a dataset without the split of its label files (``preprocessing.py --split``)."""
+    return dataset.removesuffix("_all").removesuffix("_published")
+
+
+def has_root(dataset: str, data_root: DataRoot) -> bool:
+    """Return whether `root_of` finds a folder."""
+    return isinstance(data_root, Path) or any(name in data_root.folders for name in _names(dataset))
+
+
 def root_of(dataset: str, data_root: DataRoot) -> Path:
-    """Return the base folder of a dataset. FF++_c23/Deepfakes uses the folder of FF++_c23 unless it has its own.
+    """Return the base folder of a dataset.
+
+    FF++_c23/Deepfakes and FF++_c23_all use the folder of FF++_c23 unless they have their own.
 
     Raises:
         InputError: ``--data_root`` has folders for other datasets only.
     """
     if isinstance(data_root, Path):
         return data_root
-    for name in (dataset, dataset.partition("/")[0]):
+    for name in _names(dataset):
         if name in data_root.folders:
             return data_root.folders[name]
     raise InputError(f"--data_root {data_root} has no folder for the dataset {dataset}; add {dataset}=FOLDER.")
+
+
+def _names(dataset: str) -> list[str]:
+    """List the names under which the folder of a dataset may be given, the own name first."""
+    return [dataset, base_name(dataset), base_name(dataset).partition("/")[0]]
