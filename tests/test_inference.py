@@ -79,7 +79,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fixed_face_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the face detector by one that knows where the synthetic face is."""
-    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (fixed_detector, {"weights": None}))
+    monkeypatch.setattr(
+        scoring_detector, "load_face_detector", lambda *_: (fixed_detector, {"detector": "mtcnn", "weights": None})
+    )
 
 
 def score(*arguments: Any) -> int:
@@ -858,7 +860,7 @@ def peak_memory(tmp_path: Path, model: Path, *lengths: int) -> list[float]:
         "import os, re, sys\nos.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "from pathlib import Path\nimport inference\nfrom scoring import detector\n"
         "from tests.test_preprocessing import fixed_detector\n"
-        "detector.load_face_detector = lambda *_: (fixed_detector, {'weights': None})\n"
+        "detector.load_face_detector = lambda *_: (fixed_detector, {'detector': 'mtcnn', 'weights': None})\n"
         "for source in sys.argv[2:]:\n"
         "    more = ['--json', source + '.json', '--annotate', source + '_out', '--evidence', 'True']\n"
         "    assert inference.main(['--gpu_num', 'cpu', '--model', sys.argv[1], source, *more]) == 0\n"
@@ -1152,7 +1154,9 @@ def test_video_functions_in_the_page_give_the_score_of_the_project(
             found.append(Detections(np.array(boxes, np.float32), np.ones(len(boxes), np.float32)))
         return found
 
-    monkeypatch.setattr(scoring_detector, "load_face_detector", lambda *_: (moving_detector, {"weights": None}))
+    monkeypatch.setattr(
+        scoring_detector, "load_face_detector", lambda *_: (moving_detector, {"detector": "mtcnn", "weights": None})
+    )
     detector = load_detector(model, gpu_num="cpu", precision="fp32")
     scored: dict[int, dict[int, ScoredFace]] = {}
     expected = score_file(

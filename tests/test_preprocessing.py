@@ -796,7 +796,7 @@ def test_a_killed_decoding_process(
     shutil.copytree(uninterrupted / "videos", tmp_path / "videos")
     run = start_and_wait(tmp_path, monkeypatch)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    (worker,) = (c for c in children if b"pytest" in Path(f"/proc/{c}/cmdline").read_bytes())
+    (worker,) = (c for c in children if b"tracker" not in Path(f"/proc/{c}/cmdline").read_bytes())
     os.kill(int(worker), signal.SIGKILL)
     run.join()
     last_line = capfd.readouterr().err.splitlines()[-1]

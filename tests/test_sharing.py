@@ -35,7 +35,7 @@ from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
 
-FILES = ["README.md", "config.json", "model.safetensors", "familiar_features.safetensors"]
+FILES = ["README.md", "config.json", "familiar_features.safetensors", "model.safetensors"]
 SECRET = "/secret/of/the/machine"
 ENTRIES = {
     "args": {
