@@ -161,11 +161,15 @@ def keep_one_split(listed: list[Listed]) -> list[Listed]:
 def find_start(listed: list[Listed], root: Path) -> int:
     """Return how many leading parts of the listed paths to drop so that a folder exists below the root.
 
+    What remains has no ``..``, because the links to the frames must stay below `LINKS`.
+
     Raises:
         InputError: no listed folder is below the root.
     """
     for start in range(max((len(one.folder.parts) for one in listed), default=0)):
-        tails = (one.folder.parts[start:] for one in listed)
+        tails = [one.folder.parts[start:] for one in listed]
+        if any(".." in tail for tail in tails):
+            continue
         # an absolute path would replace the root
         if any(tail and tail[0] != "/" and root.joinpath(*tail).is_dir() for tail in tails):
             return start

@@ -125,6 +125,7 @@ def read(root: Path, split: str, name: str = "bench") -> list[Video]:
         {"separator": "\\", "prefix": "./datasets/"},
         {"prefix": "/somewhere/else/"},
         {"separator": "\\", "prefix": "D:/x/"},
+        {"prefix": "../data/"},
     ],
 )
 def test_deepfakebench(tmp_path: Path, options: dict[str, str]) -> None:
