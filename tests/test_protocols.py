@@ -79,6 +79,15 @@ def test_all_videos_of_a_training_set_are_no_test_set(trained: str) -> None:
         check_unknown(["FF++_c23/Deepfakes_all"], ["FF++_c23"])
 
 
+@pytest.mark.parametrize(
+    ("tested", "trained"), [("FF++_c40_all", "FF++_c23"), ("DeepFakeDetection_raw_all", "DeepFakeDetection")]
+)
+def test_another_compression_has_the_same_videos(tested: str, trained: str) -> None:
+    with pytest.raises(InputError, match="--dataset"):
+        check_unknown([tested], [trained])
+    check_unknown([tested.removesuffix("_all")], [trained])
+
+
 # ------------------------------------------------------------------------------------------------------------ frames
 
 

@@ -1,9 +1,11 @@
 """Test protocols of the paper and of other projects; docs/protocols.md compares them and names the sources."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from utils.data_roots import base_name
 from utils.errors import InputError
 
 
@@ -65,14 +67,18 @@ def check_unknown(tested: list[str], trained: list[str]) -> None:
         tested: names of the test sets.
         trained: names of the training sets.
     """
-    known = {name.removesuffix("_published").partition("/")[0] for name in trained}
+    known = {_videos_of(name) for name in trained}
     for name in tested:
-        base = name.removesuffix("_all").partition("/")[0]
-        if name.endswith("_all") and base in known:
+        if name.endswith("_all") and _videos_of(name) in known:
             raise InputError(
-                f"--dataset {name} has every video of {base}, but the checkpoint was trained on {','.join(trained)}; "
-                f"test {base} instead."
+                f"--dataset {name} has every video of {_videos_of(name)}, but the checkpoint was trained on "
+                f"{','.join(trained)}; test {base_name(name)} instead."
             )
+
+
+def _videos_of(dataset: str) -> str:
+    """Return the name of a dataset without split, manipulation and compression: FF++_c40_all has the videos of FF++."""
+    return re.sub("_(raw|c23|c40)$", "", base_name(dataset).partition("/")[0])
 
 
 def _as_typed(value: str | int | Sequence[str] | None) -> str:
