@@ -128,9 +128,10 @@ class Parts(Dataset):
 
 
 def read_sources(args: PackArguments) -> list[Source]:
-    """Return every folder in the label files of the dataset."""
+    """Return every folder in the label files of the dataset; a split without lines, as in NAME_all, is left out."""
     root = args.dataset_root / args.name
-    splits = [split for split in SPLITS if any((root / f"{split}_{kind}.txt").is_file() for kind in CLASSES)]
+    files = {split: [root / f"{split}_{kind}.txt" for kind in CLASSES] for split in SPLITS}
+    splits = [split for split in SPLITS if any(file.is_file() and file.stat().st_size for file in files[split])]
     data_root = root_of(args.name, args.data_root)
     videos = [v for split in splits or SPLITS for v in read_split(args.name, split, args.dataset_root, data_root)]
     sources = []

@@ -247,10 +247,14 @@ def test_a_union_of_a_packed_and_an_unpacked_dataset(tiny: Path) -> None:
     assert all(torch.equal(packed[i][0], files[i][0]) for i in range(len(files)))
 
 
-def test_only_some_splits(tiny: Path) -> None:
+@pytest.mark.parametrize("empty", [False, True])  # preprocessing.py --split all writes empty ones
+def test_only_some_splits(tiny: Path, empty: bool) -> None:
     for split in ("train", "val"):
         for kind in ("real", "fake"):
-            (tiny / f"labels/tiny/{split}_{kind}.txt").unlink()
+            file = tiny / f"labels/tiny/{split}_{kind}.txt"
+            file.unlink()
+            if empty:
+                file.touch()
     write_pack(tiny)
     assert len(packed_folders(tiny)) == 4
 
