@@ -175,8 +175,8 @@ def repetitions(dataset: str, count: Count, oversample: str) -> float:
     """Return how often a training repeats its real images, for a value of ``--oversample``."""
     if oversample != "auto":
         return oversampling_factor(dataset, [], oversample)
-    real, fake = (count[("train", label)][1] for label in (0, 1))
-    return max(1, round(fake / real))
+    real, fake = (count.get(("train", label), (0, 0.0))[1] for label in (0, 1))
+    return max(1, round(fake / real)) if real else 1
 
 
 # ------------------------------------------------------------------------------------------------------ timings

@@ -168,6 +168,7 @@ def test_label_files_and_repetitions_are_counted(tmp_path: Path) -> None:
     assert estimate.images_of(count, "train", 4) == 4 * 30 + 41
     assert estimate.images_of(count, "test", frames=12) == 24 + 24
     assert [estimate.repetitions("FF++_c23", count, value) for value in ("paper", "auto", "3")] == [4, 1, 3]
+    assert estimate.repetitions("FF++_c23", {("train", 1): (2, 41.0)}, "auto") == 1  # no real video on the disk
 
 
 def test_a_dataset_with_unfinished_videos_is_not_prepared(tmp_path: Path) -> None:
