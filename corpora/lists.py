@@ -73,7 +73,7 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     videos = list(_videos(content, ()))
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})

@@ -227,7 +227,7 @@ def test_the_split_of_a_list_of_gend(tmp_path: Path, name: str, split: str) -> N
     assert [one.split for one in lists.read_gend(file)] == [split]
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": {"b": {"c": {"frames": ["x/y"]}}}}'])
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": {"b": {"c": {"frames": ["x/y"]}}}}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.json").write_text(text)
     where = ["--root", str(tmp_path), "--dataset_root", str(tmp_path / "labels"), "--name", "bench"]
