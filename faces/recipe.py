@@ -41,8 +41,18 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
 
 
 def common_recipe(datasets: list[str], data_root: DataRoot) -> dict[str, Any] | None:
-    """Return the recipe shared by all datasets under ``--data_root``; None if they differ or one is unknown."""
-    recipes = [read_recipe(root_of(dataset, data_root) / base_name(dataset).partition("/")[0]) for dataset in datasets]
+    """Return the recipe shared by all datasets under ``--data_root``; None if they differ or one is unknown.
+
+    NAME_all uses the faces of NAME, unless it has its own: then ``--name`` ended so.
+    """
+
+    def recipe_of(dataset: str) -> dict[str, Any] | None:
+        found = (
+            read_recipe(root_of(dataset, data_root) / name.partition("/")[0]) for name in (dataset, base_name(dataset))
+        )
+        return next(filter(None, found), None)
+
+    recipes = [recipe_of(dataset) for dataset in datasets]
     return recipes[0] if all(recipe == recipes[0] for recipe in recipes) else None
 
 

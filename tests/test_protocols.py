@@ -13,6 +13,7 @@ import training
 from datasets.images import FaceImages
 from datasets.labels import Video
 from datasets.samplers import choose_frames
+from faces.recipe import claim_folder, common_recipe
 from tests.conftest import arguments, in_processes, make_dataset
 from utils.errors import InputError
 from utils.protocols import PROTOCOLS, check_unknown
@@ -77,6 +78,14 @@ def test_all_videos_of_a_training_set_are_no_test_set(trained: str) -> None:
         check_unknown(["DFDC_all", "Celeb-DF-v2_all"], [trained])
     with pytest.raises(InputError, match="FF"):
         check_unknown(["FF++_c23/Deepfakes_all"], ["FF++_c23"])
+
+
+def test_a_dataset_whose_own_name_ends_like_a_split(tmp_path: Path) -> None:
+    check_unknown(["mine_all"], ["mine_all"])
+    for name in ("mine", "mine_all"):
+        claim_folder(tmp_path / name, {"crop": name})
+    for name, faces in (("mine_all", "mine_all"), ("mine_published", "mine"), ("mine/a_all", "mine")):
+        assert common_recipe([name], tmp_path) == {"crop": faces}
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,16 @@ def check_protocol(protocol: str | None, given: dict[str, Any]) -> None:
 def check_unknown(tested: list[str], trained: list[str]) -> None:
     """Raise InputError if a test set of ``--split all`` holds the training videos of the network.
 
+    A network trained on NAME_all itself may be tested on it: ``--split all`` has no training set, so a user's own name
+    ends so.
+
     Args:
         tested: names of the test sets.
         trained: names of the training sets.
     """
     known = {_videos_of(name) for name in trained}
     for name in tested:
-        if name.endswith("_all") and _videos_of(name) in known:
+        if name.endswith("_all") and name not in trained and _videos_of(name) in known:
             raise InputError(
                 f"--dataset {name} has every video of {_videos_of(name)}, but the checkpoint was trained on "
                 f"{','.join(trained)}; test {base_name(name)} instead."
