@@ -130,6 +130,13 @@ def test_even_frames() -> None:
     assert choose_frames([video("a", 101)], None, "even", 0) is None
 
 
+def test_even_frames_of_names_without_leading_zeros() -> None:
+    images = sorted(f"{i}.png" for i in range(101))  # as in WildDeepfake
+    (chosen,) = choose_frames([Video("tiny", "a", 0, Path("/a"), images)], 5, "even", 0) or []
+    assert sorted(int(images[i].removesuffix(".png")) for i in chosen) == [0, 25, 50, 75, 100]
+    assert (np.diff(chosen) > 0).all()
+
+
 def test_only_the_chosen_frames_are_read() -> None:
     videos = [video("a", 5), video("b", 3)]
     faces = FaceImages(videos, 8, frames=[np.array([1, 4]), np.array([0])])
