@@ -223,9 +223,10 @@ def run(args: ListArguments) -> None:
         print(f"note: {message}")
     if links:
         print(f"note: {len(links)} folders have more images than the lists; {label_folder / LINKS} has links")
-    write_label_files(label_folder, folders)
+    links.sort(key=lambda made: made[2])  # a folder before those in it, which its link removes
     for frames, names, folder in progress(links, "links", unit="folders", delay=2):
         link(frames, names, folder)
+    write_label_files(label_folder, folders)
     print(f"use it with --dataset {args.name} --data_root {args.root}")
 
 
