@@ -62,7 +62,7 @@ class PreprocessingArguments:
         "disjoint",
         parse.one_of(*SPLIT_CHOICES),
         "split: disjoint (training leaves out videos that share a source or a person with the other sets), published "
-        "(training keeps them, as most papers do), or all (every video is a test video); the label files of the last "
+        "(training keeps them, as many papers do), or all (every video is a test video); the label files of the last "
         "two have the suffix _published or _all",
         "data",
     )

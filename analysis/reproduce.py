@@ -1,12 +1,12 @@
-"""Reproduce a table of the paper: prepare its datasets, train, test, and print published beside measured AUCs.
+"""Reproduce a table of the paper: prepare its datasets, train, test, and print published and measured AUCs.
 
     python -m analysis.reproduce --table losses --data_root /data/faces --videos /data/FaceForensics++ --dry_run
     python -m analysis.reproduce --table cross --data_root /data/faces \\
         --videos FF++_c23=/data/FaceForensics++,Celeb-DF-v2=/data/Celeb-DF-v2,DFDC-Preview=/data/dfdc_preview
 
-The command prints the plan with hours and disk space, then runs it; --dry_run stops after the plan. Every training and
-test gets the arguments of training.py after --. The same command again skips finished steps and continues interrupted
-ones. The runs and the table, <table>.md, are in --save_path; tables share runs.
+The command prints the plan with hours and disk space, and then runs it. Every training and test gets the arguments
+after --, which are arguments of training.py. Run the same command again after an interruption: it skips finished steps
+and continues interrupted steps. It writes the runs and the table, <table>.md, to --save_path; tables share runs.
 """
 
 import shlex
@@ -59,13 +59,13 @@ class ReproduceArguments:
     videos: DataRoot | None = parse.argument(
         None,
         parse_data_root,
-        "root folder of the videos, to prepare a dataset without label files; or one per dataset, such as "
+        "root folder of the videos, to prepare datasets without label files; or one per dataset, such as "
         "FF++_c23=/data/ffpp,DFDC=/data/dfdc",
     )
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
     )
-    save_path: Path = parse.argument(Path("output/reproduce"), parse.path, "folder for the runs and the table")
+    save_path: Path = parse.argument(Path("output/reproduce"), parse.path, "output folder of the runs and the table")
     detector: str = parse.argument("retinaface", parse.one_of(*DETECTORS), "face detector, as in preprocessing.py")
     detector_weights: Path | None = parse.argument(
         None, parse.path, "RetinaFace checkpoint file (default: the published one, downloaded once)"
@@ -74,9 +74,9 @@ class ReproduceArguments:
         None,
         parse.scales,
         "training images, test images and preprocessed frames per second for the estimate, such as 2000,6900,100 "
-        "(default: timed on this machine)",
+        "(default: timings on this machine)",
     )
-    dry_run: bool = parse.argument(False, parse.boolean, "print the plan and do nothing")
+    dry_run: bool = parse.argument(False, parse.boolean, "print the plan and stop")
 
 
 def parse_arguments(argv: list[str]) -> tuple[ReproduceArguments, list[str]]:
@@ -171,7 +171,7 @@ def make_plan(args: ReproduceArguments, passed_on: list[str]) -> tuple[list[Step
             f"in --videos; give --videos {base_name(absent[0])}=FOLDER."
         )
     if absent:
-        print(f"note: left out, because they are not prepared and have no folder in --videos: {first_ten(absent)}")
+        print(f"note: left out, because they have no label files and no folder in --videos: {first_ten(absent)}")
 
     steps = [preparation(dataset, args, base, estimator) for dataset in needed if dataset not in absent]
     if args.table in ABLATIONS:
@@ -264,7 +264,7 @@ def print_plan(table: str, steps: list[Step]) -> None:
             hours, needed[step.place] = hours + (cost.hours or 0), needed[step.place] + cost.size
             state = f"{format_hours(cost.hours)}, {cost.size / 1e9:.1f} GB"
         print(f"{number}. {step.name}: {state}\n   python {shlex.join(step.command)}", flush=True)
-    print(f"to do: {format_hours(hours)}, by timings on this machine or --speed (docs/studies.md)")
+    print(f"to do: {format_hours(hours)}, estimated from timings on this machine or from --speed (docs/studies.md)")
     for place, size in needed.items():
         existing = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free
@@ -311,7 +311,7 @@ def run(args: ReproduceArguments, passed_on: list[str]) -> None:
     table = make_table("arguments" if args.table in ABLATIONS else "test set", rows)
     print(f"\n{format_rows(table)}\n")
     if not any(row[1] for row in table[1:]):
-        print("The paper's own numbers of this table are not known here (docs/published.md).")
+        print("This project has no published numbers for this table (docs/published.md).")
     file = args.save_path / f"{args.table}.md"
     lines = [table[0], ["---"] * len(table[0]), *table[1:]]
     write_if_changed(file, "".join(f"| {' | '.join(line)} |\n" for line in lines))

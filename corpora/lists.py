@@ -1,10 +1,10 @@
-"""Write label files for frames that DeepfakeBench or GenD has prepared, from their lists; no image is copied.
+"""Write label files for frames prepared with DeepfakeBench or GenD, from their lists; copy no images.
 
     python -m corpora.lists FF-DF.json --root /data/DeepfakeBench --name bench --compression c23
     python -m corpora.lists config/datasets/FF/*/*.txt --root /data/GenD --name gend
 
-Exactly the frames of the lists are used. If a folder has more frames, the command makes a folder of symbolic links to
-those that are listed, beside the label files.
+A training uses exactly the listed frames. If a folder has more frames, the command creates a folder of symbolic links
+to the listed frames, beside the label files.
 """
 
 import json
@@ -36,15 +36,19 @@ class ListArguments:
     """The arguments of the command; `parse.argument` has the help text of each."""
 
     lists: list[Path] = parse.positional(
-        parse.path, "one JSON file of DeepfakeBench, or the text files of GenD with an image path per line", "+"
+        parse.path, "one JSON list of DeepfakeBench, or text lists of GenD (one image path per line)", "+"
     )
-    root: Path = parse.required(parse.path, "folder of the images, where the paths in the lists start or end")
+    root: Path = parse.required(
+        parse.path, "base folder of the images; leading parts of the listed paths may be missing in it"
+    )
     name: str = parse.required(parse.folder_name, "name of the dataset, for its folder of label files")
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files")
     compression: str | None = parse.argument(
-        None, parse.one_of(*COMPRESSIONS), "raw, c23 or c40, if a JSON file has several"
+        None, parse.one_of(*COMPRESSIONS), "compression to use if a JSON list has several: raw, c23 or c40"
     )
-    allow_missing: bool = parse.argument(False, parse.boolean, "leave out frames that are not on the disk")
+    allow_missing: bool = parse.argument(
+        False, parse.boolean, "leave out listed frames that are not on the disk, instead of stopping"
+    )
 
 
 class Listed(NamedTuple):
@@ -154,7 +158,7 @@ def keep_one_split(listed: list[Listed]) -> list[Listed]:
             left_out[one.split] += 1
     for split, count in left_out.items():
         if count:
-            print(f"note: {count} folders are left out of {split}, because a later split lists them too")
+            print(f"note: {count} folders are left out of {split}, because val or test lists them too")
     return list(kept.values())
 
 

@@ -1,4 +1,4 @@
-"""Prepare the faces of github.com/dinablachman/realorfake: 600 photos of FFHQ and 200 images of StyleGAN2.
+"""Prepare the images of github.com/dinablachman/realorfake: 600 photos from FFHQ and 200 StyleGAN2 images.
 
     git clone https://github.com/dinablachman/realorfake
     python -m corpora.realorfake realorfake --faces /data/realorfake
@@ -35,8 +35,8 @@ PATTERNS = {"real": "data/real/{}.jpg", "fake": "data/fake/fake_{}.jpg"}  # as i
 class RealOrFakeArguments:
     """The arguments of the command; `parse.argument` has the help text of each."""
 
-    clone: Path = parse.positional(parse.path, "clone of the repository")
-    faces: Path = parse.required(parse.path, "output folder of the images: --data_root of the training")
+    clone: Path = parse.positional(parse.path, "folder of the cloned repository")
+    faces: Path = parse.required(parse.path, "output folder of the images; give it to training.py as --data_root")
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files")
     name: str = parse.argument("realorfake", parse.folder_name, "name of the dataset, for its folder of label files")
 

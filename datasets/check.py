@@ -27,8 +27,8 @@ class CheckArguments:
     name: str = parse.positional(str, "dataset name: a folder of label files under --dataset_root")
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files")
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)
-    json: Path | None = parse.argument(None, parse.path, "output file for all problems, in JSON")
-    num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
+    json: Path | None = parse.argument(None, parse.path, "output JSON file with all problems")
+    num_workers: int = parse.argument(12, parse.count_or_zero, "number of worker processes, at most one per core")
 
 
 if __name__ == "__main__":
@@ -318,7 +318,7 @@ def report(counts: dict[str, dict[str, Any]], problems: Problems) -> str:
 
 
 def run(args: CheckArguments) -> int:
-    """Check the dataset, print the result and write the JSON file; return 1 if there is a problem, or else 0."""
+    """Check the dataset, print the result and write the JSON file; return 1 if there is a problem, otherwise 0."""
     with require_package("imagehash", by="datasets.check"):
         import imagehash  # noqa: F401  # in the worker processes, a missing package would be a traceback
     problems: Problems = {check: [] for check in CHECKS}

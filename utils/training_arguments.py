@@ -33,7 +33,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True)
 class TrainingArguments:
-    """Every argument of training.py; the fields are documented by their help texts."""
+    """Every argument of training.py; the help texts document the fields."""
 
     name: str = parse.argument(
         "train_model",
@@ -53,7 +53,7 @@ class TrainingArguments:
     recipe: str = parse.argument(
         "default",
         parse.one_of(*RECIPES),
-        "defaults of the other arguments: default, or official (as in the authors' code: --channels BGR --lr_schedule "
+        "set of defaults: default, or official (as in the authors' code: --channels BGR --lr_schedule "
         "official --oversample paper --precision fp32 --scales 1,10,2)",
         "train",
     )
@@ -198,7 +198,7 @@ class TrainingArguments:
     frame_choice: str = parse.argument(
         "random",
         parse.one_of("random", "even"),
-        "how --frames_per_video chooses: random (from --seed) or even (equal steps, with the first and the last frame)",
+        "how --frames_per_video chooses: random (from --seed) or even (equal steps, with the first and last frame)",
         "evaluation",
     )
     video_score: str = parse.argument(
@@ -242,7 +242,7 @@ def parse_training_arguments(
     Args:
         argv: the arguments; None for ``sys.argv[1:]``.
         description: the text above the flags in ``--help``.
-        saved: values of a checkpoint, which replace the defaults and those of ``--recipe``.
+        saved: values of a checkpoint, which replace the defaults, also the defaults of ``--recipe``.
 
     Raises:
         InputError: an unknown argument, a value that cannot be parsed, or one that contradicts ``--protocol``.
@@ -259,7 +259,7 @@ def check_training_arguments(args: TrainingArguments) -> None:
     if not args.test:
         for name in ("protocol", "frames_per_video"):
             if getattr(args, name) is not None:
-                raise InputError(f"--{name} {getattr(args, name)} has an effect in a test only; add --test.")
+                raise InputError(f"--{name} {getattr(args, name)} has an effect only in a test; add --test.")
     if args.test and args.resume_model is None:
         raise InputError("--test needs a checkpoint to evaluate; give --resume_model FILE.")
     if args.test and args.fpr is not None:
