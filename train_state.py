@@ -124,7 +124,7 @@ class TrainState:
         calibration: thresholds from the same scores, see `evaluation.verdicts.calibrate`.
         best: `models.checkpoints.selection_score` of the best epoch; None before the first.
         best_file: checkpoint of the best epoch.
-        about: what is special about the training faces, this run's and those of the run that it continues.
+        about: texts that describe the training faces, such as "drawn faces", also of the run that this run continues.
         history: what train.log tells of each finished epoch, as plain values; see `format_epoch`.
 
     Raises:

@@ -316,7 +316,7 @@ def ffiw(dataset: str, root: Path) -> list[SourceVideo]:
 
 
 def deeperforensics(dataset: str, root: Path) -> list[SourceVideo]:
-    """List DeeperForensics-1.0 (Jiang et al., CVPR 2020), split by its lists; its real videos are those of FF++ c23.
+    """List DeeperForensics-1.0 (Jiang et al., CVPR 2020), split by its lists; it shares its real videos with FF++ c23.
 
     ``000_M101.mp4`` is the FaceForensics++ video 000 with the face of the actor M101.
     """
@@ -437,7 +437,7 @@ def wilddeepfake(dataset: str, root: Path) -> list[SourceVideo]:
             raise InputError(
                 f"{root / folder}: there are no images; found {describe_content(root / folder)}; unpack the archives."
             )
-    # It is not published which sequences are from one video: an archive is no person.
+    # The archives are not people, and their authors do not publish which sequences come from one video.
     return [replace(video, identities=NOBODY) for video in _with_validation(videos, "")]
 
 

@@ -214,7 +214,7 @@ def shared_names(named: Iterable[tuple[str, frozenset[str]]]) -> list[str]:
 
 
 def check_images(folders: list[Folder], places: list[str], workers: int, problems: Problems) -> dict[str, Counter[str]]:
-    """Read all images, and add what is wrong with them.
+    """Read all images, and add their faults to the problems.
 
     Args:
         folders: the folders.

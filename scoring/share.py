@@ -154,7 +154,7 @@ def model_card(name: str, checkpoint: dict[str, Any], tests: Collection[str]) ->
     return CARD_TEMPLATE.format(
         name=name,
         settings=markdown_table(settings),
-        measured="\n\n".join([*tests, source]) if tests else "Nothing: there is no test of this checkpoint.",
+        measured="\n\n".join([*tests, source]) if tests else "No measurement: this checkpoint was not tested.",
     )
 
 
