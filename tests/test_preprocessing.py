@@ -906,25 +906,26 @@ for task in os.listdir("{state}"):
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put substitutes of the SLURM commands on the PATH; return the folder with the states of their tasks."""
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put substitutes of the SLURM commands on the PATH."""
     bin_folder, state = tmp_path / "bin", tmp_path / "state"
     bin_folder.mkdir()
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("sacct", SACCT)):
         (bin_folder / name).write_text(text.format(python=sys.executable, state=state))
         (bin_folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
-    return state
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
 @needs_submitit
-def test_jobs_on_a_slurm_cluster(dataset: Path, slurm: Path, capfd: pytest.CaptureFixture) -> None:
+@pytest.mark.usefixtures("slurm")
+def test_jobs_on_a_slurm_cluster(dataset: Path, capfd: pytest.CaptureFixture) -> None:
     options = ["--submit", "slurm", "--nodes", "2", "--slurm", "partition=gpu,time=720,gpus_per_node=1"]
     assert preprocessing.main(arguments(dataset, *options)) == 0
-    assert len(images(dataset)) == 24 and len(list(slurm.iterdir())) == 2
-    (script,) = (dataset / "labels/folder/jobs").glob("*_submission.sh")
+    jobs = dataset / "labels/folder/jobs"
+    assert len(images(dataset)) == 24 and len(list(jobs.glob("*_result.pkl"))) == 2
+    (script,) = jobs.glob("*_submission.sh")
     for line in ("partition=gpu", "time=720", "gpus-per-node=1", "nodes=1", "array=0-1"):
         assert f"#SBATCH --{line}" in script.read_text()
     assert "next: python training.py" in capfd.readouterr().out
