@@ -11,7 +11,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-
 # The tests that make fast runs.
 CORE := checkpoints datasets docs engine files layouts losses metrics network progress
 
-.PHONY: demo test fast lint types format docs lock clean
+.PHONY: demo test fast lint types format docs fuzz lock clean
 
 demo: $(VENV)/installed
 	$(RUN) -m demo
@@ -41,6 +41,10 @@ format: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(RUN) -m docs.generate
+
+# Random input for every reader (CONTRIBUTING.md); takes long.
+fuzz: $(VENV)/installed
+	$(RUN) -m fuzz
 
 $(VENV)/installed: requirements.txt requirements-extra.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
