@@ -34,7 +34,7 @@ from datasets.labels import read_datasets
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
-from utils.files import read_json, write_if_changed
+from utils.files import entries_of, read_json, write_if_changed
 from utils.progress import progress
 
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
@@ -93,9 +93,11 @@ from utils.devices import select_devices
 
 def measure(job: Run) -> dict[str, float | None]:
     """Return the test AUCs of a finished run; the mean over the test sets if it has several."""
-    results = read_json(job.folder / "results.json")
-    metrics = results.get("average") or next(iter(results["datasets"].values()))
-    return {name: metrics[name] for name in METRICS}
+    file = job.folder / "results.json"
+    results = read_json(file)
+    with entries_of(file, f"remove {job.folder} and run the command again"):
+        metrics = results.get("average") or list(results["datasets"].values())[0]
+        return {name: None if metrics[name] is None else float(metrics[name]) for name in METRICS}
 
 
 def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | None:

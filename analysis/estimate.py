@@ -115,7 +115,7 @@ class Estimator:
         count, speed = self.count(dataset), self.network(args)
         repeat = repetitions(dataset, count, args.oversample)
         log = run.folder / "train.log"
-        finished = len(log.read_text(encoding="utf-8").splitlines()) if log.is_file() else 0
+        finished = len(log.read_bytes().splitlines()) if log.is_file() else 0
         seconds = images_of(count, "train", repeat) / speed.train + images_of(count, "val") / speed.test
         seconds = max(0, args.epoch - finished) * seconds + images_of(count, "test") / speed.test
         # model_last and model_previous hold weights and two moments of Adam, model_best and every tenth epoch weights.

@@ -38,7 +38,7 @@ from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.data_roots import DATA_ROOT_TEXT, DataRoot, base_name, has_root, parse_data_root, root_of
 from utils.errors import InputError, first_ten
-from utils.files import read_json, require_file, write_if_changed
+from utils.files import entries_of, read_json, require_file, write_if_changed
 from utils.protocols import PROTOCOLS
 from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
@@ -288,9 +288,12 @@ def make_table(first: str, rows: list[Row]) -> list[list[str]]:
     for row in rows:
         measured = ["-"] * 3
         if row.run is not None and is_finished(row.run):
-            found = read_json(row.run.folder / "results.json")["datasets"][row.dataset]
-            aucs = ["-" if found[name] is None else f"{found[name]:.4f}" for name in ("auc", "video_auc")]
-            measured = [*aucs, str(found["videos"])]
+            file = row.run.folder / "results.json"
+            results = read_json(file)
+            with entries_of(file, f"remove {row.run.folder} and run the command again"):
+                found = results["datasets"][row.dataset]
+                aucs = ["-" if found[name] is None else f"{found[name]:.4f}" for name in ("auc", "video_auc")]
+                measured = [*aucs, str(found["videos"])]
         table.append([row.label, row.published, *measured])
     return table
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from jinja2 import UndefinedError
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils.data import Subset
@@ -19,7 +20,7 @@ from utils.command import run_command
 from utils.data_roots import root_of
 from utils.devices import worker_count
 from utils.errors import InputError
-from utils.files import atomic_write, write_json
+from utils.files import atomic_write, entries_of, write_json
 from utils.tables import format_rows
 from utils.world import World
 
@@ -67,9 +68,23 @@ def write_study(
         figure.savefig(part, format="png", dpi=150)
     content = {"title": title, "text": text, "table": table, "plots": [plot.name], "numbers": numbers}
     write_json(file, content)
-    if (folder / "results.json").is_file():
-        write_report(folder)
+    update_report(folder)
     print(f"\n{title}\n\n{format_rows(table)}\n\n{summary}\n\nstudy: {file}, plot: {plot}")
+
+
+def update_report(folder: Path) -> None:
+    """Write report.html again, if the folder has a test.
+
+    Raises:
+        InputError: results.json or predictions.csv cannot be read, or lacks an entry.
+    """
+    file = folder / "results.json"
+    if file.is_file():
+        with entries_of(file, "run the test again"):
+            try:
+                write_report(folder)
+            except UndefinedError as error:
+                raise LookupError(error) from error
 
 
 def study_name(study: str, subject: str) -> str:

@@ -96,6 +96,7 @@ def read_json(file: Path) -> dict[str, dict]:
     """Read a JSON object with one object per video; raise InputError for anything else."""
     try:
         entries = json.loads(read_text(file))
+        json.dumps(entries, ensure_ascii=False).encode()  # fails for half of a surrogate pair, which no file can hold
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):

@@ -49,7 +49,7 @@ def is_prepared(label_folder: Path) -> bool:
     """Return whether a dataset has all label files, and preprocessing.py has no video left to process."""
     report = label_folder / REPORT
     complete = all((label_folder / name).is_file() for name in LABEL_FILES)
-    return complete and not (report.is_file() and read_json(report)["unfinished"])
+    return complete and not (report.is_file() and read_json(report).get("unfinished", True))
 
 
 def write_label_files(
@@ -108,7 +108,7 @@ def write_label_files(
     left_out = [{"video": str(v.file), "cause": v.left_out} for v in videos if v.left_out]
     report_file = label_folder / REPORT
     if speeds is None and report_file.is_file():
-        speeds = json.loads(report_file.read_text(encoding="utf-8")).get("frames_per_second")
+        speeds = read_json(report_file).get("frames_per_second")
     report = {
         "recipe": recipe,
         "label_files": {name: {"videos": video_counts[name], "images": image_counts[name]} for name in LABEL_FILES},

@@ -224,7 +224,7 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
     videos = []
     for path, entry in read_json(root / "dataset.json").items():
         check_path(path, root / "dataset.json")
-        label, split = str(entry.get("label")).lower(), str(entry.get("set")).lower()
+        label, split = str(entry.get("label")).lower()[:40], str(entry.get("set")).lower()[:40]
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(
                 f"{root / 'dataset.json'}: {path} has the set '{split}' (expected train or test) and the label "
@@ -257,7 +257,7 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
         check_folders(dataset, part, ["metadata.json"])
         for file, entry in read_json(part / "metadata.json").items():
             check_path(file, part / "metadata.json")
-            label = str(entry.get("label")).lower()
+            label = str(entry.get("label")).lower()[:40]
             if label not in CLASSES:
                 raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
             split_of[file] = "val" if part in validation else "train"
@@ -511,7 +511,7 @@ def _from_csv(table: Path) -> list[SourceVideo]:
     if not rows:
         raise InputError(f"{table}: no rows below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
-    if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name]:
+    if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name or "\0" in str(file)]:
         raise InputError(f"{table}: line {bad[0]}: the path is not a file.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     if repeated := [file for file, count in Counter(map(os.path.realpath, files)).items() if count > 1]:

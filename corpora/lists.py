@@ -76,10 +76,9 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         InputError: the file is not such a list, or has several compressions and none is chosen.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        videos = list(_videos(json.loads(file.read_text(encoding="utf-8")), ()))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
-    videos = list(_videos(content, ()))
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})
     if compression is None and len(found) > 1:
         raise InputError(f"{file} has several compressions; choose --compression {' or '.join(found)}.")
@@ -165,17 +164,17 @@ def keep_one_split(listed: list[Listed]) -> list[Listed]:
 def find_start(listed: list[Listed], root: Path) -> int:
     """Return how many leading parts of the listed paths to drop so that a folder exists below the root.
 
-    What remains has no ``..``, because the links to the frames must stay below `LINKS`.
+    What remains is relative and has no ``..``, because the links to the frames must stay below `LINKS`.
 
     Raises:
         InputError: no listed folder is below the root.
     """
     for start in range(max((len(one.folder.parts) for one in listed), default=0)):
         tails = [one.folder.parts[start:] for one in listed]
-        if any(".." in tail for tail in tails):
+        # An absolute path would replace the root, and then the folder of the links.
+        if any(".." in tail or PurePosixPath(*tail).is_absolute() for tail in tails):
             continue
-        # an absolute path would replace the root
-        if any(tail and tail[0] != "/" and root.joinpath(*tail).is_dir() for tail in tails):
+        if any(tail and root.joinpath(*tail).is_dir() for tail in tails):
             return start
     listed_folders = first_ten([str(one.folder) for one in listed]) or "none"
     raise InputError(f"--root {root}: no listed folder is there, with or without its first parts: {listed_folders}.")

@@ -40,7 +40,11 @@ def write_label_files(label_folder: Path, folders: Iterable[Folder]) -> None:
     files = {(split, label): label_folder / f"{split}_{CLASSES[label]}.txt" for split in SPLITS for label in (0, 1)}
     parts = {key: [folder for folder in folders if (folder.split, folder.label) == key] for key in files}
     texts = {key: "".join(f"{f.label},{f.path},{f.images}\n" for f in part) for key, part in parts.items()}
-    changed = [file.name for key, file in files.items() if file.is_file() and file.read_text("utf-8") != texts[key]]
+    changed = [
+        file.name
+        for key, file in files.items()
+        if file.is_file() and file.read_bytes() != texts[key].encode("utf-8", "surrogateescape")
+    ]
     if changed:
         raise InputError(
             f"{label_folder} has other label files ({first_ten(changed)}); delete them, or give another --name."

@@ -33,7 +33,7 @@ def list_images(folder: str | Path) -> Names | None:
     """Return the sorted file names of the images in a folder; None if the folder does not exist."""
     try:
         names = sorted(filter(_is_image, os.listdir(folder)))
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no folder can have such a name
         return None
     encoded = os.fsencode("\0".join(names)).split(b"\0") if names else []  # one call is faster
     return Names(np.array(encoded, dtype=np.bytes_))

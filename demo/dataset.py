@@ -279,7 +279,7 @@ def _read_settings(out: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads((out / MANIFEST).read_text())["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(
             f"--out {out}: the folder has other files (no readable {MANIFEST}); give another folder."
         ) from None

@@ -123,6 +123,8 @@ def read_predictions(file: Path) -> dict[str, Scores]:
                 label, score = int(row["label"]), float(row["score"])
                 if label not in (0, 1) or not 0 <= score <= 1:
                     raise ValueError(f"label {label}, score {score}")
+                if None in (row["dataset"], row["path"]):
+                    raise ValueError("a field is missing")
                 dataset = images.setdefault(row["dataset"], {})
                 if row["path"] in dataset:
                     raise InputError(f"{file}: line {reader.line_num}: the file lists the image {row['path']} twice.")

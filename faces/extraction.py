@@ -382,14 +382,23 @@ def read_record(source: Source) -> dict[str, Any] | None:
     """Read the record of a finished video: its ``faces``, or the ``cause`` if it has none.
 
     Returns:
-        The record; None if the video is not finished, if its size has changed, as after a partial download, or if its
-        faces were chosen without the mask that is now on the disk.
+        The record; None if the video is not finished, if the record is damaged, if the size of the video has changed,
+        as after a partial download, or if its faces were chosen without the mask that is now on the disk.
     """
     failed = failed_record(source.folder)
     try:
         record = json.loads((source.folder / "faces.json" if source.folder.is_dir() else failed).read_text())
         size = source.file.stat().st_size if source.file.is_file() else record["bytes"]
         unmasked = "faces" in record and "mask" not in record and has_mask(source)
-        return record if size == record["bytes"] and not unmasked else None
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
+        return record if size == record["bytes"] and not unmasked and _is_sound(record) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_sound(record: dict[str, Any]) -> bool:
+    """Check the entries that the label files need; raise KeyError or TypeError if one is missing or of another type."""
+    if "cause" in record:
+        return isinstance(record["cause"], str)
+    enlarged = all(face["enlarged"] >= 0 for track in record["faces"] for face in track)
+    numbers = min(record["frames"], record["looked_at"]) >= 0
+    return enlarged and numbers and isinstance(record.get("mask", ""), str)

@@ -35,9 +35,10 @@ class Recipe:
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """Read the recipe (`Recipe`, detector, source folder) of a dataset's face crops; None if there is none."""
     try:
-        return json.loads((folder / RECIPE_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        recipe = json.loads((folder / RECIPE_FILE).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    return recipe if isinstance(recipe, dict) else None
 
 
 def common_recipe(datasets: list[str], data_root: DataRoot) -> dict[str, Any] | None:

@@ -241,7 +241,9 @@ def _known_records(
         complete = complete[: complete.rfind("\n", 0, -1) + 1]
     try:
         entries = list(read(complete))
-    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        if not all(isinstance(name, str) for name, *_ in entries):
+            raise TypeError("the name of a file is not a text")
+    except (ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:
         raise InputError(f"{flag}: {file} exists, but this command did not write it; {advice}.") from error
     if any(checkpoint != checkpoint_sha256 for _, _, checkpoint, _ in entries):
         raise InputError(f"{flag}: {file} holds the scores of another checkpoint; {advice}.")

@@ -235,3 +235,19 @@ def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "list.txt").write_text("frame.png\n")
     with pytest.raises(InputError):
         lists.read_gend(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_absolute_and_relative_paths_in_one_list_keep_all_frames(slashes: str, tmp_path: Path) -> None:
+    """The links to the frames of an absolute folder would be made in that folder, which is removed first."""
+    relative, absolute = tmp_path / "root/real/v", tmp_path / "other/fake/v"
+    for folder in (relative, absolute):
+        folder.mkdir(parents=True)
+        for number in range(2):
+            (folder / f"{number}.png").touch()
+    file = tmp_path / "train.txt"
+    file.write_text(f"real/v/0.png\n{slashes}{str(absolute)[1:]}/0.png\n")
+    where = ["--root", str(tmp_path / "root"), "--dataset_root", str(tmp_path / "labels"), "--name", "d"]
+    lists.main([str(file), *where])
+    assert len(list(absolute.iterdir())) == len(list(relative.iterdir())) == 2
+    assert not any(path.is_symlink() for path in tmp_path.glob("*/*/*/*"))

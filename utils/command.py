@@ -4,6 +4,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from io import TextIOWrapper
 
 from utils.errors import InputError, one_line
 from utils.process import Stopped, current_rank, wait_briefly
@@ -27,6 +28,8 @@ def run_command(
         of the signal for another signal.
     """
     rank = current_rank()
+    if isinstance(sys.stdout, TextIOWrapper):  # the name of a file may hold bytes that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except InputError as error:

@@ -1,5 +1,6 @@
 """The exception for wrong input, and the wording of its messages."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -33,8 +34,14 @@ def require_package(package: str, by: str) -> Iterator[None]:
 
 
 def one_line(text: object) -> str:
-    """Return a name or message as one printable line, with invalid bytes escaped."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().splitlines())
+    """Return a name or message as one printable line, with control characters and invalid bytes escaped.
+
+    Control characters in the name of a file could move the cursor, turn the text around, or hide a part of it.
+    """
+    line = " ".join(str(text).splitlines())
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], line
+    )
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

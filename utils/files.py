@@ -177,6 +177,21 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); delete it and run the command again.") from error
     return content
+
+
+@contextmanager
+def entries_of(file: Path, advice: str) -> Iterator[None]:
+    """Turn an error over a missing or invalid entry of a JSON file, which the block uses, into InputError.
+
+    Args:
+        file: the file.
+        advice: what to do, for the message.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else "an invalid entry"
+        raise InputError(f"{file} has {reason}: another version of this project wrote it; {advice}.") from error

@@ -238,7 +238,7 @@ def pattern(text: str) -> str:
         raise argparse.ArgumentTypeError("an empty regular expression; leave the flag out")
     try:
         re.compile(text)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not a regular expression: {error}") from None
     return text
 
