@@ -42,7 +42,7 @@ format: $(VENV)/installed
 docs: $(VENV)/installed
 	$(RUN) -m docs.generate
 
-# Random input for every reader (CONTRIBUTING.md); takes long.
+# 10,000 random inputs for every reader of files and command lines.
 fuzz: $(VENV)/installed
 	$(RUN) -m fuzz
 

@@ -28,9 +28,9 @@ from utils.training_arguments import (
 )
 
 
-def check_arguments() -> None:
+def check_arguments(argv: list[str] | None = None) -> None:
     """Raise InputError if the command line is wrong, as far as this shows without reading a checkpoint."""
-    args = parse_training_arguments(None, __doc__)
+    args = parse_training_arguments(argv, __doc__)
     if args.resume_model is None:
         check_training_arguments(args)
     elif args.resume_model != Path("auto"):
