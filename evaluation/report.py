@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
 from evaluation.published import read_published, select_tables
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.files import atomic_write, read_json
 from utils.images import read_image
 
@@ -145,6 +145,7 @@ def read_template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # a name may turn the text around
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,8 +1,15 @@
 """The exception for wrong input, and the wording of its messages."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+
+# What moves the cursor, rings, hides text or changes its direction (Unicode's control and bidirectional characters),
+# and bytes of file names that are not UTF-8. Line breaks and tabs stay.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
 
 
 class InputError(Exception):
@@ -32,9 +39,14 @@ def require_package(package: str, by: str) -> Iterator[None]:
         ) from error
 
 
+def printable(text: str) -> str:
+    """Return a text whose control characters are escaped, such as ``\\x1b``; a terminal would obey them."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def one_line(text: object) -> str:
-    """Return a name or message as one printable line, with invalid bytes escaped."""
-    return " ".join(str(text).encode("utf-8", "backslashreplace").decode().splitlines())
+    """Return a name or message as one printable line, with control characters and invalid bytes escaped."""
+    return " ".join(printable(str(text)).splitlines())
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
