@@ -165,17 +165,16 @@ def keep_one_split(listed: list[Listed]) -> list[Listed]:
 def find_start(listed: list[Listed], root: Path) -> int:
     """Return how many leading parts of the listed paths to drop so that a folder exists below the root.
 
-    What remains has no ``..``, because the links to the frames must stay below `LINKS`.
+    What remains is relative and has no ``..``, because the links to the frames must stay below `LINKS`.
 
     Raises:
         InputError: no listed folder is below the root.
     """
     for start in range(max((len(one.folder.parts) for one in listed), default=0)):
         tails = [one.folder.parts[start:] for one in listed]
-        if any(".." in tail for tail in tails):
+        if any(".." in tail or "".join(tail[:1]).startswith("/") for tail in tails):
             continue
-        # an absolute path would replace the root
-        if any(tail and tail[0] != "/" and root.joinpath(*tail).is_dir() for tail in tails):
+        if any(tail and root.joinpath(*tail).is_dir() for tail in tails):
             return start
     listed_folders = first_ten([str(one.folder) for one in listed]) or "none"
     raise InputError(f"--root {root}: no listed folder is there, with or without its first parts: {listed_folders}.")
@@ -189,8 +188,14 @@ def origin(path: str) -> Origin:
     return known._replace(video=path)
 
 
-def link(frames: Path, names: set[str], folder: Path) -> None:
-    """Make a folder of symbolic links to the named frames; an older one is replaced."""
+def link(frames: Path, names: set[str], folder: Path, base: Path) -> None:
+    """Make a folder of symbolic links to the named frames; an older one is replaced.
+
+    Raises:
+        InputError: a symbolic link leads from `folder` out of `base`.
+    """
+    if not folder.resolve().is_relative_to(base.resolve()):
+        raise InputError(f"{folder} leads out of {base}; remove the symbolic link.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in names:
@@ -229,7 +234,7 @@ def run(args: ListArguments) -> None:
         print(f"note: {len(links)} folders have more images than the lists; {label_folder / LINKS} has links")
     links.sort(key=lambda made: made[2])  # a folder before those in it, which its link removes
     for frames, names, folder in progress(links, "links", unit="folders", delay=2):
-        link(frames, names, folder)
+        link(frames, names, folder, label_folder / LINKS)
     write_label_files(label_folder, folders)
     print(f"use it with --dataset {args.name} --data_root {args.root}")
 
