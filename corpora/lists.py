@@ -7,7 +7,6 @@ A training uses exactly the listed frames. If a folder has more frames, the comm
 to the listed frames, beside the label files.
 """
 
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from datasets.sources import Origin, origin_of_path
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, first_ten
+from utils.files import load_json, read_text
 from utils.progress import progress
 
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -76,8 +76,8 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         InputError: the file is not such a list, or has several compressions and none is chosen.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = load_json(file)
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     videos = list(_videos(content, ()))
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})
@@ -117,7 +117,7 @@ def read_gend(file: Path) -> list[Listed]:
         InputError: the file is not such a list.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as text ({error}); give a list of GenD.") from error
     frames = [PurePosixPath(line.strip().replace("\\", "/")) for line in lines if line.strip()]

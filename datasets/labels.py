@@ -17,6 +17,7 @@ from datasets.packs import Pack, find_pack
 from datasets.sources import SOURCES_FILE, read_sources
 from utils.data_roots import DataRoot, root_of
 from utils.errors import InputError, did_you_mean, first_ten, one_line
+from utils.files import read_text
 from utils.progress import progress
 
 CLASSES = ("real", "fake")  # indexed by the label
@@ -61,10 +62,12 @@ def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
             "video: label,path,number of frames."
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{file}: line {number} is not UTF-8 text; save the file as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read: {error}; is it a label file?") from error
     entries, bad = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
