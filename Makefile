@@ -1,5 +1,5 @@
 # make demo: draw a dataset, train on it, test the best checkpoint.   make test: all checks and tests.
-# Every target but lock and clean first makes .venv, if it is missing or older than the requirements.
+# Every target but audit, lock and clean first makes .venv, if it is missing or older than the requirements.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ COMPILE := uv pip compile pyproject.toml --universal --python-version 3.10 --no-
 # The tests that make fast runs.
 CORE := checkpoints datasets docs engine files layouts losses metrics network progress
 
-.PHONY: demo test fast lint types format docs fuzz lock clean
+.PHONY: demo test fast lint types format docs fuzz audit lock clean
 
 demo: $(VENV)/installed
 	$(RUN) -m demo
@@ -52,6 +52,10 @@ $(VENV)/installed: requirements.txt requirements-extra.txt
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --disable-pip-version-check --no-deps -r requirements-extra.txt
 	@touch $@
+
+# Known vulnerabilities in the pinned packages; needs uv and a connection. A package that cannot be checked is an error.
+audit:
+	uvx pip-audit --strict --disable-pip --no-deps -r requirements.txt -r requirements-extra.txt
 
 # Pin the requirements again after a change of pyproject.toml; needs uv. requirements-extra.txt leaves out the packages
 # of requirements.txt.

@@ -104,6 +104,9 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
         saved["channels"] = checkpoint["channels"]
         inherited = set(INPUT_SETTINGS) if args.test else set(saved) - set(NOT_INHERITED)
         file = args.resume_model
+        run = Path(str(saved.get("save_path")), str(saved.get("name")))
+        if run.resolve() != file.parent.resolve():  # a stranger's checkpoint must not choose where this command writes
+            inherited.discard("save_path")
         args = parse_training_arguments(argv, __doc__, {key: saved[key] for key in inherited if key in saved})
         args.resume_model = file
         changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]

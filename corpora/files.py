@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+import utils.files
 from datasets.labels import CLASSES
 from faces.kinds import VIDEO_ENDINGS
 from utils.errors import InputError, first_ten
@@ -87,17 +88,19 @@ def describe_content(folder: Path) -> str:
 def read_text(file: Path) -> str:
     """Read a text file; raise InputError if it is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return utils.files.read_text(file, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read: {error}; is it the right file?") from error
 
 
 def read_json(file: Path) -> dict[str, dict]:
     """Read a JSON object with one object per video; raise InputError for anything else."""
     try:
-        entries = json.loads(read_text(file))
+        entries = utils.files.load_json(file, "utf-8-sig")
         json.dumps(entries, ensure_ascii=False).encode()  # fails for half of a surrogate pair, which no file can hold
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{file} is not valid JSON ({error}); download it again.") from error
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise InputError(f"{file} is not a JSON object with one object per video; download it again.")

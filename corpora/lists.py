@@ -7,7 +7,6 @@ A training uses exactly the listed frames. If a folder has more frames, the comm
 to the listed frames, beside the label files.
 """
 
-import json
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from datasets.sources import Origin, origin_of_path
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, first_ten
+from utils.files import load_json, read_text
 from utils.progress import progress
 
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -76,7 +76,7 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         InputError: the file is not such a list, or has several compressions and none is chosen.
     """
     try:
-        videos = list(_videos(json.loads(file.read_text(encoding="utf-8")), ()))
+        videos = list(_videos(load_json(file), ()))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})
@@ -116,7 +116,7 @@ def read_gend(file: Path) -> list[Listed]:
         InputError: the file is not such a list.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read as text ({error}); give a list of GenD.") from error
     frames = [PurePosixPath(line.strip().replace("\\", "/")) for line in lines if line.strip()]
@@ -188,8 +188,14 @@ def origin(path: str) -> Origin:
     return known._replace(video=path)
 
 
-def link(frames: Path, names: set[str], folder: Path) -> None:
-    """Make a folder of symbolic links to the named frames; an older one is replaced."""
+def link(frames: Path, names: set[str], folder: Path, base: Path) -> None:
+    """Make a folder of symbolic links to the named frames; an older one is replaced.
+
+    Raises:
+        InputError: a symbolic link leads from `folder` out of `base`.
+    """
+    if not folder.resolve().is_relative_to(base.resolve()):
+        raise InputError(f"{folder} leads out of {base}; remove the symbolic link.")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in names:
@@ -228,7 +234,7 @@ def run(args: ListArguments) -> None:
         print(f"note: {len(links)} folders have more images than the lists; {label_folder / LINKS} has links")
     links.sort(key=lambda made: made[2])  # a folder before those in it, which its link removes
     for frames, names, folder in progress(links, "links", unit="folders", delay=2):
-        link(frames, names, folder)
+        link(frames, names, folder, label_folder / LINKS)
     write_label_files(label_folder, folders)
     print(f"use it with --dataset {args.name} --data_root {args.root}")
 

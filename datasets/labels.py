@@ -17,6 +17,7 @@ from datasets.packs import Pack, find_pack
 from datasets.sources import SOURCES_FILE, read_sources
 from utils.data_roots import DataRoot, root_of
 from utils.errors import InputError, did_you_mean, first_ten, one_line
+from utils.files import read_text
 from utils.progress import progress
 
 CLASSES = ("real", "fake")  # indexed by the label
@@ -51,17 +52,22 @@ class Video:
 
 
 def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
-    """Return (path, number of frames) for each line; one InputError names all bad lines."""
+    """Return (path, number of frames) for each line; one InputError names all bad lines.
+
+    A path may be absolute, but a relative one must stay below the data root.
+    """
     if not file.is_file():
         raise InputError(
             f"there is no label file {file}; a dataset needs {{train,val,test}}_{{real,fake}}.txt with one line per "
             "video: label,path,number of frames."
         )
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "utf-8-sig")
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{file}: line {number} is not UTF-8 text; save the file as UTF-8.") from error
+    except ValueError as error:
+        raise InputError(f"{file} cannot be read: {error}; is it a label file?") from error
     entries, bad = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -75,6 +81,8 @@ def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
             bad.append(f"line {number}: label {parts[0]} contradicts the file name, which says {CLASSES[label]}")
         elif not parts[1] or "\0" in parts[1]:
             bad.append(f"line {number}: the path is empty or contains a null character")
+        elif os.path.normpath(parts[1]).split(os.sep)[0] == os.pardir:
+            bad.append(f"line {number}: '{parts[1][:120]}' leads out of --data_root; write an absolute path")
         elif not re.fullmatch("[0-9]{1,9}", parts[2]) or int(parts[2]) == 0:
             bad.append(f"line {number}: number of frames '{parts[2][:40]}' is not an integer above 0")
         else:

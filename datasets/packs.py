@@ -89,6 +89,10 @@ class Pack:
             entries = [Entry(*fields) for fields in json.loads(b"[%s]" % b",".join(text for _, text in split))]
             if any(entry.row + entry.images > len(self.images) for entry in entries):
                 raise ValueError(f"{IMAGES} is too short")
+            ends = [entry.offset + entry.images * entry.width for entry in entries]
+            smallest = [min(entry.row, entry.offset, entry.width - 1, entry.images - 1) for entry in entries]
+            if min(smallest, default=0) < 0 or max(ends, default=0) > len(self._names):
+                raise ValueError(f"impossible numbers in {INDEX}")
         except (ValueError, TypeError, ZeroDivisionError) as error:
             raise self._damaged(error) from error
         self.entries = {entry.path: entry for entry in entries}
@@ -129,6 +133,8 @@ class Pack:
         checksums = self._checksums[entry.row : entry.row + entry.images]
         if entry.checksum != checksum_of(self._encoded(entry), checksums):
             raise self._damaged(f"wrong checksum of {path} in {NAMES} or {CHECKSUMS}")
+        if ord("/") in self._encoded(entry):
+            raise self._damaged(f"a file name of {path} has a slash")
         try:
             if entry.first != size_and_time(f"{folder}/{self.names(entry)[0]}"):
                 return None

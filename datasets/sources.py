@@ -15,7 +15,7 @@ import scipy  # its subpackages, which are slow to import, load when they are us
 
 from utils.errors import InputError
 from utils.files import write_if_changed
-from utils.tables import csv_line
+from utils.tables import TableReader, csv_line
 
 SOURCES_FILE = "sources.csv"
 COLUMNS = ("path", "video", "source", "identity")
@@ -80,7 +80,7 @@ def read_sources(file: Path) -> dict[str, Origin]:
     origins: dict[str, Origin] = {}
     try:
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as lines:
-            reader = csv.DictReader(lines)
+            reader = TableReader(lines)
             if missing := set(COLUMNS) - set(reader.fieldnames or ()):
                 raise InputError(
                     f"{file}: the header lacks {', '.join(sorted(missing))}; it needs {','.join(COLUMNS)}."

@@ -11,6 +11,7 @@ from datasets.images import FaceImages
 from datasets.sources import SOURCES_FILE, group_folders
 from utils.errors import InputError
 from utils.files import atomic_write
+from utils.tables import TableReader, safe_cell
 
 
 class Scores(NamedTuple):
@@ -118,7 +119,7 @@ def read_predictions(file: Path) -> dict[str, Scores]:
     images: dict[str, dict[str, tuple[int, float, str, str]]] = {}
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            reader = csv.DictReader(lines)
+            reader = TableReader(lines)
             for row in reader:
                 label, score = int(row["label"]), float(row["score"])
                 if label not in (0, 1) or not 0 <= score <= 1:
@@ -161,4 +162,4 @@ def write_predictions(file: Path, predictions: dict[str, Scores]) -> None:
         for dataset, scored in predictions.items():
             for path, label, score, _, video, cluster in zip(*scored[:6], strict=True):
                 names = scored.video_names[video], scored.cluster_names[cluster]
-                writer.writerow([dataset, path, label, repr(float(score)), *names])
+                writer.writerow(map(safe_cell, [dataset, path, label, repr(float(score)), *names]))

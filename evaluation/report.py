@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 from functools import cache
 from pathlib import Path
@@ -21,8 +20,8 @@ from scipy.special import ndtri
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
 from evaluation.published import read_published, select_tables
-from utils.errors import InputError
-from utils.files import atomic_write, read_json
+from utils.errors import InputError, printable
+from utils.files import atomic_write, load_json, read_json
 from utils.images import read_image
 
 NO_COLUMN = ("groups", "verdicts", "clusters")  # shown elsewhere
@@ -145,6 +144,7 @@ def read_template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # a name may turn the text around
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -498,7 +498,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
         ``problem``.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         title, text, table, plots = (content[key] for key in ("title", "text", "table", "plots"))
         if not (isinstance(title, str) and isinstance(text, str)):
             raise ValueError("title and text must be strings")

@@ -29,7 +29,7 @@ from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from utils.files import create_part, remove_stale_parts, write_if_changed
+from utils.files import create_part, load_json, remove_stale_parts, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -387,11 +387,11 @@ def read_record(source: Source) -> dict[str, Any] | None:
     """
     failed = failed_record(source.folder)
     try:
-        record = json.loads((source.folder / "faces.json" if source.folder.is_dir() else failed).read_text())
+        record = load_json(source.folder / "faces.json" if source.folder.is_dir() else failed)
         size = source.file.stat().st_size if source.file.is_file() else record["bytes"]
         unmasked = "faces" in record and "mask" not in record and has_mask(source)
         return record if size == record["bytes"] and not unmasked and _is_sound(record) else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ VIDEO_ENDINGS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv",
 )  # fmt: skip
 TEXT_ENDINGS = (".ts", ".mts")  # MPEG transport streams, but also TypeScript
+MAX_VIDEO_MEGAPIXELS = 100  # per frame; 8K has 33
 ANIMATION_ENDINGS = (".gif", ".webp", ".png", ".avif")  # images, or animations
 
 
@@ -85,10 +87,17 @@ def open_video(file: Path, *options: int) -> cv2.VideoCapture:
         str(file).encode()
     except UnicodeEncodeError:  # OpenCV crashes on such a name
         raise VideoError("unreadable: the file name is not UTF-8; rename the file") from None
+    with suppress(OSError), file.open("rb") as content:
+        if b"\0" not in content.read(4096):  # a playlist would make FFmpeg open other files
+            raise VideoError("unreadable: not a video that OpenCV can open")
     # FFmpeg reads the text before a colon in a relative path as a protocol. One thread per video, because many videos
     # are decoded in parallel.
     options = (cv2.CAP_PROP_N_THREADS, 1, *options)
     capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG, options)
     if not capture.isOpened():
         raise VideoError("unreadable: not a video that OpenCV can open")
+    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+    if width * height > 1e6 * MAX_VIDEO_MEGAPIXELS:
+        capture.release()
+        raise VideoError(f"unreadable: {width:.0f} x {height:.0f} pixels, more than {MAX_VIDEO_MEGAPIXELS} megapixels")
     return capture

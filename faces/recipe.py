@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.data_roots import DataRoot, base_name, root_of
 from utils.errors import InputError
-from utils.files import atomic_write
+from utils.files import atomic_write, load_json
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")  # the values of --detector
 RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of face crops
@@ -35,8 +35,8 @@ class Recipe:
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """Read the recipe (`Recipe`, detector, source folder) of a dataset's face crops; None if there is none."""
     try:
-        recipe = json.loads((folder / RECIPE_FILE).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        recipe = load_json(folder / RECIPE_FILE)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return recipe if isinstance(recipe, dict) else None
 

@@ -12,6 +12,7 @@ from models.lib_network import LIBNetwork
 from utils.errors import InputError, did_you_mean
 from utils.hub import hub_reachable
 from utils.imports import without_compiler
+from utils.torch_files import check_archive
 
 with without_compiler():
     import timm
@@ -101,6 +102,7 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
         InputError: the file is missing, is not a weights file, or has the weights of another network.
     """
     try:
+        check_archive(file)
         weights = timm.models.load_state_dict(str(file), use_ema=False, weights_only=True)
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise TypeError("some entries are not tensors")

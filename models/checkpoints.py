@@ -51,9 +51,11 @@ from models.shared_model import CONFIG, find_model, read_shared_model
 from utils.errors import InputError
 from utils.files import atomic_write, copy_file, sha256
 from utils.torch_files import read_torch_file
+from utils.training_arguments import MAX_LIBS, MAX_SIZE
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
+MAX_VALUES, MAX_DEPTH = 10**6, 20  # values in one level of an entry, and levels
 
 
 def unwrapped_state(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -176,10 +178,14 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         checkpoint["channels"] = "BGR"
     state, epoch, args = checkpoint["state_dict"], checkpoint.get("epoch"), checkpoint["args"]
     types = {"model": "", "num_LIBs": 1, "size": 1}
+    plain = {name: _is_plain(value) for name, value in checkpoint.items() if name not in ("state_dict", "optimizer")}
     valid = {
         "state_dict": all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()),
         "epoch": isinstance(epoch, int) and epoch >= 0,
-        "args": isinstance(args, dict) and all(isinstance(args.get(k, v), type(v)) for k, v in types.items()),
+        "args": isinstance(args, dict)
+        and all(isinstance(args.get(k, v), type(v)) for k, v in types.items())
+        and args.get("num_LIBs", 1) <= MAX_LIBS
+        and args.get("size", 1) <= MAX_SIZE,
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
         "val": ("val" in checkpoint) == ("best" in checkpoint),
         "calibration": _is_calibration(checkpoint.get("calibration")),
@@ -188,12 +194,23 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "familiar_features": _are_features(checkpoint.get("familiar_features"), state),
         "faces": isinstance(checkpoint.get("faces"), dict | None),
     }
-    if invalid := [name for name, is_valid in valid.items() if not is_valid]:
+    if invalid := [name for name, is_valid in (*plain.items(), *valid.items()) if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
     checkpoint["state_dict"] = from_official(state)
     # before a resumed training replaces the file
     checkpoint["sha256"] = sha256(file / CONFIG if file.is_dir() else file)
     return checkpoint
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value is small: a pickle of a few bytes can hold lists in lists, endlessly."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for part in level if isinstance(part, dict | list | tuple | set)]
+        if sum(map(len, level)) > MAX_VALUES:
+            return False
+        level = [item for part in level for item in (part.values() if isinstance(part, dict) else part)]
+    return not level
 
 
 def _is_calibration(value: Any) -> bool:
@@ -228,6 +245,8 @@ def _are_features(value: Any, state: dict[str, Any]) -> bool:
     if value is None:
         return True
     if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        return False
+    if not value.is_contiguous():  # a tensor may claim more numbers than the file holds
         return False
     last = getattr(state.get("linear.1.weight", value), "shape", ())  # 2 x d
     return value.ndim == 2 and len(value) > 0 and value.shape[1:] == last[1:] and bool(value.isfinite().all())

@@ -26,7 +26,7 @@ from typing import Any
 from utils import parsing as parse
 from utils.data_roots import parse_data_root
 from utils.errors import InputError
-from utils.files import LOCK_NAME, create_part, remove_stale_parts, require_file, sha256, write_json
+from utils.files import LOCK_NAME, create_part, load_json, remove_stale_parts, require_file, sha256, write_json
 from utils.hub import hub_reachable
 from utils.process import current_rank
 from utils.training_arguments import NOT_INHERITED, TrainingArguments
@@ -124,7 +124,7 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
     require_model(folder, flag)
     config = folder / CONFIG
     try:
-        entries = json.loads(config.read_text(encoding="utf-8"))
+        entries = load_json(config)
         expected = entries["weights_sha256"]
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(

@@ -6,7 +6,6 @@ neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbor
 its length; here its length counts, because docs/statistics.md has measured that this finds more faces.
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -24,6 +23,7 @@ from datasets.transforms import normalise, resize
 from engine import BadImages, evaluate
 from models.lib_network import LIBNetwork
 from utils.errors import InputError
+from utils.files import load_json
 from utils.images import read_image
 from utils.world import World
 
@@ -147,7 +147,7 @@ def face_side(image: Path) -> float | None:
 def _sides(file: Path) -> dict[tuple[str, str], float]:
     """Return the sides by (track, image); the track is empty where all images are of one person."""
     try:
-        tracks = json.loads(file.read_text(encoding="utf-8")).get("faces", [])
+        tracks = load_json(file).get("faces", [])
         found = {}
         for number, track in enumerate(tracks):
             for face in track:

@@ -21,7 +21,7 @@ from scoring.scores import FileScore, Person
 from utils.errors import InputError
 from utils.files import sha256
 from utils.machine import describe_run
-from utils.tables import csv_line
+from utils.tables import TableReader, csv_line
 
 FORMAT = 1
 COLUMNS = (
@@ -299,7 +299,7 @@ def _read_lines(text: str) -> Iterator[tuple[str, Known, str, dict[str, Any]]]:
 
 
 def _read_rows(text: str) -> Iterator[tuple[str, Known, str, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = TableReader(io.StringIO(text, newline=""))
     if text and tuple(reader.fieldnames or ()) != COLUMNS:
         raise ValueError("another header")
     for row in reader:

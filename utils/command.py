@@ -4,10 +4,23 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from io import TextIOWrapper
+from contextlib import redirect_stderr, redirect_stdout
 
-from utils.errors import InputError, one_line
+from tqdm.utils import ObjectWrapper
+
+from utils.errors import InputError, one_line, printable
 from utils.process import Stopped, current_rank, wait_briefly
+
+
+class SafeOutput(ObjectWrapper):
+    """A stream that escapes control characters, because file names and checkpoints hold texts of strangers.
+
+    tqdm compares wrapped streams by what they wrap, and so still hides its bars while something is printed.
+    """
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped."""
+        return self._wrapped.write(printable(text))
 
 
 def run_command(
@@ -15,7 +28,8 @@ def run_command(
 ) -> int:
     """Run a command, and turn errors that the user can fix into one sentence on standard error.
 
-    With ``--traceback`` on the command line, the traceback of such an error is printed first.
+    With ``--traceback`` on the command line, the traceback of such an error is printed first. All that the command
+    prints is free of control characters, except its progress bars.
 
     Args:
         program: the command's name, printed before each sentence.
@@ -27,9 +41,12 @@ def run_command(
         0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 and the number
         of the signal for another signal.
     """
+    with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)):
+        return _run(program, work, less_memory, how_to_continue)
+
+
+def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str]) -> int:
     rank = current_rank()
-    if isinstance(sys.stdout, TextIOWrapper):  # the name of a file may hold bytes that the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return work() or 0
     except InputError as error:

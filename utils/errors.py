@@ -5,6 +5,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+# What moves the cursor, rings, hides text or changes its direction (Unicode's control and bidirectional characters),
+# and bytes of file names that are not UTF-8. Line breaks and tabs stay.
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
 
 class InputError(Exception):
     """An argument, a file or a setting is wrong, and the user can fix it.
@@ -33,15 +39,14 @@ def require_package(package: str, by: str) -> Iterator[None]:
         ) from error
 
 
-def one_line(text: object) -> str:
-    """Return a name or message as one printable line, with control characters and invalid bytes escaped.
+def printable(text: str) -> str:
+    """Return a text whose control characters are escaped, such as ``\\x1b``; a terminal would obey them."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
-    Control characters in the name of a file could move the cursor, turn the text around, or hide a part of it.
-    """
-    line = " ".join(str(text).splitlines())
-    return re.sub(
-        r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", lambda match: ascii(match[0])[1:-1], line
-    )
+
+def one_line(text: object) -> str:
+    """Return a name or message as one printable line, with control characters and invalid bytes escaped."""
+    return " ".join(printable(str(text)).splitlines())
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

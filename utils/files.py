@@ -14,6 +14,7 @@ from typing import Any
 from utils.errors import InputError
 
 LOCK_NAME = ".lock"
+MAX_TEXT = 64 * 2**20  # bytes; parsed, a JSON file takes up to 25 times its size
 
 
 def create_part(target: Path, folder: bool = False) -> tuple[Path, int]:
@@ -167,6 +168,23 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
+def read_text(file: Path, encoding: str = "utf-8") -> str:
+    """Read a text file of at most `MAX_TEXT` bytes; a larger one raises ValueError, as does another encoding."""
+    with file.open("rb") as content:
+        text = content.read(MAX_TEXT + 1)
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"it has more than {MAX_TEXT // 2**20} MB")
+    return text.decode(encoding)
+
+
+def load_json(file: Path, encoding: str = "utf-8") -> Any:
+    """Parse a JSON file; raise ValueError if it is damaged, too deep, or larger than `MAX_TEXT`."""
+    try:
+        return json.loads(read_text(file, encoding))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a file written by `write_json`.
 
@@ -174,7 +192,7 @@ def read_json(file: Path) -> dict[str, Any]:
         InputError: the file cannot be read, or does not hold a JSON object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError, RecursionError) as error:

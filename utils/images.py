@@ -12,6 +12,7 @@ IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tif
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")  # in other formats, several images are pages or thumbnails
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 MAX_MEGAPIXELS = 300
+STRIP = 2**24  # pixels converted at a time; a conversion needs the memory of its pixels several times
 # What Pillow raises: SyntaxError for a broken PNG, struct.error for broken EXIF, EOFError for a missing frame.
 BROKEN_IMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
 
@@ -68,7 +69,14 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"Pillow mode {image.mode} is not supported; save it with 8 or 16 bits per channel")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    rows = max(1, STRIP // image.width)
+    if rows >= image.height:
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return rgb
 
 
 def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar, overload
 
 from tqdm import tqdm
 
+from utils.errors import printable
+
 Item = TypeVar("Item")
 LINE_INTERVAL = 60  # in seconds, in a log file
 
@@ -42,7 +44,7 @@ def progress(items: Iterable[Any] | None, description: str | None = None, *, uni
 
     Args:
         items: what to iterate over; None for a bar that the caller moves with ``update``.
-        description: printed before the bar.
+        description: printed before the bar, without control characters.
         unit: what is counted, in the plural, such as ``images``.
         options: passed to tqdm, such as ``total``; ``leave`` defaults to False.
     """
@@ -54,7 +56,8 @@ def progress(items: Iterable[Any] | None, description: str | None = None, *, uni
     bar = "{l_bar}{bar}| " if live and not endless else "{desc}: "
     return (tqdm if live else _Lines)(
         items,
-        desc=description,
+        desc=description and printable(description),
+        file=getattr(sys.stderr, "_wrapped", sys.stderr),  # `utils.command.SafeOutput` would escape what moves the bar
         unit=f" {unit}",
         bar_format=f"{bar}{counted} [{times}, {{rate_noinv_fmt}}{{postfix}}]",  # never seconds per item
         **{"leave": False, "mininterval": 0.5, "dynamic_ncols": True, **options},

@@ -32,6 +32,22 @@ DAMAGE_ERRORS = (
 )
 
 
+def check_archive(file: Path) -> None:
+    """Check the zip archive of a PyTorch file; do nothing for an older format, which is not compressed.
+
+    Raises:
+        ValueError: a member is damaged, or the archive holds more bytes than the file: PyTorch never compresses, but
+            `torch.load` would inflate a compressed member, however large.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:
+            members = parts.infolist()
+            if sum(member.file_size for member in members) > file.stat().st_size:
+                raise ValueError("it is compressed")
+            if damaged := parts.testzip():  # torch.load does not verify the checksums
+                raise ValueError(f"{damaged} is damaged")
+
+
 def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     """Load a PyTorch file onto the CPU; code in it is not run.
 
@@ -45,10 +61,7 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     """
     require_file(file, flag)
     try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as parts:
-                if damaged := parts.testzip():  # torch.load does not verify the checksums
-                    raise ValueError(f"{damaged} is damaged")
+        check_archive(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
