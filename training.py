@@ -7,6 +7,10 @@
 A run writes all its files to output/<name>/.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "training.py")  # before the slow imports
+
 import sys
 from contextlib import closing
 from functools import partial
@@ -52,6 +56,7 @@ from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics
 from evaluation.predictions import collect_scores
 from evaluation.published import read_published, select_tables
+from evaluation.report import write_report
 from evaluation.results import format_table, write_results
 from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
@@ -179,8 +184,9 @@ def test(
     bad_images.report(world)
     if not world.leads:
         return
-    folder.replace_old_run()
     results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
+    folder.replace_old_run()  # not earlier: a full disk must leave its results
+    write_report(folder.path)
     folder.log_test(results)
     print(f"\n{format_table(results)}")
     for table in select_tables(read_published(), args.protocol, checkpoint["args"].get("dataset"), results["datasets"]):

@@ -1,8 +1,8 @@
 """Extract face crops from videos and photos: decode in worker processes, detect in batches, write one folder per video.
 
-The crops of a video are written to a hidden folder, which is renamed when the video is finished; so a folder is always
-complete. Its ``faces.json`` gives the frame and box of each image. A video without crops leaves
-``<folder>.failed.json`` with the cause.
+The crops of a video are written to a hidden folder. When the video is finished, this folder is flushed to the disk and
+renamed, so a folder is always complete. Its ``faces.json`` gives the frame and box of each image. A video without crops
+leaves ``<folder>.failed.json`` with the cause.
 """
 
 import errno
@@ -29,7 +29,7 @@ from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from utils.files import create_part, remove_stale_parts, write_if_changed
+from utils.files import create_part, remove_stale_parts, sync, sync_tree, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -301,6 +301,7 @@ class _FaceFolder:
             if self.mask_state:
                 record["mask"] = self.mask_state
             (complete / "faces.json").write_text(json.dumps(record) + "\n")
+            sync_tree(complete)
             if target.exists() and not is_done(self.source):
                 os.rename(target, self.part / "replaced")
             try:
@@ -309,6 +310,7 @@ class _FaceFolder:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 # Another run finished this video first, with the same faces.
+            sync(target.parent)
             failed_record(target).unlink(missing_ok=True)
         else:
             write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")

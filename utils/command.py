@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable
 
 from utils.errors import InputError, one_line
-from utils.process import Stopped, current_rank, wait_briefly
+from utils.process import Stopped, current_rank, exit_on_interrupt, stop_on_signals, wait_briefly
 
 
 def run_command(
@@ -28,7 +28,8 @@ def run_command(
     """
     rank = current_rank()
     try:
-        return work() or 0
+        with stop_on_signals():
+            return work() or 0
     except InputError as error:
         caught: Exception = error
         sentence = one_line(error)
@@ -74,7 +75,8 @@ def run_command(
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
     """Print the help or refuse a wrong command line, and exit; return if the command line is right.
 
-    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait.
+    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and what
+    Ctrl-C does during the imports.
 
     Args:
         program: the command's name.
@@ -87,3 +89,4 @@ def check_command_line(program: str, parse: Callable[[], object]) -> None:
 
     if code := run_command(program, work, less_memory=""):
         sys.exit(code)
+    exit_on_interrupt("__main__", program)
