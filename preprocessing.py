@@ -26,7 +26,7 @@ from faces.recipe import DETECTORS, Recipe, claim_folder, read_recipe
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten, one_line, require_package
-from utils.files import require_file
+from utils.files import remove_stale_parts, require_file
 from utils.jobs import SLURM_TEXT, LocalJob, check_job_arguments, key_values, submit_jobs
 from utils.progress import progress
 from utils.tables import format_rows
@@ -335,6 +335,8 @@ def extract(
     detector, detector_description = load_face_detector(args.detector, args.detector_weights, device)
     description = {**asdict(recipe), **detector_description, "videos": str(args.videos.resolve())}
     claim_folder(face_folder, description)
+    for parent in {(args.faces / video.folder).parent for video in videos if video.split}:
+        remove_stale_parts(parent)  # of killed runs
     sources = find_unfinished(videos, args.faces)
     if sources and in_jobs:
         run_jobs(args, sources, jobs, label_folder)

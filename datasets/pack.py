@@ -212,7 +212,7 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
 def cut(folder: Path, ends: dict[str, int]) -> None:
     """Cut off what follows the last complete folder of a pack; `ends` has the length of each file in bytes."""
     for name, end in ends.items():
-        if (folder / name).is_file():
+        if (folder / name).is_file() and (folder / name).stat().st_size > end:
             os.truncate(folder / name, end)
 
 

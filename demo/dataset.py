@@ -20,7 +20,7 @@ from datasets.labels import ABOUT_FILE, CLASSES, SPLITS
 from datasets.sources import SOURCES_FILE, Origin, write_sources
 from demo.draw_face import Person, Pose, Scene, landmarks, random_person, random_poses, random_scene, render, vary
 from utils.errors import InputError
-from utils.files import atomic_folder
+from utils.files import atomic_folder, remove_stale_parts
 from utils.process import block_signals
 from utils.progress import progress
 
@@ -225,6 +225,7 @@ def make_demo(
         "frames": frames,
         "root": root.as_posix(),
     }
+    remove_stale_parts(out.parent, out.name)
     if _read_settings(out) == settings:
         return False
     videos = plan(seed, people, videos_per_person)

@@ -29,7 +29,7 @@ from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from utils.files import create_part, remove_stale_parts, sync, sync_tree, write_if_changed
+from utils.files import create_part, sync, sync_tree, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -186,8 +186,6 @@ def extract_faces(
     Raises:
         OSError: the disk is full, or a folder cannot be written.
     """
-    for parent in {source.folder.parent for source in sources}:
-        remove_stale_parts(parent)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
     # Without in_order, a slow video does not delay other workers. Chunks of one video stay in order, because one worker
     # sends them through a queue.
