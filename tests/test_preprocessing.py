@@ -1090,7 +1090,8 @@ def test_workers_write_the_same_as_one_process(tmp_path: Path) -> None:
 
 
 def test_stale_files_are_removed_once_per_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left, lock = create_part(dataset / "faces/train/real/a video that was deleted", folder=True)
+    assert preprocessing.main(arguments(dataset)) == 0
+    left, lock = create_part(dataset / "faces/folder/train/real/a video that was deleted", folder=True)
     os.close(lock)
     looked = []
 
@@ -1098,9 +1099,9 @@ def test_stale_files_are_removed_once_per_folder(dataset: Path, monkeypatch: pyt
         looked.append(folder)
         remove_stale_parts(folder)
 
-    monkeypatch.setattr("faces.extraction.remove_stale_parts", remove)
-    assert len(list(extract(dataset))) == 12
-    assert sorted(looked) == sorted(dataset / f"faces/{split}/{kind}" for split in SPLITS for kind in CLASSES)
+    monkeypatch.setattr(preprocessing, "remove_stale_parts", remove)
+    assert preprocessing.main(arguments(dataset)) == 0  # all videos are finished
+    assert sorted(looked) == sorted(dataset / f"faces/folder/{split}/{kind}" for split in SPLITS for kind in CLASSES)
     assert not left.exists()
 
 
