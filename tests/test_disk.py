@@ -276,7 +276,6 @@ def test_a_crash_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert not writer(root, 2)
     watch.check_end()
     new = visible(root)
-    open("/tmp/counts", "a").write(f"{writer.__name__} {watch.events} {watch.count}\n")
     assert new != old and not hidden(root) and watch.count >= 4
     for number in range(watch.count):
         assert_complete(writer, copies / f"{number}", old, new)
