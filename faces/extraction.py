@@ -8,7 +8,6 @@ leaves ``<folder>.failed.json`` with the cause.
 import errno
 import json
 import os
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
@@ -29,7 +28,7 @@ from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from utils.files import create_part, sync, sync_tree, write_if_changed
+from utils.files import create_part, remove_part, sync, sync_tree, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -358,7 +357,7 @@ class _FaceFolder:
 
     def discard(self) -> None:
         """Remove the hidden folder."""
-        shutil.rmtree(self.part, ignore_errors=True)
+        remove_part(self.part)
         os.close(self.lock)
 
 

@@ -61,9 +61,17 @@ def remove_stale_parts(folder: Path, name: str = "*") -> None:
             descriptor = os.open(part / LOCK_NAME if part.is_dir() else part, os.O_RDWR)
             try:
                 if _lock(descriptor, wait=False):
-                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+                    remove_part(part) if part.is_dir() else part.unlink()
             finally:
                 os.close(descriptor)
+
+
+def remove_part(part: Path) -> None:
+    """Remove a folder of `create_part`, its lock last: without it, `remove_stale_parts` removes only empty folders."""
+    for path in part.iterdir():
+        if path.name != LOCK_NAME:
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _lock(descriptor: int, wait: bool) -> bool | None:
@@ -152,7 +160,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         finally:
             if old.exists() and not target.exists():
                 os.rename(old, target)
-            shutil.rmtree(part, ignore_errors=True)
+            remove_part(part)
             os.close(lock)
     except (OSError, InputError) as error:
         cause = error.__cause__ if isinstance(error, InputError) else error  # of `atomic_write` in the folder
