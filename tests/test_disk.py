@@ -224,7 +224,7 @@ class Watch:
             with self.lock:
                 self.busy = threading.get_ident()
                 self.events += 1
-                # The visible files are equal before and after a change of a hidden file: a quarter of the copies will do.
+                # A change of a hidden file does not change the visible ones: a quarter of the copies will do.
                 path = Path(os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else os.fsdecode(args[0]))
                 if name not in ("open", "io.open", "mkdir", "fsync") or not is_hidden(path) or self.events % 4 == 0:
                     shutil.copytree(self.root, self.copies / f"{self.count}", symlinks=True)

@@ -68,7 +68,7 @@ def remove_stale_parts(folder: Path, name: str = "*") -> None:
 
 def remove_part(part: Path) -> None:
     """Remove a folder of `create_part`, its lock last: without it, `remove_stale_parts` removes only empty folders."""
-    for path in part.iterdir():
+    for path in part.glob("*"):  # none if the folder is missing
         if path.name != LOCK_NAME:
             shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(part, ignore_errors=True)
