@@ -9,6 +9,10 @@ From Python:
     detector(images)  # H x W x 3 arrays, uint8, RGB
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "inference.py")  # before the slow imports
+
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass

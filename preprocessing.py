@@ -6,6 +6,10 @@
 After an interruption, run the same command again: it skips finished videos.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "preprocessing.py")  # before the slow imports
+
 import os
 import shlex
 import sys
@@ -22,8 +26,8 @@ from faces.recipe import DETECTORS, Recipe, claim_folder, read_recipe
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten, one_line, require_package
-from utils.files import require_file
-from utils.jobs import SLURM_TEXT, check_job_arguments, key_values, submit_jobs
+from utils.files import remove_stale_parts, require_file
+from utils.jobs import SLURM_TEXT, LocalJob, check_job_arguments, key_values, submit_jobs
 from utils.progress import progress
 from utils.tables import format_rows
 
@@ -207,18 +211,13 @@ def _disk_errors(faces: Path) -> Iterator[None]:
 
 
 def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, label_folder: Path) -> None:
-    """Run this command once per shard with submitit, on this machine or on a SLURM cluster, and wait for the jobs.
+    """Run this command once per shard, on this machine or on a SLURM cluster, and wait for the jobs.
 
     Raises:
-        InputError: submitit or SLURM is not installed, or a job failed.
+        InputError: with SLURM, it or submitit is not installed; or a job failed.
     """
     logs, workers = label_folder / "jobs", args.num_workers
-    parameters: dict[str, Any] = {
-        "name": "preprocessing", "nodes": 1, "slurm_additional_parameters": args.slurm,
-    }  # fmt: skip
     if args.submit == "local":
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        parameters = {"timeout_min": 60 * 24 * 365, "gpus_per_node": gpus}
         cores_per_job = max(1, core_count() // jobs)
         workers = min(workers, cores_per_job)
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_job))
@@ -226,17 +225,24 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     for key, value in {**vars(args), "num_workers": workers, "num_shards": jobs}.items():
         if value is not None and key not in NOT_FOR_JOBS:
             command += [f"--{key}", str(value.absolute() if isinstance(value, Path) else value)]
-    by = "--submit slurm" if args.submit == "slurm" else "--jobs"
-    with require_package("submitit", by=by):
-        from submitit.helpers import CommandFunction
-    calls = [CommandFunction([*command, "--shard", str(shard)]) for shard in range(jobs)]
-    running = submit_jobs(calls, args.submit, by, logs, **parameters)
-    print(f"{jobs} {args.submit} jobs: {', '.join(job.job_id for job in running)}; logs: {logs}")
+    commands = [[*command, "--shard", str(shard)] for shard in range(jobs)]
+    running: list[LocalJob | submitit.Job[str]] = []
     try:
+        if args.submit == "slurm":
+            with require_package("submitit", by="--submit slurm"):
+                from submitit.helpers import CommandFunction
+            calls = [CommandFunction(each) for each in commands]
+            running += submit_jobs(calls, logs, name="preprocessing", nodes=1, slurm_additional_parameters=args.slurm)
+        else:
+            for shard, each in enumerate(commands):
+                running.append(LocalJob(each, logs / f"shard_{shard}_of_{jobs}"))
+        print(f"{jobs} {args.submit} jobs: {', '.join(job.job_id for job in running)}; logs: {logs}")
         _wait(running, sources)
-    except KeyboardInterrupt:
+    except BaseException:  # an interruption, or an error of this process
         for job in running:
             job.cancel(check=False)
+        for job in running if args.submit == "local" else ():
+            job.wait()
         raise
     failed = [(shard, job) for shard, job in enumerate(running) if job.exception() is not None]
     if failed:
@@ -248,7 +254,7 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
         )
 
 
-def _wait(running: "list[submitit.Job[str]]", sources: list[Source]) -> None:
+def _wait(running: "list[LocalJob | submitit.Job[str]]", sources: list[Source]) -> None:
     unfinished, frames, began = sources, 0, time.perf_counter()
     with progress(None, unit="videos", total=len(sources), leave=True) as bar:
         while unfinished:
@@ -329,6 +335,8 @@ def extract(
     detector, detector_description = load_face_detector(args.detector, args.detector_weights, device)
     description = {**asdict(recipe), **detector_description, "videos": str(args.videos.resolve())}
     claim_folder(face_folder, description)
+    for parent in {(args.faces / video.folder).parent for video in videos if video.split}:
+        remove_stale_parts(parent)  # of killed runs
     sources = find_unfinished(videos, args.faces)
     if sources and in_jobs:
         run_jobs(args, sources, jobs, label_folder)

@@ -72,8 +72,6 @@ def submit_training(args: TrainingArguments, argv: list[str]) -> None:
     options = {key: value for key, value in args.slurm.items() if key != "ntasks_per_node"}
     (job,) = submit_jobs(
         [TrainingJob(without_flags(argv, ("--submit", "--nodes", "--slurm")), (folder / "model_last.pth").absolute())],
-        "slurm",
-        "--submit slurm",
         folder / "jobs",
         name=args.name,
         nodes=args.nodes,

@@ -7,6 +7,10 @@
 A run writes all its files to output/<name>/.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "training.py")  # before the slow imports
+
 import sys
 from contextlib import closing
 from functools import partial
@@ -52,6 +56,7 @@ from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics
 from evaluation.predictions import collect_scores
 from evaluation.published import read_published, select_tables
+from evaluation.report import write_report
 from evaluation.results import format_table, write_results
 from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
@@ -103,9 +108,9 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
         saved = {key: value for key, value in checkpoint["args"].items() if key in vars(args)}
         saved["channels"] = checkpoint["channels"]
         inherited = set(INPUT_SETTINGS) if args.test else set(saved) - set(NOT_INHERITED)
-        file = args.resume_model
-        run = Path(str(saved.get("save_path")), str(saved.get("name")))
-        if run.resolve() != file.parent.resolve():  # a stranger's checkpoint must not choose where this command writes
+        file, run = args.resume_model, Path(str(saved.get("save_path")), str(saved.get("name")))
+        # The checkpoint of a stranger must not choose where this command writes.
+        if file is not None and run.resolve() != file.parent.resolve():
             inherited.discard("save_path")
         args = parse_training_arguments(argv, __doc__, {key: saved[key] for key in inherited if key in saved})
         args.resume_model = file
@@ -182,8 +187,9 @@ def test(
     bad_images.report(world)
     if not world.leads:
         return
-    folder.replace_old_run()
     results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
+    folder.replace_old_run()  # not earlier: a full disk must leave its results
+    write_report(folder.path)
     folder.log_test(results)
     print(f"\n{format_table(results)}")
     for table in select_tables(read_published(), args.protocol, checkpoint["args"].get("dataset"), results["datasets"]):

@@ -10,6 +10,10 @@ under --save_path and a .log file beside it. The same command again skips finish
 writes study_ablation_<dataset>.json, .md and .png to --save_path; with --only, the names end in the tables.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "analysis.ablation")  # before the slow imports
+
 import argparse
 import shlex
 import sys

@@ -7,8 +7,11 @@ The command uses images of the test set. It writes study_embedding_<dataset>.jso
 features for TensorBoard's projector to the folder study_embedding_<dataset>.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "analysis.embedding")  # before the slow imports
+
 import re
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +73,7 @@ from evaluation.metrics import FFPP_MANIPULATION, group_of
 from models.checkpoints import load_trained
 from models.lib_network import LIBNetwork
 from utils.errors import InputError
+from utils.files import atomic_folder
 from utils.progress import progress
 from utils.world import World
 
@@ -177,10 +181,9 @@ def write_projector(folder: Path, features: dict[str, np.ndarray], metadata: lis
         features: N x d by name.
         metadata: N rows of label, group and path.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     # A tab or line break in a path would end the cell.
     rows = [[re.sub(r"\s", " ", cell) for cell in row] for row in metadata]
-    with SummaryWriter(folder) as writer:
+    with atomic_folder(folder) as new, SummaryWriter(new) as writer:
         for name, values in features.items():
             writer.add_embedding(values, rows, tag=name, metadata_header=["label", "group", "path"])
 

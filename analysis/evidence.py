@@ -7,6 +7,10 @@ blocks' hottest regions, and the drop of the prediction without each block. It w
 .png to the run folder.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "analysis.evidence")  # before the slow imports
+
 import math
 import sys
 from dataclasses import dataclass

@@ -9,6 +9,10 @@ after --, which are arguments of training.py. Run the same command again after a
 and continues interrupted steps. It writes the runs and the table, <table>.md, to --save_path; tables share runs.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "analysis.reproduce")  # before the slow imports
+
 import shlex
 import shutil
 import sys

@@ -7,6 +7,10 @@ and contrast, each in five strengths, applied at the network's input size. It wr
 and .png to the run folder.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "analysis.robustness")  # before the slow imports
+
 import sys
 from dataclasses import dataclass
 from typing import Any

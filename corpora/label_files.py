@@ -124,6 +124,8 @@ def write_label_files(
         "upscaled": upscaled,
     }
     if video_counts:
+        if not report_file.is_file():  # `check_label_folder` accepts the folder after a kill between two label files
+            write_if_changed(report_file, json.dumps(report | {"unfinished": len(videos)}, indent=1) + "\n")
         for name in LABEL_FILES:
             write_if_changed(label_folder / name, "".join(lines[name]))
         write_sources(label_folder / SOURCES_FILE, origins)

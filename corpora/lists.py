@@ -7,23 +7,26 @@ A training uses exactly the listed frames. If a folder has more frames, the comm
 to the listed frames, beside the label files.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "corpora.lists")  # before the slow imports
+
 import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from corpora.new_labels import Folder, write_label_files
+from corpora.new_labels import Folder, check_label_files, write_label_files
 from datasets.folders import list_images
 from datasets.labels import SPLITS
 from datasets.sources import Origin, origin_of_path
 from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, first_ten
-from utils.files import load_json, read_text
+from utils.files import atomic_folder, load_json, read_text
 from utils.progress import progress
 
 COMPRESSIONS = ("raw", "c23", "c40")
@@ -188,18 +191,18 @@ def origin(path: str) -> Origin:
     return known._replace(video=path)
 
 
-def link(frames: Path, names: set[str], folder: Path, base: Path) -> None:
-    """Make a folder of symbolic links to the named frames; an older one is replaced.
+def link(links: list[tuple[Path, set[str], str]], folder: Path) -> None:
+    """Replace a folder by a tree of symbolic links.
 
-    Raises:
-        InputError: a symbolic link leads from `folder` out of `base`.
+    Args:
+        links: a folder of frames, the names of the frames to link, and the path of their links in `folder`.
+        folder: the folder.
     """
-    if not folder.resolve().is_relative_to(base.resolve()):
-        raise InputError(f"{folder} leads out of {base}; remove the symbolic link.")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name in names:
-        os.symlink(frames.absolute() / name, folder / name)
+    with atomic_folder(folder) as new:
+        for frames, names, path in progress(links, "links", unit="folders", delay=2):
+            (new / path).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                os.symlink(frames.absolute() / name, new / path / name)
 
 
 def run(args: ListArguments) -> None:
@@ -211,7 +214,7 @@ def run(args: ListArguments) -> None:
     start = find_start(listed, args.root)
     label_folder = args.dataset_root / args.name
     folders: list[Folder] = []
-    links: list[tuple[Path, set[str], Path]] = []
+    links: list[tuple[Path, set[str], str]] = []
     missing: list[str] = []
     for one in progress(listed, "frames", unit="folders", delay=2):
         path = PurePosixPath(*one.folder.parts[start:]).as_posix()
@@ -222,8 +225,8 @@ def run(args: ListArguments) -> None:
             continue
         written = path
         if present > names:
-            links.append((args.root / path, names, label_folder / LINKS / path))
-            written = links[-1][2].absolute().as_posix()
+            links.append((args.root / path, names, path))
+            written = (label_folder / LINKS / path).absolute().as_posix()
         folders.append(Folder(one.split, one.label, written, len(names), origin(path)))
     if missing:
         message = f"{len(missing)} listed frames are not below --root {args.root}: {first_ten(missing)}"
@@ -232,9 +235,8 @@ def run(args: ListArguments) -> None:
         print(f"note: {message}")
     if links:
         print(f"note: {len(links)} folders have more images than the lists; {label_folder / LINKS} has links")
-    links.sort(key=lambda made: made[2])  # a folder before those in it, which its link removes
-    for frames, names, folder in progress(links, "links", unit="folders", delay=2):
-        link(frames, names, folder, label_folder / LINKS)
+        check_label_files(label_folder, folders)  # before links are replaced that its label files may need
+        link(links, label_folder / LINKS)
     write_label_files(label_folder, folders)
     print(f"use it with --dataset {args.name} --data_root {args.root}")
 

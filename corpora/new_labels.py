@@ -1,6 +1,6 @@
 """Write the label files of a dataset whose images are on the disk already."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,28 +28,43 @@ class Folder(NamedTuple):
     origin: Origin
 
 
-def write_label_files(label_folder: Path, folders: Iterable[Folder]) -> None:
-    """Write the six label files and sources.csv, and print the number of folders and images of each.
+def check_label_files(label_folder: Path, folders: Sequence[Folder]) -> dict[Path, list[Folder]]:
+    """Return what each label file lists.
 
     Raises:
         InputError: the folder has label files with other content, or a path has a comma.
     """
-    folders = list(folders)
     if commas := [folder.path for folder in folders if "," in folder.path]:
         raise InputError(f"paths in label files cannot contain commas; rename {first_ten(commas)}.")
-    files = {(split, label): label_folder / f"{split}_{CLASSES[label]}.txt" for split in SPLITS for label in (0, 1)}
-    parts = {key: [folder for folder in folders if (folder.split, folder.label) == key] for key in files}
-    texts = {key: "".join(f"{f.label},{f.path},{f.images}\n" for f in part) for key, part in parts.items()}
+    parts = {
+        label_folder / f"{split}_{CLASSES[label]}.txt": [f for f in folders if (f.split, f.label) == (split, label)]
+        for split in SPLITS
+        for label in (0, 1)
+    }
     changed = [
         file.name
-        for key, file in files.items()
-        if file.is_file() and file.read_bytes() != texts[key].encode("utf-8", "surrogateescape")
+        for file, part in parts.items()
+        if file.is_file() and file.read_bytes() != _text(part).encode("utf-8", "surrogateescape")
     ]
     if changed:
         raise InputError(
             f"{label_folder} has other label files ({first_ten(changed)}); delete them, or give another --name."
         )
-    for key, file in files.items():
-        write_if_changed(file, texts[key])
-        print(f"{file}: {len(parts[key])} folders, {sum(folder.images for folder in parts[key])} images")
+    return parts
+
+
+def _text(folders: list[Folder]) -> str:
+    return "".join(f"{folder.label},{folder.path},{folder.images}\n" for folder in folders)
+
+
+def write_label_files(label_folder: Path, folders: Iterable[Folder]) -> None:
+    """Write the six label files and sources.csv, and print the number of folders and images of each.
+
+    Raises:
+        InputError: see `check_label_files`.
+    """
+    folders = list(folders)
+    for file, part in check_label_files(label_folder, folders).items():
+        write_if_changed(file, _text(part))
+        print(f"{file}: {len(part)} folders, {sum(folder.images for folder in part)} images")
     write_sources(label_folder / SOURCES_FILE, {folder.path: folder.origin for folder in folders})

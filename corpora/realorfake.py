@@ -7,6 +7,10 @@ The command reduces the images to 256 pixels, in folders of four, and writes the
 interruption: it skips finished images.
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "corpora.realorfake")  # before the slow imports
+
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass

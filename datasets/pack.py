@@ -154,6 +154,9 @@ def is_packed(source: Source, pack: Pack) -> bool:
 def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, num_workers: int) -> None:
     """Append folders to a pack.
 
+    The images of a folder reach the disk before its line in the index, so after a power failure every folder in the
+    index is complete. After an error, nothing of an unfinished folder stays.
+
     Args:
         folder: the folder of the pack.
         pack: the pack so far, if there is one.
@@ -166,14 +169,13 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
     offset = max((entry.offset + entry.images * entry.width for entry in entries), default=0)
     index = folder / INDEX
     complete = index.read_bytes().rpartition(b"\n")[0] + b"\n" if pack else b""
-    # Cut off what a killed command has written after its last complete folder.
     ends = {IMAGES: row * size * size * 3, CHECKSUMS: 4 * row, NAMES: offset, INDEX: len(complete)}
+    line = b"" if pack else f"{json.dumps([VERSION, size])}\n".encode()
+    cut(folder, ends)  # what a killed command has written after its last complete folder
     with ExitStack() as stack:
+        stack.callback(cut, folder, ends)  # after the files are closed
         files = {name: stack.enter_context((folder / name).open("ab")) for name in ends}
-        for name, end in ends.items():
-            files[name].truncate(end)
-        if not pack:
-            files[INDEX].write(f"{json.dumps([VERSION, size])}\n".encode())
+        sync(folder)
         parts = Parts(sources, size)
         loader = DataLoader(parts, 1, num_workers=num_workers, collate_fn=list, worker_init_fn=init_worker)
         total = sum(len(source.names) for source in sources)
@@ -191,15 +193,27 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
                 continue
             encoded, of_images = source.names.encoded.view(np.uint8), np.array(checksums, np.uint32)
             stamp = (source.changed, source.first, source.fingerprint, checksum_of(encoded, of_images))
-            files[CHECKSUMS].write(of_images.data)
-            files[NAMES].write(encoded.data)
-            for name in (IMAGES, CHECKSUMS, NAMES):
+            line += index_line(Entry(source.path, row, count, offset, width, unreadable, *stamp))
+            rest: dict[str, bytes | memoryview] = {
+                IMAGES: b"",
+                CHECKSUMS: of_images.data,
+                NAMES: encoded.data,
+                INDEX: line,
+            }
+            for name, content in rest.items():  # the index last
+                files[name].write(content)
                 files[name].flush()
-            files[INDEX].write(index_line(Entry(source.path, row, count, offset, width, unreadable, *stamp)))
-            files[INDEX].flush()
-            row, offset, checksums, unreadable = row + count, offset + count * width, [], []
-    for name in ends:
-        sync(folder / name)
+                os.fsync(files[name].fileno())
+            row, offset = row + count, offset + count * width
+            ends |= {IMAGES: row * size * size * 3, CHECKSUMS: 4 * row, NAMES: offset, INDEX: ends[INDEX] + len(line)}
+            line, checksums, unreadable = b"", [], []
+
+
+def cut(folder: Path, ends: dict[str, int]) -> None:
+    """Cut off what follows the last complete folder of a pack; `ends` has the length of each file in bytes."""
+    for name, end in ends.items():
+        if (folder / name).is_file() and (folder / name).stat().st_size > end:
+            os.truncate(folder / name, end)
 
 
 def run(args: PackArguments) -> None:

@@ -3,6 +3,10 @@
 python -m demo
 """
 
+from utils.process import exit_on_interrupt  # isort: skip
+
+exit_on_interrupt(__name__, "demo")  # before the slow imports
+
 import argparse
 import os
 import sys

@@ -6,9 +6,7 @@ forgeries changes part of the face. Both classes pass through one camera model a
 
 import json
 import multiprocessing
-import os
 import signal
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,8 @@ from datasets.labels import ABOUT_FILE, CLASSES, SPLITS
 from datasets.sources import SOURCES_FILE, Origin, write_sources
 from demo.draw_face import Person, Pose, Scene, landmarks, random_person, random_poses, random_scene, render, vary
 from utils.errors import InputError
+from utils.files import atomic_folder, remove_stale_parts
+from utils.process import block_signals
 from utils.progress import progress
 
 KINDS = ("swap", "mouth", "lowpass")
@@ -181,7 +181,8 @@ def _write_video(folder: Path, settings: dict[str, Any], video: Video) -> None:
         coded = cv2.imencode(".jpg", frame.after[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         decoded = cv2.imdecode(coded, cv2.IMREAD_COLOR)
         assert decoded is not None
-        cv2.imwrite(str(target / f"{number:04d}.png"), decoded)
+        # cv2.imwrite does not report a full disk.
+        (target / f"{number:04d}.png").write_bytes(cv2.imencode(".png", decoded)[1].tobytes())
 
 
 def make_demo(
@@ -224,13 +225,12 @@ def make_demo(
         "frames": frames,
         "root": root.as_posix(),
     }
+    remove_stale_parts(out.parent, out.name)
     if _read_settings(out) == settings:
         return False
     videos = plan(seed, people, videos_per_person)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / "new"
-        folder.mkdir()
+    with atomic_folder(out) as folder:
         _draw_all(partial(_write_video, folder, settings), videos, processes, quiet)
         for split in SPLITS:
             for label, word in enumerate(CLASSES):
@@ -248,9 +248,6 @@ def make_demo(
         manifest = {"settings": settings, "videos": [vars(v) for v in videos]}
         (folder / ABOUT_FILE).write_text("drawn faces\n")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if out.exists():
-            os.replace(out, Path(scratch) / "old")
-        os.replace(folder, out)
     return True
 
 
@@ -286,7 +283,7 @@ def _read_settings(out: Path) -> dict[str, Any] | None:
 
 
 def _start_process() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the main process handles Ctrl-C; Windows has no `block_signals`
     cv2.setNumThreads(1)
 
 
@@ -297,6 +294,8 @@ def _draw_all(write: Callable[[Video], None], videos: list[Video], processes: in
             pass
         return
     # Threads that a caller has started, as PyTorch does, do not survive a fork.
-    with multiprocessing.get_context("spawn").Pool(processes, _start_process) as pool:
+    with block_signals(signal.SIGINT):  # also while the processes import NumPy
+        pool = multiprocessing.get_context("spawn").Pool(processes, _start_process)
+    with pool:
         for _ in bar(pool.imap_unordered(write, videos, chunksize=2)):
             pass

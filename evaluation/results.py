@@ -12,7 +12,6 @@ from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
 from evaluation.predictions import Scores, collect_scores, write_predictions
-from evaluation.report import write_report
 from evaluation.verdicts import measure_verdicts, thresholds_of
 from utils.data_roots import root_of
 from utils.files import write_json
@@ -31,7 +30,7 @@ def write_results(
     checkpoint: dict[str, Any],
     device: torch.device,
 ) -> dict[str, Any]:
-    """Compute the metrics and write results.json, predictions.csv and report.html.
+    """Compute the metrics and write results.json and predictions.csv.
 
     Args:
         folder: the run folder.
@@ -57,7 +56,6 @@ def write_results(
             print(f"warning: the test set of {dataset} has only one class; undefined metrics: {names}", file=sys.stderr)
         if args.group_by and "groups" not in results[dataset]:
             print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
-    write_predictions(folder / "predictions.csv", predictions)
     roots = {dataset: str(root_of(dataset, args.data_root).absolute()) for dataset in tested}
     content = {
         "checkpoint": checkpoint_file and str(checkpoint_file),
@@ -80,8 +78,8 @@ def write_results(
         "datasets": results,
         **({"average": average(results)} if len(results) > 1 else {}),
     }
+    write_predictions(folder / "predictions.csv", predictions)
     write_json(folder / "results.json", content)
-    write_report(folder)
     return content
 
 

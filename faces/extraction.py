@@ -1,14 +1,13 @@
 """Extract face crops from videos and photos: decode in worker processes, detect in batches, write one folder per video.
 
-The crops of a video are written to a hidden folder, which is renamed when the video is finished; so a folder is always
-complete. Its ``faces.json`` gives the frame and box of each image. A video without crops leaves
-``<folder>.failed.json`` with the cause.
+The crops of a video are written to a hidden folder. When the video is finished, this folder is flushed to the disk and
+renamed, so a folder is always complete. Its ``faces.json`` gives the frame and box of each image. A video without crops
+leaves ``<folder>.failed.json`` with the cause.
 """
 
 import errno
 import json
 import os
-import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
@@ -29,7 +28,7 @@ from faces.kinds import VideoError
 from faces.recipe import Recipe
 from faces.tracks import FaceTracker, FrameFaces
 from faces.videos import FrameReader
-from utils.files import create_part, load_json, remove_stale_parts, write_if_changed
+from utils.files import create_part, load_json, remove_part, sync, sync_tree, write_if_changed
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
@@ -186,8 +185,6 @@ def extract_faces(
     Raises:
         OSError: the disk is full, or a folder cannot be written.
     """
-    for parent in {source.folder.parent for source in sources}:
-        remove_stale_parts(parent)
     chunks = VideoChunks([source.file for source in sources], recipe, batch_size)
     # Without in_order, a slow video does not delay other workers. Chunks of one video stay in order, because one worker
     # sends them through a queue.
@@ -301,6 +298,7 @@ class _FaceFolder:
             if self.mask_state:
                 record["mask"] = self.mask_state
             (complete / "faces.json").write_text(json.dumps(record) + "\n")
+            sync_tree(complete)
             if target.exists() and not is_done(self.source):
                 os.rename(target, self.part / "replaced")
             try:
@@ -309,6 +307,7 @@ class _FaceFolder:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 # Another run finished this video first, with the same faces.
+            sync(target.parent)
             failed_record(target).unlink(missing_ok=True)
         else:
             write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")
@@ -358,7 +357,7 @@ class _FaceFolder:
 
     def discard(self) -> None:
         """Remove the hidden folder."""
-        shutil.rmtree(self.part, ignore_errors=True)
+        remove_part(self.part)
         os.close(self.lock)
 
 

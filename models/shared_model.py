@@ -15,9 +15,7 @@ The SHA-256 of config.json identifies a shared model, because that file has the 
 
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +24,7 @@ from typing import Any
 from utils import parsing as parse
 from utils.data_roots import parse_data_root
 from utils.errors import InputError
-from utils.files import LOCK_NAME, create_part, load_json, remove_stale_parts, require_file, sha256, write_json
+from utils.files import atomic_folder, load_json, require_file, sha256, write_json
 from utils.hub import hub_reachable
 from utils.process import current_rank
 from utils.training_arguments import NOT_INHERITED, TrainingArguments
@@ -173,24 +171,12 @@ def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> N
     if (features := checkpoint.get("familiar_features")) is not None:
         files[FEATURES] = safetensors.torch.save({"familiar_features": features.contiguous()}, {"format": "pt"})
         shas["features_sha256"] = hashlib.sha256(files[FEATURES]).hexdigest()
-    try:
-        remove_stale_parts(folder.parent, folder.name)
-        part, lock = create_part(folder, folder=True)
-        try:
-            for name, content in files.items():
-                (part / name).write_bytes(content)
-            (part / CARD).write_text(card, encoding="utf-8")
-            # Twice: the checkpoint may be a shared model, with SHA-256s of its own.
-            write_json(part / CONFIG, shas | shareable_entries(checkpoint) | shas)
-            (part / LOCK_NAME).unlink()
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            os.close(lock)
-    except OSError as error:
-        raise InputError(
-            f"{folder} could not be written: {error.strerror}; free disk space or choose another folder."
-        ) from error
+    with atomic_folder(folder) as new:
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        (new / CARD).write_text(card, encoding="utf-8")
+        # Twice: the checkpoint may be a shared model, with SHA-256s of its own.
+        write_json(new / CONFIG, shas | shareable_entries(checkpoint) | shas)
 
 
 def shareable_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:

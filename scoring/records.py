@@ -7,8 +7,9 @@ nothing; the same command continues.
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from evaluation.verdicts import thresholds_of
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.scores import FileScore, Person
 from utils.errors import InputError
-from utils.files import sha256
+from utils.files import sha256, sync
 from utils.machine import describe_run
 from utils.tables import TableReader, csv_line
 
@@ -209,7 +210,7 @@ def open_records(
             if file is not None:
                 continued = file.is_file() and not overwrite  # a pipe has no earlier records
                 known = _known_records(file, flag, read, checkpoint_sha256, settings) if continued else {}
-                append = stack.enter_context(_open(file, flag, "a" if continued else "w"))
+                append = stack.enter_context(_open(file, flag, replace=not continued))
                 if flag == "--csv" and not (continued and file.stat().st_size):
                     headers[append] = csv_line(COLUMNS)
                 outputs.append((append, known, line))
@@ -262,25 +263,44 @@ def _known_records(
 
 
 @contextmanager
-def _open(file: Path, flag: str, mode: str) -> Iterator[Callable[[str], None]]:
-    """Yield a function that appends a text to a file; at the end, remove the file if it is new and empty."""
+def _open(file: Path, flag: str, replace: bool) -> Iterator[Callable[[str], None]]:
+    """Yield a function that appends a text to a file and flushes it to the disk; a text that does not fit is cut off.
+
+    Args:
+        file: the file; at the end, it is removed if it is new and empty.
+        flag: the argument that named it, for messages.
+        replace: remove the old content when the first text is written.
+    """
     new = not file.exists()
 
     def append(text: str) -> None:
+        nonlocal replace
+        data = text.encode("utf-8", "surrogateescape")
         with _writing(file, flag):
-            out.write(text)
-            out.flush()
+            size = file.stat().st_size if regular and not replace else 0
+            try:
+                if regular and replace:
+                    out.truncate(0)
+                replace = False
+                while data:
+                    data = data[out.write(data) :]
+                if regular:
+                    os.fsync(out.fileno())
+                if regular and not size:
+                    sync(file.parent)
+            except BaseException:
+                if regular:
+                    out.truncate(size)
+                raise
 
     with _writing(file, flag):
         file.parent.mkdir(parents=True, exist_ok=True)
-        out = file.open(mode, newline="", encoding="utf-8", errors="surrogateescape")
-    try:
+        out = file.open("ab", buffering=0)  # a buffer would write the rest of a cut text later
+    regular = file.is_file()
+    with out:
         yield append
-    finally:
-        with suppress(OSError):  # again a full disk
-            out.close()
-        if new and file.is_file() and file.stat().st_size == 0:
-            file.unlink()
+    if new and regular and file.stat().st_size == 0:
+        file.unlink()
 
 
 @contextmanager

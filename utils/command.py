@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from tqdm.utils import ObjectWrapper
 
 from utils.errors import InputError, one_line, printable
-from utils.process import Stopped, current_rank, wait_briefly
+from utils.process import Stopped, current_rank, exit_on_interrupt, stop_on_signals, wait_briefly
 
 
 class SafeOutput(ObjectWrapper):
@@ -48,7 +48,8 @@ def run_command(
 def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str]) -> int:
     rank = current_rank()
     try:
-        return work() or 0
+        with stop_on_signals():
+            return work() or 0
     except InputError as error:
         caught: Exception = error
         sentence = one_line(error)
@@ -94,7 +95,8 @@ def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
     """Print the help or refuse a wrong command line, and exit; return if the command line is right.
 
-    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait.
+    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and what
+    Ctrl-C does during the imports.
 
     Args:
         program: the command's name.
@@ -107,3 +109,4 @@ def check_command_line(program: str, parse: Callable[[], object]) -> None:
 
     if code := run_command(program, work, less_memory=""):
         sys.exit(code)
+    exit_on_interrupt("__main__", program)

@@ -62,9 +62,17 @@ def remove_stale_parts(folder: Path, name: str = "*") -> None:
             descriptor = os.open(part / LOCK_NAME if part.is_dir() else part, os.O_RDWR)
             try:
                 if _lock(descriptor, wait=False):
-                    shutil.rmtree(part) if part.is_dir() else part.unlink()
+                    remove_part(part) if part.is_dir() else part.unlink()
             finally:
                 os.close(descriptor)
+
+
+def remove_part(part: Path) -> None:
+    """Remove a folder of `create_part`, its lock last: without it, `remove_stale_parts` removes only empty folders."""
+    for path in part.glob("*"):  # none if the folder is missing
+        if path.name != LOCK_NAME:
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _lock(descriptor: int, wait: bool) -> bool | None:
@@ -95,8 +103,9 @@ def sync(path: Path) -> None:
 def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a temporary file beside `target` that replaces `target` when the block ends without an error.
 
-    An interruption or a full disk leaves `target` unchanged. A symbolic link is kept, and its target replaced. A
-    device or a pipe, such as /dev/null, is written directly. If two processes write one target, the later one wins.
+    An interruption, a power failure or a full disk leaves `target` unchanged. A symbolic link is kept, and its target
+    replaced. A device or a pipe, such as /dev/null, is written directly. If two processes write one target, the later
+    one wins.
 
     Raises:
         InputError: the target cannot be written.
@@ -104,28 +113,73 @@ def atomic_write(target: Path) -> Iterator[Path]:
     """
     if target.is_dir():
         raise InputError(f"{target} is a folder; give a file.")
-    if target.exists() and not target.is_file():
-        yield target
-        return
+    special = target.exists() and not target.is_file()
     replaced, part, lock = target.resolve(), target, None
     try:
-        remove_stale_parts(replaced.parent, replaced.name)
-        part, lock = create_part(replaced)
+        if not special:
+            remove_stale_parts(replaced.parent, replaced.name)
+            part, lock = create_part(replaced)
         yield part
-        sync(part)
-        os.replace(part, replaced)
-        sync(replaced.parent)
+        if not special:
+            sync(part)
+            os.replace(part, replaced)
+            sync(replaced.parent)
     except OSError as error:
         # A failed write names no file; a failed copy names both.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
         if named and not named & {str(part), str(target), str(replaced)}:
             raise
-        reason = error.strerror or str(error)
-        raise InputError(f"{target} could not be written: {reason}; free disk space or choose another path.") from error
+        raise _not_written(target, error) from error
     finally:
         if lock is not None:
             part.unlink(missing_ok=True)
             os.close(lock)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces the folder `target` when the block ends without an error.
+
+    An interruption, a power failure or a full disk leaves `target` unchanged; only a kill between two renames leaves
+    none.
+
+    Raises:
+        InputError: a folder or a file in it cannot be written.
+    """
+    try:
+        remove_stale_parts(target.parent, target.name)
+        part, lock = create_part(target, folder=True)
+        new, old = part / "new", part / "old"
+        try:
+            new.mkdir()
+            yield new
+            sync_tree(new)
+            if target.exists():
+                os.rename(target, old)
+            os.rename(new, target)
+            sync(target.parent)
+        finally:
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            remove_part(part)
+            os.close(lock)
+    except (OSError, InputError) as error:
+        cause = error.__cause__ if isinstance(error, InputError) else error  # of `atomic_write` in the folder
+        if not isinstance(cause, OSError):
+            raise
+        raise _not_written(target, cause) from error
+
+
+def sync_tree(folder: Path) -> None:
+    """Write a folder and everything in it through to the disk; symbolic links are part of their folder."""
+    for path in (*folder.rglob("*"), folder):
+        if not path.is_symlink():
+            sync(path)
+
+
+def _not_written(target: Path, error: OSError) -> InputError:
+    reason = error.strerror or str(error)
+    return InputError(f"{target} could not be written: {reason}; free disk space or choose another path.")
 
 
 def write_if_changed(file: Path, text: str) -> None:

@@ -1,7 +1,8 @@
-"""Jobs on this machine or on a SLURM cluster, through submitit."""
+"""Jobs on this machine, and on a SLURM cluster through submitit."""
 
 import argparse
 import io
+import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -32,28 +33,63 @@ def check_job_arguments(submit: str, nodes: int, slurm: dict[str, str]) -> None:
         raise InputError("--nodes and --slurm need --submit slurm.")
 
 
-def submit_jobs(
-    calls: Sequence[Callable[[], Any]], cluster: str, by: str, logs: Path, **parameters: Any
-) -> "list[submitit.Job[Any]]":
-    """Submit one job per call.
+class LocalJob:
+    """A command in a process of its own, with the methods of ``submitit.Job`` that callers of both kinds use.
+
+    It runs in a session of its own, so Ctrl-C in a terminal reaches this process alone, which then cancels its jobs.
+
+    Args:
+        command: the command line.
+        log: its output goes to this path with the endings .out and .err.
+    """
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._errors = log.with_suffix(".err")
+        with log.with_suffix(".out").open("wb") as out, self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(command, stdout=out, stderr=errors, start_new_session=True)
+        self.job_id = str(self._process.pid)
+
+    def done(self) -> bool:
+        """Return whether the process has ended."""
+        return self._process.poll() is not None
+
+    def wait(self) -> None:
+        """Wait for the end of the process."""
+        self._process.wait()
+
+    def cancel(self, check: bool = True) -> None:
+        """Send SIGTERM."""
+        self._process.terminate()
+
+    def exception(self) -> Exception | None:
+        """Return None if the ended process succeeded."""
+        code = self._process.wait()
+        return subprocess.CalledProcessError(code, self._process.args) if code else None
+
+    def stderr(self) -> str:
+        """Return what the process has written to standard error."""
+        return self._errors.read_text(encoding="utf-8", errors="replace")
+
+
+def submit_jobs(calls: Sequence[Callable[[], Any]], logs: Path, **parameters: Any) -> "list[submitit.Job[Any]]":
+    """Submit one job per call to SLURM.
 
     Args:
         calls: what the jobs run; picklable.
-        cluster: local or slurm.
-        by: the flag that needs submitit, for messages.
         logs: folder of the logs.
         parameters: parameters of ``submitit.AutoExecutor``; ``slurm_additional_parameters`` go to sbatch as they are.
 
     Raises:
         InputError: submitit or SLURM is not installed, or sbatch refuses the jobs.
     """
-    with require_package("submitit", by=by):
+    with require_package("submitit", by="--submit slurm"):
         import submitit
     try:
         # A training continues after every time limit; submitit would give up after three.
-        executor = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=10**6)
+        executor = submitit.AutoExecutor(folder=logs, cluster="slurm", slurm_max_num_timeout=10**6)
     except RuntimeError as error:
-        raise InputError(f"--submit {cluster}: {error}; leave --submit out to use this machine.") from error
+        raise InputError(f"--submit slurm: {error}; leave --submit out to use this machine.") from error
     executor.update_parameters(**{"timeout_min": 24 * 60, **parameters})
     try:
         with redirect_stderr(io.StringIO()):  # submitit would print what sbatch says, too

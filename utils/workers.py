@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 from torch.utils.data import DataLoader
 
-from utils.process import STOP_SIGNALS
+from utils.process import CAUGHT_SIGNALS, STOP_SIGNALS, block_signals
 
 
 def init_worker(_: int) -> None:
@@ -18,16 +18,18 @@ def init_worker(_: int) -> None:
     the main process still waits for. On SIGTERM, a worker gives the main process half a minute to end first.
     """
     cv2.setNumThreads(0)
-    for number in STOP_SIGNALS:
+    for number in (*STOP_SIGNALS, *CAUGHT_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked by `iterate`
 
 
 def iterate(loader: DataLoader) -> Iterator[Any]:
-    """Iterate over `loader` once; its worker processes ignore Ctrl-C.
+    """Iterate over `loader` once; its worker processes leave signals to this process.
 
-    SIGINT is blocked while the workers start: they inherit the block, and no Ctrl-C is lost between two forks.
+    Signals are blocked while the workers start: they inherit the block until `init_worker`, and no signal is lost
+    between two forks.
 
     Yields:
         The batches.
@@ -35,13 +37,8 @@ def iterate(loader: DataLoader) -> Iterator[Any]:
     Raises:
         RuntimeError: a worker process died.
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    with block_signals(signal.SIGINT, *CAUGHT_SIGNALS):
         return _batches(iter(loader))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return _batches(iter(loader))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _batches(batches: Iterator[Any]) -> Iterator[Any]:
