@@ -209,7 +209,7 @@ def build_page(
             super().__init__(*args, **kwargs)
             self.sha.update(secrets.token_bytes(32))
 
-    gr.route_utils.GradioUploadFile = PrivateUpload
+    gr.route_utils.GradioUploadFile = PrivateUpload  # type: ignore[misc]
 
     def score(upload: tuple[str, str] | None, request: gr.Request) -> object:
         if upload is None:
@@ -217,6 +217,8 @@ def build_page(
         file, name = Path(upload[0]), upload[1]
         shown = Path(tempfile.mkdtemp(prefix=_prefix(request.cookies["visitor"]), dir=folder))
         try:
+            if not file.is_file():
+                raise InputError("the page deleted the upload before its turn; upload the file again.")
             with time_limit(MAX_SCORING_MINUTES):
                 result = score_upload(detector, file, shown, error, model, name)
         except (InputError, VideoError) as problem:

@@ -282,7 +282,8 @@ def test_missing_upload(model: Path, tmp_path: Path) -> None:
     upload, visitor = (str(write_face(tmp_path / "face.png")), "face.png"), SimpleNamespace(cookies={"visitor": "x"})
     assert function.fn(upload, visitor)[0] is None  # empties the upload box
     assert function.fn(None, visitor) == {"__type__": "update"}  # changes nothing
-    assert "not scored" in function.fn(upload, visitor)[1]
+    text = function.fn(upload, visitor)[1]
+    assert "deleted the upload" in text and str(tmp_path) not in text
 
 
 def test_summary_of_a_truncated_video(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
