@@ -13,6 +13,7 @@ from utils.process import exit_on_interrupt  # isort: skip
 
 exit_on_interrupt(__name__, "inference.py")  # before the slow imports
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from utils.files import require_file
 from utils.images import MAX_MEGAPIXELS, set_max_megapixels
 
 NOT_ALL_SCORED = 3  # exit code if a file has no score
+MIN_PASSWORD = 12  # characters, too many to guess over a network
 
 
 @dataclass(kw_only=True)
@@ -56,10 +58,15 @@ class InferenceArguments:
     )
     serve: bool = parse.argument(False, parse.boolean, "open a local web page for uploading images and videos")
     host: str = parse.argument(
-        "127.0.0.1", str, "with --serve: address to listen on; 0.0.0.0 allows access from other machines"
+        "127.0.0.1",
+        str,
+        "with --serve: address to listen on; 0.0.0.0 allows access from other machines, and needs --password_file",
     )
     port: int = parse.argument(
         0, parse.number(int, 0, high=65535), "with --serve: port to listen on; 0 means the first free port from 7860"
+    )
+    password_file: Path | None = parse.argument(
+        None, parse.path, "with --serve: file with the password that visitors of the page must enter"
     )
     export: Path | None = parse.argument(None, parse.path, "ONNX file to write the network to")
     every: int | None = parse.argument(
@@ -91,6 +98,25 @@ class InferenceArguments:
     )
 
 
+def read_password(args: InferenceArguments) -> bytes | None:
+    """Read the password of the page; None for a page without one.
+
+    Raises:
+        InputError: the file is missing, the password is short, or the page needs one because of its address.
+    """
+    if args.password_file is None:
+        if args.host != "localhost" and not re.fullmatch(r"127\.[0-9.]+|::1", args.host):
+            raise InputError(f"--host {args.host} opens the page to other machines; add --password_file FILE.")
+        return None
+    require_file(args.password_file, "--password_file")
+    password = args.password_file.read_bytes().strip()
+    if len(password) < MIN_PASSWORD:
+        raise InputError(
+            f"--password_file {args.password_file}: give a password of at least {MIN_PASSWORD} characters."
+        )
+    return password
+
+
 def parse_arguments(argv: list[str] | None) -> InferenceArguments:
     """Parse the command line.
 
@@ -114,6 +140,8 @@ def parse_arguments(argv: list[str] | None) -> InferenceArguments:
     for path in args.paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; give images, videos or folders.")
+    if args.serve:
+        read_password(args)
     require_model(args.model, "--model")
     if args.detector_weights is not None:
         require_file(args.detector_weights, "--detector_weights")
@@ -177,7 +205,7 @@ def run(args: InferenceArguments) -> int:
     if args.serve:
         from scoring.page import serve  # imports matplotlib, which takes seconds
 
-        serve(detector, args.host, args.port, args.model, args.error)
+        serve(detector, args.host, args.port, args.model, args.error, read_password(args))
     if not files:
         return 0
     unscored = False

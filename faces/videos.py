@@ -11,6 +11,7 @@ from PIL import Image
 from faces.kinds import VideoError, file_kind, open_video
 from utils.errors import InputError
 from utils.images import BROKEN_IMAGE, open_image, read_image, to_rgb
+from utils.time_limit import check_time
 
 MIN_DECODED_SHARE = 0.9  # share of the declared frames below which a video counts as cut short
 DEFAULT_DELAY = 100  # milliseconds per frame of an animation that declares 10 or less, as in browsers
@@ -126,6 +127,7 @@ class FrameReader:
         wanted = None if self._count is None else set(evenly_spaced(self._available_frames(), self._count))
         try:
             while self._capture.grab():
+                check_time()
                 position, self.frames_read = self.frames_read, self.frames_read + 1
                 self.times.append(self._time(position))
                 if position % self._every == 0 if wanted is None else position in wanted:
@@ -177,6 +179,7 @@ class FrameReader:
 def _count_grabs(capture: cv2.VideoCapture | _PictureCapture) -> int:
     total = 0
     while capture.grab():
+        check_time()
         total += 1
     capture.release()
     return total

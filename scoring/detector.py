@@ -24,6 +24,7 @@ from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from utils.devices import PRECISIONS, choose_precision, select_devices
 from utils.errors import InputError
+from utils.time_limit import check_time
 
 RECIPE_FIELDS = ("every", "frames", "margin", "crop_size")
 DETECTION_BATCH = 8  # frames; the default batch size of preprocessing.py
@@ -151,6 +152,7 @@ class ForgeryDetector:
         """
         scores, maps = [np.empty(0)], []
         for start in range(0, len(crops), SCORING_BATCH):
+            check_time()
             batch = np.stack([resize(crop, self.size) for crop in crops[start : start + SCORING_BATCH]])
             images = normalise(torch.from_numpy(batch).permute(0, 3, 1, 2).to(self.device), self.channels)
             outputs: Logits | torch.Tensor

@@ -1,21 +1,23 @@
 """A local web page that scores uploaded images and videos, and shows the evidence."""
 
+import hashlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Timer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 from datasets.transforms import normalise, resize
 from evaluation.verdicts import ERROR, Cutoffs
@@ -30,14 +32,25 @@ from scoring.scores import describe_rates, format_frame_count
 from utils.errors import InputError, one_line, require_package
 from utils.files import read_json, write_json
 from utils.images import IMAGE_ENDINGS
+from utils.time_limit import time_limit
 
 if TYPE_CHECKING:
     import gradio
 
 MAX_UPLOAD_MB = 500
 MAX_VIDEO_MINUTES = 10
+MAX_SCORING_MINUTES = 5  # for a file
+MAX_WAITING = 10  # files that wait while another is scored, at most 50 minutes
+MAX_STORED_GB = 10  # all files of the page together
 IDLE_SECONDS = 60  # without a new byte, after which an upload counts as abandoned
 KEEP_SECONDS = 3600  # until uploads that were not scored, and annotated copies, are deleted
+# The routes of Gradio that a browser needs for the page, without and with a login. All others are closed.
+OPEN_ROUTES = {
+    "/", "/login", "/login/", "/assets/{path:path}", "/static/{path:path}", "/svelte/{path:path}", "/theme.css",
+    "/favicon.ico", "/manifest.json", "/gradio_api/startup-events",
+}  # fmt: skip
+UPLOAD, PROGRESS = "/gradio_api/upload", "/gradio_api/upload_progress"
+JOIN, ANSWERS, FILE = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/file={path_or_url:path}"
 COLOURS = {"real": "#0072B2", "fake": "#D55E00", "uncertain": "#6E6E6E"}  # as in the annotated copies
 
 
@@ -187,32 +200,49 @@ def build_page(
     """
     with require_package("Gradio", by="--serve"):
         import gradio as gr
+        from gradio.route_utils import GradioUploadFile
 
-    def score(upload: tuple[str, str] | None) -> object:
-        if upload is None or not Path(upload[0]).is_file():  # two people who upload one file at once share it
+    class PrivateUpload(GradioUploadFile):
+        """An upload in a folder of its own: Gradio alone would give two uploads of one content the same path."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.sha.update(secrets.token_bytes(32))
+
+    gr.route_utils.GradioUploadFile = PrivateUpload  # type: ignore[misc]
+
+    def score(upload: tuple[str, str] | None, request: gr.Request) -> object:
+        if upload is None:
             return gr.skip()
-        upload_folder, annotated_folder = (tempfile.mkdtemp(prefix=kind, dir=folder) for kind in ("upload-", "shown-"))
-        file, name = Path(shutil.move(upload[0], upload_folder)), upload[1]  # Gradio deletes old files in its folder
+        file, name = Path(upload[0]), upload[1]
+        shown = Path(tempfile.mkdtemp(prefix=_prefix(request.cookies["visitor"]), dir=folder))
         try:
-            result = score_upload(detector, file, Path(annotated_folder), error, model, name)
+            if not file.is_file():
+                raise InputError("the page deleted the upload before its turn; upload the file again.")
+            with time_limit(MAX_SCORING_MINUTES):
+                result = score_upload(detector, file, shown, error, model, name)
         except (InputError, VideoError) as problem:
             result = PageResult(_heading(name, "not scored") + str(problem))
         finally:
-            shutil.rmtree(upload_folder)
-            timer = Timer(KEEP_SECONDS, shutil.rmtree, (annotated_folder, True))
-            timer.daemon = True
-            timer.start()
+            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.parent.rmdir()
+        pictures = []
+        for i, (picture, caption) in enumerate(result.faces):
+            Image.fromarray(picture).save(shown / f"{i}.png")
+            pictures.append((str(shown / f"{i}.png"), caption))
         annotated = result.annotated and str(result.annotated)
         image, video = (annotated, None) if result.curve is None else (None, annotated)
         record = (str(result.record), read_json(result.record)) if result.record else (None, None)
-        values = (image, video, result.curve, result.faces, *record)
+        values = (image, video, result.curve, pictures, *record)
         return None, result.summary, *(gr.update(value=value or None, visible=bool(value)) for value in values)
 
-    with gr.Blocks(title="Real or fake?", delete_cache=(60, KEEP_SECONDS), analytics_enabled=False) as page:
+    with gr.Blocks(title="Real or fake?", analytics_enabled=False) as page:
         gr.Markdown(
-            "# Real or fake?\nUpload an image or a video to score its faces. The browser sends the file only to the "
-            "machine that serves this page. The page deletes the upload after scoring, and the annotated "
-            f"copy and the record after about {KEEP_SECONDS // 60} minutes.\n\n"
+            "# Real or fake?\nUpload an image or a video to score its faces: up to "
+            f"{MAX_UPLOAD_MB} MB and {MAX_VIDEO_MINUTES:g} minutes. The browser sends the file only to the machine "
+            "that serves this page. The page deletes the upload after scoring, and the annotated copy and the record "
+            f"after about {KEEP_SECONDS // 60} minutes.\n\n"
             f"Model: {model}, SHA-256 {detector.checkpoint['sha256'][:16]}..."
         )
         with gr.Row():
@@ -238,22 +268,93 @@ def build_page(
                     elem_id="faces",
                 )
         outputs = [upload, summary, image, video, curve, faces, record, shown_record]
-        upload.upload(score, upload, outputs, concurrency_limit=1)
+        upload.upload(score, upload, outputs, concurrency_limit=1, api_visibility="private")
+    page.queue(max_size=MAX_WAITING, api_open=False)
     return page
 
 
-def serve(detector: ForgeryDetector, host: str, port: int, model: Path, error: float) -> None:
-    """Serve the page until SIGINT or SIGTERM.
+def _prefix(visitor: str) -> str:
+    """Return the beginning of the names of a visitor's folders, from which nobody can compute the cookie."""
+    return f"shown-{hashlib.sha256(visitor.encode()).hexdigest()[:32]}-"
 
-    An upload is deleted after scoring, its annotated copy `KEEP_SECONDS` later, and all other files when the page
-    closes.
+
+def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
+    """Return a FastAPI dependency that keeps visitors apart, for every request.
+
+    A visitor has a random cookie. He reaches the files of his own uploads and the answers to his own browser tabs, even
+    if another visitor knows their addresses. With a password, he reaches nothing but the login without logging in.
+
+    Args:
+        folder: folder of the page.
+    """
+    from fastapi import HTTPException, Request, Response
+    from gradio.utils import LRUCache
+
+    owners: LRUCache[str, str] = LRUCache(10_000)  # visitor of each session, which is a browser tab
+
+    async def check(request: Request, response: Response) -> None:
+        app, route, visitor = request.app, request.scope["route"].path, request.cookies.get("visitor", "")
+        if route in OPEN_ROUTES:
+            return
+        logins = (request.cookies.get(f"access-token{kind}-{app.cookie_id}") for kind in ("", "-unsecure"))
+        if app.auth and not any(login in app.tokens for login in logins):
+            raise HTTPException(401, "Log in first.")
+        if route == UPLOAD:
+            size = int(request.headers.get("content-length", 2**63))
+            if size > (MAX_UPLOAD_MB + 1) * 2**20:  # Gradio limits each file of an upload, but not their number
+                raise HTTPException(413, f"An upload may have {MAX_UPLOAD_MB} MB.")
+            if _stored_bytes(folder) + size > MAX_STORED_GB * 2**30:
+                raise HTTPException(503, "The page has no space left; try again in an hour.")
+            if not visitor:
+                response.set_cookie("visitor", secrets.token_hex(16), httponly=True, samesite="strict")
+        elif route == JOIN:
+            body = await request.json()
+            session = str(body.get("session_hash")) if isinstance(body, dict) else ""
+            if not visitor or owners.setdefault(session, visitor) != visitor:
+                raise HTTPException(403, "Allow the cookie of this page, and reload the page.")
+            if len(app.get_blocks()._queue) >= MAX_WAITING:  # before Gradio says it in other words
+                raise HTTPException(429, f"{MAX_WAITING} files are waiting already; try again in a few minutes.")
+        elif route == ANSWERS:
+            if owners.get(request.query_params.get("session_hash")) != visitor:
+                raise HTTPException(403, "These answers are for another visitor.")
+        elif route == FILE:
+            path = os.path.abspath(request.path_params["path_or_url"])
+            if not visitor or not path.startswith(os.path.join(folder, _prefix(visitor))):
+                raise HTTPException(403, "This file belongs to another visitor.")
+        elif route != PROGRESS:
+            raise HTTPException(404, "The page does not use this address.")
+
+    return check
+
+
+def _stored_bytes(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):  # unlike Path.rglob, passes over folders that are deleted meanwhile
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
+
+
+def launch(
+    detector: ForgeryDetector,
+    folder: Path,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    model: Path = Path("model"),
+    error: float = ERROR,
+    password: bytes | None = None,
+) -> "gradio.Blocks":
+    """Serve the page from threads of this process; return it.
 
     Args:
         detector: the detector.
+        folder: existing folder for the files of the page.
         host: address to listen on; 127.0.0.1 allows access from this machine only.
         port: port to listen on; 0 means the first free port from 7860.
         model: the value of ``--model``.
         error: see `evaluation.verdicts.choose_cutoffs`.
+        password: what visitors must enter; None needs no login.
 
     Raises:
         InputError: Gradio is not installed, the host is not an address of this machine, or the port is taken.
@@ -269,39 +370,70 @@ def serve(detector: ForgeryDetector, host: str, port: int, model: Path, error: f
             f"--serve cannot listen on {host}{f', port {port}' if port else ''}: {reason}; "
             "give another --host or --port."
         ) from problem
+    # Gradio reads these on import, and then sends nothing over the network and keeps no statistics of all uploads.
+    os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(2**62)}
+    page = build_page(detector, folder, model, error)
+    from fastapi import Depends
+
+    def log_in(_: str, given: str) -> bool:
+        return password is not None and secrets.compare_digest(given.encode(), password)
+
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port or None,
+            auth=None if password is None else log_in,
+            auth_message="Enter any user name, and the password of this page.",
+            max_file_size=MAX_UPLOAD_MB * 2**20,
+            app_kwargs={"dependencies": [Depends(check_requests(folder))], "openapi_url": None},
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            share=False,
+            show_error=True,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as problem:
+        raise InputError(f"--serve cannot listen on {host}, port {port or 'from 7860'}: {problem}") from problem
+    return page
+
+
+def serve(
+    detector: ForgeryDetector, host: str, port: int, model: Path, error: float, password: bytes | None = None
+) -> None:
+    """Serve the page until SIGINT or SIGTERM; see `launch`.
+
+    An upload is deleted after scoring, its annotated copy `KEEP_SECONDS` later, and all other files when the page
+    closes.
+
+    Raises:
+        InputError: see `launch`.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as name:
-        folder = Path(name)
-        # Gradio reads these on import, and then sends nothing over the network.
-        os.environ |= {"GRADIO_TEMP_DIR": name, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        page = build_page(detector, folder, model, error)
-        try:
-            page.launch(
-                server_name=host,
-                server_port=port or None,
-                max_file_size=MAX_UPLOAD_MB * 2**20,
-                share=False,
-                show_error=True,
-                quiet=True,
-                prevent_thread_lock=True,
-            )
-        except OSError as problem:
-            raise InputError(f"--serve cannot listen on {host}, port {port or 'from 7860'}: {problem}") from problem
+        folder = Path(name).resolve()
+        page = launch(detector, folder, host, port, model, error, password)
         print(f"the page is at {page.local_url} (stop it with Ctrl-C)", flush=True)
         try:
             while True:
-                time.sleep(IDLE_SECONDS)
-                remove_abandoned_uploads(folder)
+                time.sleep(min(IDLE_SECONDS, KEEP_SECONDS))
+                remove_old_files(folder)
         except KeyboardInterrupt:
             page.close(verbose=False)
 
 
-def remove_abandoned_uploads(folder: Path) -> None:
-    """Remove the partial files of uploads that were refused or interrupted `IDLE_SECONDS` ago or earlier."""
-    for part in folder.glob("tmp*"):
-        with suppress(FileNotFoundError):  # Gradio moves a finished upload away
-            if part.is_file() and time.time() - part.stat().st_mtime > IDLE_SECONDS:
-                part.unlink()
+def remove_old_files(folder: Path) -> None:
+    """Remove the files of the page: partial uploads after `IDLE_SECONDS` without a new byte, others `KEEP_SECONDS`."""
+    for entry in folder.iterdir():
+        with suppress(OSError):  # Gradio moves a finished upload away
+            age = time.time() - entry.stat().st_mtime
+            if entry.is_dir() and age > KEEP_SECONDS:
+                shutil.rmtree(entry)
+            elif entry.is_file() and age > IDLE_SECONDS:
+                entry.unlink()
 
 
 def _plot_scores(seconds: np.ndarray, scores: np.ndarray, cutoffs: Cutoffs | None) -> Figure:

@@ -1230,8 +1230,34 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert tree(tmp_path) == here
 
 
+def password_file(folder: Path, password: str = "correct horse") -> Path:
+    (folder / "password").write_text(f"{password}\n")
+    return folder / "password"
+
+
+def test_page_for_other_machines_needs_a_password(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    started: list[tuple] = []
+    monkeypatch.setattr("scoring.page.serve", lambda _, *arguments: started.append(arguments))
+    serve = "--model", model, "--serve"
+    for host in ("0.0.0.0", "::", "192.0.2.1", "localhost.example.org", "", "127.0.0.1.example.org"):
+        refused(capsys, *serve, "--host", host, says="--password_file FILE")
+    given = *serve, "--host", "0.0.0.0", "--password_file"
+    refused(capsys, *given, tmp_path / "none", says="--password_file")
+    for short in ("", "short"):
+        refused(capsys, *given, password_file(tmp_path, short), says="at least 12 characters")
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert score(*serve, "--host", host) == 0
+    assert score(*given, password_file(tmp_path)) == 0
+    assert [(host, password) for host, _, _, _, password in started] == [
+        ("127.0.0.1", None), ("localhost", None), ("::1", None), ("0.0.0.0", b"correct horse")
+    ]  # fmt: skip
+
+
 def test_page_on_an_impossible_address(
-    model: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("av")  # checked before the port
     serve = "--model", model, "--serve"
@@ -1241,6 +1267,7 @@ def test_page_on_an_impossible_address(
         taken.listen()
         port = taken.getsockname()[1]
         refused(capsys, *serve, "--port", port, says=f"127.0.0.1, port {port}: ")
+    serve += "--password_file", password_file(tmp_path)
     refused(capsys, *serve, "--host", "nowhere.invalid", says="nowhere.invalid: ")
     refused(capsys, *serve, "--host", "192.0.2.1", says="give another --host or --port")
     monkeypatch.setitem(sys.modules, "av", None)
