@@ -17,6 +17,7 @@ from utils.files import require_file
 # torch.load and zipfile raise any of these for a damaged file.
 DAMAGE_ERRORS = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
@@ -47,18 +48,35 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as parts:
-                if damaged := parts.testzip():  # torch.load does not verify the checksums
-                    raise ValueError(f"{damaged} is damaged")
+                check_members(parts, file.stat().st_size)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", weights_only=True)
             if member and isinstance(content, dict) and zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as parts:
                     if member in parts.namelist():
-                        content |= torch.load(io.BytesIO(parts.read(member)), map_location="cpu", weights_only=True)
+                        inner = io.BytesIO(parts.read(member))
+                        with zipfile.ZipFile(inner) as inner_parts:
+                            check_members(inner_parts, len(inner.getbuffer()))
+                        inner.seek(0)
+                        content |= torch.load(inner, map_location="cpu", weights_only=True)
             return content
     except DAMAGE_ERRORS as error:
         reason = "it is damaged, incomplete, or not a PyTorch file"
         if "Weights only" in str(error) and zipfile.is_zipfile(file):
             reason = "it contains Python objects, which could run code and are not loaded"
         raise InputError(f"{flag}: {file} cannot be loaded as a checkpoint: {reason}.") from error
+
+
+def check_members(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError if a member of a PyTorch file is damaged, or if the members are larger than the file.
+
+    torch.load does not verify the checksums, and believes the sizes. PyTorch compresses nothing.
+    """
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("a member is compressed")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("the members are larger than the file")
+    if damaged := archive.testzip():
+        raise ValueError(f"{damaged} is damaged")

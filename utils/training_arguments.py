@@ -115,7 +115,7 @@ class TrainingArguments:
         12, parse.count_or_zero, "loader processes per training process, at most its share of the cores", "train"
     )
     size: int = parse.argument(
-        224, parse.number(int, 2), "input size of the network in pixels: images are resized to size x size", "train"
+        224, parse.size, "input size of the network in pixels: images are resized to size x size", "train"
     )
     mixup: bool = parse.argument(True, parse.boolean, "train on mixup blends of two images", "train")
     alpha: float = parse.argument(
