@@ -46,7 +46,13 @@ def _saved(content: Any, **options: Any) -> bytes:
 def small_state() -> dict[str, Tensor]:
     """Return the state dict of a network of one LIB, with zeros that take no space in a file."""
     state = to_official(build_network(MODEL, 1, SIZE).state_dict(), MODEL)
-    return {key: torch.zeros((), dtype=value.dtype).expand(value.shape) for key, value in state.items()}
+    return small(state)
+
+
+def small(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return zeros of the same shapes, which share one number for each dtype."""
+    zeros = {dtype: torch.zeros((), dtype=dtype) for dtype in {value.dtype for value in state.values()}}
+    return {key: zeros[value.dtype].expand(value.shape) for key, value in state.items()}
 
 
 def entries() -> dict[str, Any]:
@@ -235,9 +241,7 @@ def check_shared(content: bytes, folder: Path) -> bool:
 
 def detector_seeds() -> list[bytes]:
     """Return a checkpoint of RetinaFace, and its pickle alone; its tensors share one number."""
-    state = RetinaFace(MobileNet025()).state_dict()
-    zero = {dtype: torch.zeros((), dtype=dtype) for dtype in {value.dtype for value in state.values()}}
-    complete = _saved({key: zero[value.dtype].expand(value.shape) for key, value in state.items()})
+    complete = _saved(small(RetinaFace(MobileNet025()).state_dict()))
     with zipfile.ZipFile(io.BytesIO(complete)) as archive:
         return [complete, PICKLE + archive.read("archive/data.pkl")]
 
