@@ -244,13 +244,13 @@ def _is_recipe(value: Any) -> bool:
     """Return whether a value has the entries of `faces.recipe.Recipe`, within the limits of its flags, or is None."""
     if not isinstance(value, dict):
         return value is None
-    every, frames, margin, crop_size = (value.get(name) for name in ("every", "frames", "margin", "crop_size"))
+    known: dict[str, Any] = {"every": 1, "frames": 1, "margin": 1, "crop_size": 0, "detector": None, "weights": None}
+    every, frames, margin, crop_size, *names = ((known | value)[name] for name in known)
     return (
-        all(count is None or (_is_count(count) and count > 0) for count in (every, frames))
-        and (every is not None or "every" not in value)
-        and ("margin" not in value or (_is_number(margin) and 0 < margin <= MAX_MARGIN))
-        and ("crop_size" not in value or (_is_count(crop_size) and crop_size <= MAX_SIZE))
-        and all(isinstance(value.get(name), str | None) for name in ("detector", "weights"))
+        all(_is_count(count) and count > 0 for count in (every, 1 if frames is None else frames))
+        and (_is_number(margin) and 0 < margin <= MAX_MARGIN)
+        and (_is_count(crop_size) and crop_size <= MAX_SIZE)
+        and all(isinstance(name, str | None) for name in names)
     )
 
 
