@@ -87,10 +87,10 @@ class PreprocessingArguments:
         None, parse.path, "RetinaFace checkpoint file (default: the published one, downloaded once)", "frames and faces"
     )
     margin: float = parse.argument(
-        1.3, parse.positive, "side of the crop divided by the longer side of the face box", "frames and faces"
+        1.3, parse.margin, "side of the crop divided by the longer side of the face box", "frames and faces"
     )
     crop_size: int = parse.argument(
-        256, parse.count_or_zero, "side of the saved crops in pixels; 0 keeps the original size", "frames and faces"
+        256, parse.crop_size, "side of the saved crops in pixels; 0 keeps the original size", "frames and faces"
     )
     all_faces: bool = parse.argument(
         False,

@@ -42,6 +42,31 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
     return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
 
+def load_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any], file: Path) -> None:
+    """Restore Adam's moments from a checkpoint; keep the settings of this command, but for the last learning rate.
+
+    Raises:
+        InputError: the moments do not fit the weights.
+    """
+    current = [
+        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
+    ]
+    groups = saved.get("param_groups") if isinstance(saved, dict) else None
+    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+        raise InputError(f"--resume_model: {file}: the saved state of Adam is damaged.")
+    for group in groups:
+        group["fused"] = True  # decides where the optimizer keeps its step counters
+    load_state(optimizer, saved, file)
+    for group, settings in zip(optimizer.param_groups, current, strict=True):
+        group.update(settings)
+    try:
+        for weight, state in optimizer.state.items():  # fused Adam needs the strides of the weights
+            moments = {name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[weight] = {"step": state["step"].reshape(()), **moments}
+    except (LookupError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(f"--resume_model: {file}: the saved state of Adam does not fit this run.") from error
+
+
 class Record:
     """The losses, labels and scores of the current epoch's steps.
 
@@ -87,6 +112,15 @@ class Record:
                 )
             self.losses.append(losses)
         return self.losses[-1] if self.losses else {}
+
+    def load(self, record: dict[str, Any], device: torch.device) -> None:
+        """Continue the record of an unfinished epoch, the entry ``record`` of a checkpoint."""
+        counts, self.losses = record["counts"], record["losses"]
+        if len(counts) != len(self.losses) or any(losses.keys() != self.losses[0].keys() for losses in self.losses):
+            raise ValueError("the steps differ")
+        self.labels = list(record["labels"].to(device).split(counts))
+        self.scores = list(record["scores"].to(device).split(counts))
+        self.means()
 
     def means(self) -> dict[str, float]:
         """Return the mean of each loss over the images."""
@@ -185,28 +219,19 @@ class TrainState:
         balance = self.objective.balance
         load_state(balance, checkpoint.get("balance", balance.state_dict()), file)
         if "optimizer" in checkpoint:
-            # Restore Adam's moments; keep the settings of this command.
-            kept = ("initial_lr", "weight_decay")
-            current = [{key: group[key] for key in kept} for group in self.optimizer.param_groups]
-            for group in checkpoint["optimizer"].get("param_groups", []):
-                group["fused"] = True  # decides where the optimizer keeps its step counters
-            load_state(self.optimizer, checkpoint["optimizer"], file)
-            for group, settings in zip(self.optimizer.param_groups, current, strict=True):
-                group.update(settings)
-            for weight, state in self.optimizer.state.items():  # fused Adam needs the strides of the weights
-                state.update({name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")})
+            load_optimizer(self.optimizer, checkpoint["optimizer"], file)
             if self.scaler is not None:
-                self.scaler.load_state_dict(checkpoint.get("scaler") or self.scaler.state_dict())
+                load_state(self.scaler, checkpoint.get("scaler") or self.scaler.state_dict(), file)
         else:
             print(f"note: {file} holds no optimizer state; Adam starts without its moments")
         self.schedule.set_initial_rate(self.optimizer)
-        record = checkpoint.get("record")
-        if record is not None:
-            counts = record["counts"]
-            self.record.losses = record["losses"]
-            device = next(self.network.parameters()).device
-            self.record.labels = list(record["labels"].to(device).split(counts))
-            self.record.scores = list(record["scores"].to(device).split(counts))
+        try:
+            for finished in self.history:
+                format_epoch(finished)
+            if (record := checkpoint.get("record")) is not None:
+                self.record.load(record, next(self.network.parameters()).device)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(f"--resume_model: {file}: the saved history of the losses is damaged.") from error
 
     def finish_epoch(self, val: Metrics, calibration: dict[str, Any] | None) -> bool:
         """Count an epoch, and return whether it is the best so far.

@@ -29,7 +29,7 @@ class PackArguments:
 
     name: str = parse.positional(str, "dataset name: a folder of label files under --dataset_root")
     size: int = parse.argument(
-        TrainingArguments.size, parse.number(int, 2), "side of the packed images in pixels: --size of the training"
+        TrainingArguments.size, parse.size, "side of the packed images in pixels: --size of the training"
     )
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)

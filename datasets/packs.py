@@ -87,16 +87,22 @@ class Pack:
             if any(int(checksum) != zlib.crc32(text) for checksum, text in split):
                 raise ValueError(f"wrong checksum in {INDEX}")
             entries = [Entry(*fields) for fields in json.loads(b"[%s]" % b",".join(text for _, text in split))]
-            if any(entry.row + entry.images > len(self.images) for entry in entries):
-                raise ValueError(f"{IMAGES} is too short")
-            ends = [entry.offset + entry.images * entry.width for entry in entries]
-            smallest = [min(entry.row, entry.offset, entry.width - 1, entry.images - 1) for entry in entries]
-            if min(smallest, default=0) < 0 or max(ends, default=0) > len(self._names):
-                raise ValueError(f"impossible numbers in {INDEX}")
-        except (ValueError, TypeError, ZeroDivisionError) as error:
+            if any(entry.row + entry.images > min(len(self.images), len(self._checksums)) for entry in entries):
+                raise ValueError(f"{IMAGES} or {CHECKSUMS} is too short")
+            if not all(map(self._is_valid, entries)):
+                raise ValueError(f"an invalid entry in {INDEX}")
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise self._damaged(error) from error
         self.entries = {entry.path: entry for entry in entries}
         self.unreadable = {row for entry in entries for row in entry.unreadable}
+
+    def _is_valid(self, entry: Entry) -> bool:
+        rows = range(entry.row, entry.row + entry.images)
+        names = range(entry.offset, entry.offset + entry.images * entry.width)
+        within = (
+            min(entry.row, entry.offset) >= 0 and min(len(rows), entry.width) > 0 and names.stop <= len(self._names)
+        )
+        return isinstance(entry.path, str) and within and all(row in rows for row in entry.unreadable)
 
     def _damaged(self, reason: object) -> InputError:
         return InputError(

@@ -14,15 +14,17 @@ from PIL import UnidentifiedImageError
 
 from utils.errors import InputError, first_ten, one_line
 from utils.images import BROKEN_IMAGE, IMAGE_ENDINGS, is_animation, open_image
+from utils.memory import AllocationLimit
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV's own warnings
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV's own messages, of errors too
 
 VIDEO_ENDINGS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv",
 )  # fmt: skip
 TEXT_ENDINGS = (".ts", ".mts")  # MPEG transport streams, but also TypeScript
-MAX_VIDEO_MEGAPIXELS = 100  # per frame; 8K has 33
 ANIMATION_ENDINGS = (".gif", ".webp", ".png", ".avif")  # images, or animations
+MAX_FRAME_MEGAPIXELS = 40  # of a video or an animation; 8K has 33 to 35
+OPENING_BYTES = 1 << 30  # that opening a video may take
 
 
 class VideoError(Exception):
@@ -93,11 +95,17 @@ def open_video(file: Path, *options: int) -> cv2.VideoCapture:
     # FFmpeg reads the text before a colon in a relative path as a protocol. One thread per video, because many videos
     # are decoded in parallel.
     options = (cv2.CAP_PROP_N_THREADS, 1, *options)
-    capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG, options)
+    with AllocationLimit(OPENING_BYTES):
+        capture = cv2.VideoCapture(str(file.absolute()), cv2.CAP_FFMPEG, options)
     if not capture.isOpened():
         raise VideoError("unreadable: not a video that OpenCV can open")
-    width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
-    if width * height > 1e6 * MAX_VIDEO_MEGAPIXELS:
-        capture.release()
-        raise VideoError(f"unreadable: {width:.0f} x {height:.0f} pixels, more than {MAX_VIDEO_MEGAPIXELS} megapixels")
+    check_frame_size(int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)))
     return capture
+
+
+def check_frame_size(width: int, height: int) -> None:
+    """Raise VideoError if the frames of a video or an animation have more than `MAX_FRAME_MEGAPIXELS`."""
+    if width * height > 1e6 * MAX_FRAME_MEGAPIXELS:
+        raise VideoError(
+            f"unreadable: the frames have more than {MAX_FRAME_MEGAPIXELS} megapixels; scale the video down"
+        )

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from faces.kinds import VideoError, file_kind, open_video
+from faces.kinds import OPENING_BYTES, VideoError, check_frame_size, file_kind, open_video
 from utils.errors import InputError
 from utils.images import BROKEN_IMAGE, open_image, read_image, to_rgb
+from utils.memory import AllocationLimit
 from utils.time_limit import check_time
 
 MIN_DECODED_SHARE = 0.9  # share of the declared frames below which a video counts as cut short
@@ -34,6 +35,7 @@ class _PictureCapture:
         if animated:
             try:
                 self._image = open_image(path)
+                check_frame_size(*self._image.size)
                 self._count = self._image.n_frames  # type: ignore[attr-defined]
                 self._image.load()  # WebP then has the duration of the first frame
             except BROKEN_IMAGE as error:
@@ -115,6 +117,7 @@ class FrameReader:
         self.frames_read = 0
         self.times = array("d")
         self._every, self._count = every, count
+        self._limit = AllocationLimit(OPENING_BYTES)
 
     def _open(self, *options: int) -> "cv2.VideoCapture | _PictureCapture":
         if self._kind in ("image", "animation"):
@@ -126,18 +129,29 @@ class FrameReader:
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         wanted = None if self._count is None else set(evenly_spaced(self._available_frames(), self._count))
         try:
-            while self._capture.grab():
+            while self._grab():
                 check_time()
                 position, self.frames_read = self.frames_read, self.frames_read + 1
                 self.times.append(self._time(position))
                 if position % self._every == 0 if wanted is None else position in wanted:
-                    decoded, frame = self._capture.retrieve()
-                    if decoded:
+                    frame = self._retrieve()
+                    if frame is not None:
                         yield position, frame
         finally:
             self._capture.release()
         if self.frames_read == 0:
             raise VideoError("unreadable: no frame can be decoded")
+
+    def _grab(self) -> bool:
+        with self._limit:
+            return self._capture.grab()
+
+    def _retrieve(self) -> np.ndarray | None:
+        try:
+            decoded, frame = self._capture.retrieve()
+        except cv2.error as error:
+            raise VideoError("unreadable: the video cannot be decoded") from error
+        return frame if decoded else None
 
     def _time(self, position: int) -> float:
         """Return the display time of the last decoded frame: its timestamp if plausible, else from the frame rate."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from utils.command import run_command
 
 SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # in memory, folders are made and removed faster
-MODULES = ("texts",)  # the modules of this package that have TARGETS: dict[str, Target]
+MODULES = ("texts", "media", "models")  # the modules of this package that have TARGETS: dict[str, Target]
 
 # Pieces that break readers: controls, byte order marks, lone surrogates, numbers without a value, deep nesting.
 HOSTILE = (

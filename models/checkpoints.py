@@ -33,9 +33,9 @@ The best checkpoint of a finished training has:
 - ``record``: losses, labels and scores of these steps.
 """
 
-import math
 import re
 import shutil
+import sys
 import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -44,14 +44,15 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
+from torch.amp import GradScaler
 
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
 from models.shared_model import CONFIG, find_model, read_shared_model
 from utils.errors import InputError
 from utils.files import atomic_write, copy_file, sha256
+from utils.parsing import MAX_MARGIN, MAX_SIZE
 from utils.torch_files import read_torch_file
-from utils.training_arguments import MAX_LIBS, MAX_SIZE
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
@@ -177,22 +178,23 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         checkpoint["args"] = infer_settings(checkpoint["state_dict"])
         checkpoint["channels"] = "BGR"
     state, epoch, args = checkpoint["state_dict"], checkpoint.get("epoch"), checkpoint["args"]
-    types = {"model": "", "num_LIBs": 1, "size": 1}
     plain = {name: _is_plain(value) for name, value in checkpoint.items() if name not in ("state_dict", "optimizer")}
     valid = {
-        "state_dict": all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()),
-        "epoch": isinstance(epoch, int) and epoch >= 0,
-        "args": isinstance(args, dict)
-        and all(isinstance(args.get(k, v), type(v)) for k, v in types.items())
-        and args.get("num_LIBs", 1) <= MAX_LIBS
-        and args.get("size", 1) <= MAX_SIZE,
+        "state_dict": all(isinstance(k, str) and _is_plain_tensor(v) for k, v in state.items()),
+        "epoch": _is_count(epoch),
+        "step": _is_count(checkpoint.get("step", 0)),
+        "args": isinstance(args, dict) and _fits_network(args, state),
         "channels": checkpoint.get("channels") in ("RGB", "BGR"),
-        "val": ("val" in checkpoint) == ("best" in checkpoint),
+        "val": ("val" in checkpoint) == ("best" in checkpoint) and _are_metrics(checkpoint.get("val")),
+        "best": checkpoint.get("best") is None or _is_number(checkpoint["best"]),
+        "val_losses": all(map(_is_number, _listed(checkpoint.get("val_losses", [])))),
+        "halvings": _is_count(checkpoint.get("halvings", 0)),
+        "history": all(isinstance(epoch, dict) for epoch in _listed(checkpoint.get("history", []))),
         "calibration": _is_calibration(checkpoint.get("calibration")),
-        "about": _is_text_list(checkpoint.get("about", [])),
+        "about": all(isinstance(text, str) for text in _listed(checkpoint.get("about", []))),
         "familiar": _is_familiar(checkpoint.get("familiar")),
         "familiar_features": _are_features(checkpoint.get("familiar_features"), state),
-        "faces": isinstance(checkpoint.get("faces"), dict | None),
+        "faces": _is_recipe(checkpoint.get("faces")),
     }
     if invalid := [name for name, is_valid in (*plain.items(), *valid.items()) if not is_valid]:
         raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
@@ -221,9 +223,10 @@ def _is_calibration(value: Any) -> bool:
         levels = [value[level] for level in ("frame", "video")]
         numbers = [x for level in levels for x in (level["threshold"], level["fpr"], level["fnr"])]
         numbers += [score for level in levels for scores in (level["real"], level["fake"]) for score in scores]
-        known = re.fullmatch(r"mean|max|top[1-9]\d*", value["video_score"])
+        known = re.fullmatch(r"mean|max|top[1-9]\d{0,8}", value["video_score"])
         in_order = all(sorted(scores) == scores for level in levels for scores in (level["real"], level["fake"]))
-        return bool(known and in_order and all(map(_is_number, numbers)))
+        filled = all(level["real"] and level["fake"] for level in levels)
+        return bool(known and filled and in_order and all(map(_is_number, numbers)))
     except (TypeError, LookupError):
         return False
 
@@ -244,20 +247,68 @@ def _are_features(value: Any, state: dict[str, Any]) -> bool:
     """Return whether a value is N x d finite numbers, with d as in the last layer of the network, or is None."""
     if value is None:
         return True
-    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
-        return False
-    if not value.is_contiguous():  # a tensor may claim more numbers than the file holds
+    if not _is_plain_tensor(value) or not value.is_floating_point() or not value.is_contiguous():
         return False
     last = getattr(state.get("linear.1.weight", value), "shape", ())  # 2 x d
     return value.ndim == 2 and len(value) > 0 and value.shape[1:] == last[1:] and bool(value.isfinite().all())
 
 
-def _is_text_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+def _is_recipe(value: Any) -> bool:
+    """Return whether a value has the entries of `faces.recipe.Recipe`, within the limits of its flags, or is None."""
+    if not isinstance(value, dict):
+        return value is None
+    known: dict[str, Any] = {"every": 1, "frames": 1, "margin": 1, "crop_size": 0, "detector": None, "weights": None}
+    every, frames, margin, crop_size, *names = ((known | value)[name] for name in known)
+    return (
+        all(_is_count(count) and count > 0 for count in (every, 1 if frames is None else frames))
+        and (_is_number(margin) and 0 < margin <= MAX_MARGIN)
+        and (_is_count(crop_size) and crop_size <= MAX_SIZE)
+        and all(isinstance(name, str | None) for name in names)
+    )
+
+
+def _fits_network(args: dict[str, Any], state: dict[str, Any]) -> bool:
+    """Return whether the arguments that size the network are plausible, so that it can be built and compared."""
+    model, num_LIBs, size = (
+        args.get(name, default) for name, default in zip(NETWORK_SETTINGS, ("", 1, 2), strict=True)
+    )
+    libs = infer_settings(state).get("num_LIBs", 1)
+    sizes = _is_count(num_LIBs) and 0 < num_LIBs <= libs and _is_count(size) and 2 <= size <= MAX_SIZE
+    return isinstance(model, str) and sizes
+
+
+def _are_metrics(value: Any) -> bool:
+    """Return whether a value has the metrics that select and report an epoch, or is None."""
+    if value is None:
+        return True
+    names = ("acc", "auc", "log_loss")
+    return isinstance(value, dict) and all(
+        _is_number(value.get(name)) or (name == "auc" and name in value and value[name] is None) for name in names
+    )
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    """Return whether a value is a dense tensor of real numbers in memory."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_complex()
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a list as it is, and in place of another value a list without valid items."""
+    return value if isinstance(value, list) else [None]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= 1e9
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, float | int) and math.isfinite(value)
+    return isinstance(value, float | int) and abs(value) <= sys.float_info.max
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -271,8 +322,8 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 def infer_settings(state: dict[str, Tensor]) -> dict[str, Any]:
     """Return ``model`` and ``num_LIBs`` as far as the keys of an authors' checkpoint determine them."""
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    libs = [int(match[1]) for key in state if (match := re.match(r"region_model(\d+)\.", key))]
-    settings: dict[str, Any] = {"num_LIBs": max(libs)} if libs else {}
+    libs = {match[1] for key in state if (match := re.match(r"region_model(\d+)\.", key))}
+    settings: dict[str, Any] = {"num_LIBs": len(libs)} if libs else {}
     if is_official_mobilenet(state):
         settings["model"] = "mobilenet"
     elif "region_model1.layer1.0.conv1.weight" in state:
@@ -356,11 +407,11 @@ def load_network(
     network.load_state_dict(state, assign=assign)
 
 
-def load_state(target: torch.nn.Module | torch.optim.Optimizer, state: dict[str, Any], file: Path) -> None:
+def load_state(target: torch.nn.Module | torch.optim.Optimizer | GradScaler, state: dict[str, Any], file: Path) -> None:
     """Load the optimiser or loss weights entry of the checkpoint `file`; raise InputError if it does not fit."""
     try:
         target.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"--resume_model: {file}: the saved state of {type(target).__name__} does not fit this run."
         ) from error

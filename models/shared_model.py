@@ -124,7 +124,9 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
     try:
         entries = load_json(config)
         expected = entries["weights_sha256"]
-    except (ValueError, LookupError, TypeError) as error:
+        if not isinstance(entries, dict):
+            raise TypeError("not a JSON object")
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise InputError(
             f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256."
         ) from error
@@ -147,7 +149,7 @@ def _read_tensors(file: Path, key: str, expected: str, flag: str) -> dict[str, A
         )
     try:
         tensors = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, ValueError) as error:
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
         raise InputError(f"{flag}: {file} is not a safetensors file.") from error
     # The file's own layout is not aligned as PyTorch's is, which changes the rounding of scores.
     return {name: value.clone() for name, value in tensors.items()}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,9 +24,12 @@ from models.checkpoints import (
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
+from train_state import TrainState
 from utils.devices import seed_everything, smallest_share
 from utils.errors import InputError
 from utils.files import sha256
+from utils.training_arguments import TrainingArguments
+from utils.world import World
 
 NETWORKS = json.loads((ROOT / "tests/fidelity_reference.json").read_text())["networks"]
 
@@ -126,15 +130,55 @@ def test_damaged_file_is_refused(tmp_path: Path) -> None:
         ("familiar_features", torch.ones(3, 5)),  # of another network
         ("familiar_features", torch.full((3, 96), torch.nan)),
         ("familiar_features", torch.ones(0, 96)),
+        ("familiar_features", torch.zeros(()).expand(3, 96)),  # takes no space in the file
         ("calibration", {"video_score": "mean"} | dict.fromkeys(("frame", "video"), {"threshold": float("nan")})),
+        ("familiar", {"quantiles": {}, "crop_side": None, "distance": 10**400}),
+        ("args", {"size": 10**6}),
+        ("args", {"num_LIBs": 10**6}),
+        ("faces", {"every": 0}),
+        ("faces", {"margin": 1e9}),
+        ("faces", {"crop_size": 10**6}),
+        ("step", -1),
+        ("history", {}),
+        ("halvings", "1"),
+        ("val_losses", [None]),
     ],
 )
 def test_invalid_entries_are_named(tmp_path: Path, entry: str, value: Any) -> None:
     network, file = build_network("test_resnet", 1, 32), tmp_path / "model.pth"
     assert network.linear[1].in_features == 96
-    save_checkpoint(file, network, "test_resnet", 1, args={}, channels="RGB", **{entry: value})
+    save_checkpoint(file, network, "test_resnet", 1, **{"args": {}, "channels": "RGB", entry: value})
     with pytest.raises(InputError, match=f"'{entry}'"):
         load_checkpoint(file)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_compressed_file_is_refused(method: int, tmp_path: Path) -> None:
+    """A small one could take any amount of memory."""
+    torch.save({"state_dict": {"a": torch.zeros(100_000)}}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as source, zipfile.ZipFile(tmp_path / "b.pth", "w", method) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(InputError, match="b.pth"):
+        load_checkpoint(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": []},
+        {"optimizer": {"state": {}, "param_groups": [1]}},
+        {"history": [{}]},
+        {"record": {"losses": [{"total": 1.0}], "counts": [1, 2], "labels": torch.ones(3), "scores": torch.ones(3)}},
+    ],
+)
+def test_a_training_does_not_continue_from_damaged_entries(change: dict[str, Any], tmp_path: Path) -> None:
+    network, file = build_network("test_resnet", 1, 32), tmp_path / "model_last.pth"
+    settings = {"model": "test_resnet", "num_LIBs": 1, "size": 32, "lil_loss": False, "precision": "fp32"}
+    args = TrainingArguments(**settings, resume_model=file)
+    save_checkpoint(file, network, "test_resnet", 1, args={}, channels="RGB", **change)
+    with pytest.raises(InputError, match="saved"):
+        TrainState(args, load_checkpoint(file), 2, World("cpu"))
 
 
 def test_a_checkpoint_for_scoring_has_equal_weights_and_no_optimizer(tmp_path: Path) -> None:

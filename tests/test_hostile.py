@@ -395,8 +395,8 @@ def test_a_video_that_claims_large_frames(tmp_path: Path, monkeypatch: pytest.Mo
     claim(tmp_path / "a.avi", 30_000, 30_000, 12)
     assert peak(lambda: list(FrameReader(tmp_path / "a.avi"))) < 500
     claim(tmp_path / "b.avi", 200, 140, 12)
-    monkeypatch.setattr("faces.kinds.MAX_VIDEO_MEGAPIXELS", 0.02)
-    with pytest.raises(VideoError, match="200 x 140 pixels"):
+    monkeypatch.setattr("faces.kinds.MAX_FRAME_MEGAPIXELS", 0.02)
+    with pytest.raises(VideoError, match="0.02 megapixels"):
         FrameReader(tmp_path / "b.avi")
 
 

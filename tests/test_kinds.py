@@ -1,9 +1,12 @@
 """Kinds of files: images, animations, videos, and what a folder scan skips."""
 
 import os
+import resource
+import struct
 import sys
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from faces import kinds
 from faces.kinds import VideoError, file_kind, kind_to_skip
 from faces.videos import FrameReader
 from scoring import detector as scoring_detector
 from tests.test_inference import FACES, checkpoint, orientation, photo, read_records, score, write_image
 from tests.test_preprocessing import HEIGHT, WIDTH, fixed_detector, picture, write_video
+from utils import images
 from utils.errors import InputError
 from utils.images import MAX_MEGAPIXELS, open_image, read_image, set_max_megapixels
+from utils.memory import AllocationLimit
 
 FRAMES, DELAYS = 7, [40, 40, 80, 40, 40, 40, 120]  # milliseconds
 
@@ -52,15 +58,16 @@ def write_heic(file: Path, image: np.ndarray, **options: Any) -> Path:
     return write_image(file, image, **options)
 
 
-def write_stream(file: Path, codec: str, frames: int = 12, **options: str) -> Path:
+def write_stream(file: Path, codec: str, frames: int = 12, size: int = 1, **options: str) -> Path:
     """A video with PyAV; skip the test where FFmpeg lacks the encoder."""
     av = pytest.importorskip("av")
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no encoder {codec}")
     with av.open(str(file), "w", **options) as container:
-        stream = container.add_stream(codec, rate=25, width=WIDTH, height=HEIGHT, pix_fmt="yuv420p")
+        stream = container.add_stream(codec, rate=25, width=size * WIDTH, height=size * HEIGHT, pix_fmt="yuv420p")
         for number in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number, 0), format="bgr24")))
+            pixels = picture(number, 0).repeat(size, axis=0).repeat(size, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="bgr24")))
         container.mux(stream.encode())
     return file
 
@@ -131,6 +138,36 @@ def test_the_default_limit(height: int, passes: bool, tmp_path: Path) -> None:
             return
         with pytest.raises(InputError, match=f"{MAX_MEGAPIXELS} megapixels"):
             read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "I;16", "P", "1", "LA"])
+def test_a_large_image_is_converted_in_strips(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.fromarray(photo(0)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        picture = Image.fromarray(257 * np.asarray(picture).astype(np.uint16))
+    picture.save(tmp_path / "a.tif")
+    expected = read_image(tmp_path / "a.tif")
+    monkeypatch.setattr(images, "STRIP", 5 * WIDTH)
+    assert np.array_equal(read_image(tmp_path / "a.tif"), expected) and expected.std() > 1
+
+
+def test_a_damaged_tiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    grey(100).save(tmp_path / "a.tif", compression="tiff_adobe_deflate")
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content.replace(b"\x78\x9c", b"\x78\x00"))  # the header of zlib
+    with pytest.raises(InputError):
+        read_image(tmp_path / "a.tif")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("ending", ["gif", "avif"])
+def test_damage_that_pillow_meets_with_its_own_errors(ending: str, tmp_path: Path) -> None:
+    content = write_animation(tmp_path / f"a.{ending}").read_bytes()
+    for start in range(0, len(content), 7):
+        (tmp_path / "b").write_bytes(content[:start] + b"\0\0" + content[start + 2 :])
+        file_kind(tmp_path / "b")
+        with suppress(InputError):
+            assert read_image(tmp_path / "b").ndim == 3
 
 
 def test_the_limit_can_be_set(model: Path, tmp_path: Path) -> None:
@@ -214,6 +251,46 @@ def test_videos_of_cameras_and_phones(
     assert code == 0 and len(found) == 2
     assert all(x["frames"] == 6 and not any("ends" in note for note in x["notes"]) for x in found.values())
     assert [position for position, _ in FrameReader(file, count=3)] == [0, 6, 11]
+
+
+def test_a_video_that_declares_millions_of_frames(tmp_path: Path) -> None:
+    """FFmpeg would make an index of 89 million frames, 3 GB."""
+    content = bytearray(write_video(tmp_path / "a.mp4").read_bytes())
+    declared = struct.pack(">I", 89_000_000)
+    for box, position in ((b"stts", 12), (b"stsz", 12), (b"stsc", 16)):
+        start = content.index(box) + position
+        content[start : start + 4] = declared
+    start = content.index(b"stsz") + 8  # one size for all
+    content[start : start + 4] = struct.pack(">I", 1)
+    (tmp_path / "a.mp4").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VideoError):
+        list(FrameReader(tmp_path / "a.mp4"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # KB
+
+
+@pytest.mark.parametrize("ending", ["avi", "gif"])
+def test_frames_that_are_too_large(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_animation(tmp_path / "a.gif") if ending == "gif" else write_video(tmp_path / f"a.{ending}")
+    assert list(FrameReader(file))
+    monkeypatch.setattr(kinds, "MAX_FRAME_MEGAPIXELS", 0.9 * WIDTH * HEIGHT / 1e6)
+    with pytest.raises(VideoError, match="megapixels"):
+        list(FrameReader(file))
+
+
+def test_a_video_that_changes_its_size(tmp_path: Path) -> None:
+    parts = [write_stream(tmp_path / f"{i}.ts", "libx264", size=size).read_bytes() for i, size in enumerate((1, 2))]
+    (tmp_path / "a.ts").write_bytes(b"".join(parts))
+    frames = [frame for _, frame in FrameReader(tmp_path / "a.ts", every=1)]
+    assert len(frames) == 24 and {frame.shape for frame in frames} == {(HEIGHT, WIDTH, 3)}
+
+
+def test_allocations_beyond_the_limit_fail() -> None:
+    with AllocationLimit(1 << 26):
+        bytearray(1 << 24)
+        with pytest.raises(MemoryError):
+            bytearray(1 << 28)
+    bytearray(1 << 28)
 
 
 # ---------------------------------------------------------------------------------------------------- folder scans

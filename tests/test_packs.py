@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from datasets import pack as command
 from datasets.folders import real_path
 from datasets.images import BadImage, FaceImages, ThreadLoader, make_loader
 from datasets.labels import SPLITS, read_datasets, read_split
-from datasets.packs import Pack, find_pack
+from datasets.packs import Entry, Pack, find_pack, index_line
 from models.checkpoints import load_checkpoint
 from tests.conftest import ROOT, arguments, make_dataset
 from utils.errors import InputError
@@ -195,6 +196,13 @@ def flip(file: Path, position: int) -> None:
     file.write_bytes(content)
 
 
+def change_entry(pack: Path, **changes: Any) -> None:
+    """Change the first entry of the index; its checksum stays right."""
+    header, first, *others = (pack / "index.jsonl").read_bytes().splitlines(keepends=True)
+    entry = Entry(*json.loads(first.partition(b" ")[2]))._replace(**changes)
+    (pack / "index.jsonl").write_bytes(b"".join([header, index_line(entry), *others]))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -205,6 +213,13 @@ def flip(file: Path, position: int) -> None:
         lambda pack: (pack / "names.bin").unlink(),
         lambda pack: (pack / "index.jsonl").write_text("[0, 32]\n"),
         lambda pack: (pack / "index.jsonl").write_text("text\n"),
+        lambda pack: (pack / "index.jsonl").write_text("[" * 100_000 + "\n"),
+        lambda pack: (pack / "index.jsonl").write_text(f"[1, 1{'0' * 400}]\n"),
+        lambda pack: change_entry(pack, row=-1),
+        lambda pack: change_entry(pack, path=[]),
+        lambda pack: change_entry(pack, width=0),
+        lambda pack: change_entry(pack, unreadable=None),
+        lambda pack: change_entry(pack, offset=10**9),
         lambda pack: (pack / "index.jsonl").write_text('[1, "x"]\n'),
     ],
 )

@@ -1,6 +1,11 @@
 """Read image files with Pillow."""
 
+import os
 import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +16,29 @@ from utils.errors import InputError, require_package
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")  # in other formats, several images are pages or thumbnails
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
-MAX_MEGAPIXELS = 300
-STRIP = 2**24  # pixels converted at a time; a conversion needs the memory of its pixels several times
-# What Pillow raises: SyntaxError for a broken PNG, struct.error for broken EXIF, EOFError for a missing frame.
-BROKEN_IMAGE = (OSError, SyntaxError, ValueError, struct.error, EOFError, Image.DecompressionBombError)
+MAX_MEGAPIXELS = 200  # at about 8 bytes each
+WEBP_SHARE = 0.5  # of the limit, because Pillow takes twice the memory for WebP
+STRIP = 1 << 24  # pixels that are converted at once
+# What Pillow raises for a damaged file, such as SyntaxError for a PNG, EOFError for a missing frame, RuntimeError or
+# ZeroDivisionError for an AVIF, and IndexError for a GIF.
+BROKEN_IMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 
-
+# Pillow warns of the metadata of damaged files, which the project does not read, except for the orientation.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # `open_image` has its own limit; Pillow would also warn about images below it
 _max_megapixels: float = MAX_MEGAPIXELS
 
@@ -47,9 +69,10 @@ def open_image(path: Path) -> Image.Image:
             from pillow_heif import register_heif_opener  # slow to import, and few images need it
         register_heif_opener()
         image = Image.open(path)
-    if image.width * image.height > 1e6 * _max_megapixels:
+    limit = _max_megapixels * (WEBP_SHARE if image.format == "WEBP" else 1)
+    if image.width * image.height > 1e6 * limit:
         image.close()
-        raise Image.DecompressionBombError(f"the image has more than {_max_megapixels:g} megapixels")
+        raise Image.DecompressionBombError(f"the image has more than {limit:g} megapixels")
     return image
 
 
@@ -65,18 +88,37 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         ValueError: the image has 32 bits per channel.
     """
     image.load()  # NumPy may hide an error
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips 16-bit values at 255
-        return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("I", "F"):
         raise ValueError(f"Pillow mode {image.mode} is not supported; save it with 8 or 16 bits per channel")
     rows = max(1, STRIP // image.width)
-    if rows >= image.height:
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb[top : top + rows] = np.asarray(strip.convert("RGB"))
-    return rgb
+    if image.height <= rows:
+        return _convert(image)
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):  # Pillow copies what it converts twice
+        pixels[top : top + rows] = _convert(image.crop((0, top, image.width, min(image.height, top + rows))))
+    return pixels
+
+
+def _convert(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips 16-bit values at 255
+        return np.repeat((np.asarray(image) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+@contextmanager
+def _without_messages(image: Image.Image) -> Iterator[None]:
+    """Drop what libtiff writes to standard error about a damaged TIFF; it has no setting for this in Pillow."""
+    if image.format != "TIFF":
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
@@ -92,12 +134,12 @@ def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:
         InputError: the file is missing, unreadable, truncated or too large, or needs a package that is missing.
     """
     try:
-        with open_image(path) as image:
+        with open_image(path) as image, _without_messages(image):
             if exif_rotation:
                 ImageOps.exif_transpose(image, in_place=True)
             return to_rgb(image)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except BROKEN_IMAGE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or "damaged"
         raise InputError(f"{path}: {reason}") from error

@@ -190,6 +190,13 @@ count_or_zero = number(int, 0)
 positive = number(float, 0, exclusive=True)
 share = number(float, 0, high=1)
 
+# A checkpoint of another origin is held to these limits, too: what it asks for must fit into the memory.
+MAX_SIZE = 2048  # pixels, side of the network's input and of face crops
+MAX_MARGIN = 10  # side of a face crop divided by the side of the face box
+size = number(int, 2, high=MAX_SIZE)
+crop_size = number(int, 0, high=MAX_SIZE)
+margin = number(float, 0, exclusive=True, high=MAX_MARGIN)
+
 
 def one_of(*valid: str) -> Callable[[str], str]:
     """Return a parser that accepts one of the names."""

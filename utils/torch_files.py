@@ -17,6 +17,7 @@ from utils.files import require_file
 # torch.load and zipfile raise any of these for a damaged file.
 DAMAGE_ERRORS = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
@@ -32,18 +33,21 @@ DAMAGE_ERRORS = (
 )
 
 
-def check_archive(file: Path) -> None:
+def check_archive(file: Path | io.BytesIO) -> None:
     """Check the zip archive of a PyTorch file; do nothing for an older format, which is not compressed.
 
     Raises:
-        ValueError: a member is damaged, or the archive holds more bytes than the file: PyTorch never compresses, but
+        ValueError: a member is damaged, or the members are larger than the file: PyTorch never compresses, but
             `torch.load` would inflate a compressed member, however large.
     """
     if zipfile.is_zipfile(file):
+        size = file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())
         with zipfile.ZipFile(file) as parts:
             members = parts.infolist()
-            if sum(member.file_size for member in members) > file.stat().st_size:
-                raise ValueError("it is compressed")
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("a member is compressed")
+            if sum(member.file_size for member in members) > size:
+                raise ValueError("the members are larger than the file")
             if damaged := parts.testzip():  # torch.load does not verify the checksums
                 raise ValueError(f"{damaged} is damaged")
 
@@ -68,7 +72,10 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
             if member and isinstance(content, dict) and zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as parts:
                     if member in parts.namelist():
-                        content |= torch.load(io.BytesIO(parts.read(member)), map_location="cpu", weights_only=True)
+                        inner = io.BytesIO(parts.read(member))
+                        check_archive(inner)
+                        inner.seek(0)
+                        content |= torch.load(inner, map_location="cpu", weights_only=True)
             return content
     except DAMAGE_ERRORS as error:
         reason = "it is damaged, incomplete, or not a PyTorch file"

@@ -17,7 +17,6 @@ NOT_INHERITED = (
     "slurm",
 )  # fmt: skip
 
-MAX_LIBS, MAX_SIZE = 100, 2048  # a checkpoint that claims more must not fill the memory
 
 # The defaults that each --recipe changes. The authors' code applies its scales 1, 2, 10 to classification, global and
 # local loss, in this order; ours is classification, local, global.
@@ -117,10 +116,7 @@ class TrainingArguments:
         12, parse.count_or_zero, "loader processes per training process, at most its share of the cores", "train"
     )
     size: int = parse.argument(
-        224,
-        parse.number(int, 2, high=MAX_SIZE),
-        "input size of the network in pixels: images are resized to size x size",
-        "train",
+        224, parse.size, "input size of the network in pixels: images are resized to size x size", "train"
     )
     mixup: bool = parse.argument(True, parse.boolean, "train on mixup blends of two images", "train")
     alpha: float = parse.argument(
@@ -181,9 +177,7 @@ class TrainingArguments:
         "loss",
     )
 
-    num_LIBs: int = parse.argument(
-        4, parse.number(int, 1, high=MAX_LIBS), "number of Local Information Blocks", "model"
-    )
+    num_LIBs: int = parse.argument(4, parse.count, "number of Local Information Blocks", "model")
     resume_model: Path | None = parse.argument(
         None,
         parse.path,
