@@ -297,10 +297,12 @@ def _open(file: Path, flag: str, replace: bool) -> Iterator[Callable[[str], None
         file.parent.mkdir(parents=True, exist_ok=True)
         out = file.open("ab", buffering=0)  # a buffer would write the rest of a cut text later
     regular = file.is_file()
-    with out:
-        yield append
-    if new and regular and file.stat().st_size == 0:
-        file.unlink()
+    try:
+        with out:
+            yield append
+    finally:
+        if new and regular and file.stat().st_size == 0:
+            file.unlink()
 
 
 @contextmanager

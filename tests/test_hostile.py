@@ -221,7 +221,7 @@ def test_a_checkpoint_does_not_choose_where_a_resumed_run_writes(
 ) -> None:
     hostile = {name: value.format(root=tiny) for name, value in entries.items()}
     args = {"model": "test_resnet", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "name": "run", "save_path": "x"}
-    checkpoint(tiny / "strangers.pth", args=args | hostile, val={"auc": 1.0}, best=1.0)
+    checkpoint(tiny / "strangers.pth", args=args | hostile, val={"acc": 1.0, "auc": 1.0, "log_loss": 0.1}, best=1.0)
     monkeypatch.setattr(training, "run_training", lambda args, *_: RunFolder(args, World("cpu")).open())
     monkeypatch.chdir(tiny)
     before = set(tiny.rglob("*"))

@@ -46,7 +46,7 @@ def printable(text: str) -> str:
 
 def one_line(text: object) -> str:
     """Return a name or message as one printable line, with control characters and invalid bytes escaped."""
-    return " ".join(printable(str(text)).splitlines())
+    return " ".join(printable(str(text)).splitlines()).replace("\t", "\\t")
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
