@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.test_inference import checkpoint
 from tests.test_page import PASSWORD, Visitor, command_line_scores, is_one_sentence, mixed_uploads
 
-LIMITS = "page.MAX_UPLOAD_MB, page.MAX_VIDEO_MINUTES, page.KEEP_SECONDS = 1, 0.05, 150"
+LIMITS = "page.MAX_UPLOAD_MB, page.MAX_VIDEO_MINUTES, page.KEEP_SECONDS = 1, 0.05, 20"
 CODE = f"import sys, inference\nfrom scoring import page\n{LIMITS}\nsys.exit(inference.main())"
 
 
