@@ -95,16 +95,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="long_use_"))
     checkpoint = folder / "run/model_last.pth"
     options = [*TRAINING.split(), "--save_path", str(folder), "--name", "run", "--resume_model", "auto"]
-    test = [
-        "--test",
-        "True",
-        "--dataset",
-        "demo",
-        "--resume_model",
-        str(checkpoint),
-        "--save_path",
-        str(folder / "test"),
-    ]
+    test = f"--test True --dataset demo --resume_model {checkpoint} --save_path {folder / 'test'}".split()
     end = time.monotonic() + 60 * args.minutes
     rounds: list[list[Use]] = []
     kept: list[int] = []

@@ -3,7 +3,7 @@
     python -m benchmarks.page_load [--uploads 200] [--threads 8]
 
 It starts ``inference.py --serve`` with a tiny untrained network in another process, and compares each score with the
-score of the command line. The uploads are those of tests/test_page.py. Linux only.
+score of the command line. tests/test_page.py makes the uploads. Linux only.
 """
 
 import argparse

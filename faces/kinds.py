@@ -90,7 +90,7 @@ def open_video(file: Path, *options: int) -> cv2.VideoCapture:
     except UnicodeEncodeError:  # OpenCV crashes on such a name
         raise VideoError("unreadable: the file name is not UTF-8; rename the file") from None
     with suppress(OSError), file.open("rb") as content:
-        if b"\0" not in content.read(4096):  # a playlist would make FFmpeg open other files
+        if b"\0" not in content.read(4096):  # a text may be a playlist, which makes FFmpeg open other files
             raise VideoError("unreadable: not a video that OpenCV can open")
     # FFmpeg reads the text before a colon in a relative path as a protocol. One thread per video, because many videos
     # are decoded in parallel.

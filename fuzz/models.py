@@ -32,7 +32,7 @@ from utils.world import World
 
 MODEL, SIZE = "test_resnet", 32
 SEPARATOR = b"\n--fuzz--\n"  # between the files that one input holds
-PICKLE = b"pickle:"  # starts an input that stands in a zip archive with correct checksums
+PICKLE = b"pickle:"  # an input with this start is put into a zip archive with right checksums
 FACE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
 
 
@@ -108,7 +108,7 @@ def to_lines(value: dict[str, Any], above: str = "") -> bytes:
 
 
 def from_lines(content: bytes) -> dict[str, Any]:
-    """Return the nested dictionaries of lines; a value that is no JSON becomes a string."""
+    """Return the nested dictionaries of lines; a value that is not JSON becomes a string."""
     found: dict[str, Any] = {}
     for line in content.decode("utf-8", "replace").split("\n"):
         path, _, text = line.partition(" ")
@@ -197,22 +197,21 @@ def file_seeds() -> list[bytes]:
     return [today, file.getvalue(), _saved(content, _use_new_zipfile_serialization=False), PICKLE + pickled]
 
 
-def write_archive(pickled: bytes, file: Path) -> None:
-    """Put a pickle into an archive with two storages."""
+def write_file(content: bytes, file: Path) -> None:
+    """Write a PyTorch file; an input that starts with `PICKLE` becomes an archive with two storages."""
+    if not content.startswith(PICKLE):
+        file.write_bytes(content)
+        return
+    members = {"data.pkl": content.removeprefix(PICKLE), "byteorder": b"little", "version": b"3\n"}
     with zipfile.ZipFile(file, "w") as archive:
-        for name, content in {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"}.items():
-            archive.writestr(f"archive/{name}", content)
-        for number in range(2):
-            archive.writestr(f"archive/data/{number}", bytes(24))
+        for name, member in {**members, "data/0": bytes(24), "data/1": bytes(24)}.items():
+            archive.writestr(f"archive/{name}", member)
 
 
 def check_file(content: bytes, folder: Path) -> bool:
     """Read a PyTorch file as a checkpoint, for scoring and for training."""
     file = folder / "model.pth"
-    if content.startswith(PICKLE):
-        write_archive(content.removeprefix(PICKLE), file)
-    else:
-        file.write_bytes(content)
+    write_file(content, file)
     continued = answers(lambda: load_checkpoint(file))
     return answers(lambda: load_checkpoint(file, scoring=True)) or continued
 
@@ -249,10 +248,7 @@ def detector_seeds() -> list[bytes]:
 def check_detector(content: bytes, folder: Path) -> bool:
     """Read the weights of a face detector."""
     file = folder / "detector.pth"
-    if content.startswith(PICKLE):
-        write_archive(content.removeprefix(PICKLE), file)
-    else:
-        file.write_bytes(content)
+    write_file(content, file)
     return answers(lambda: load_retinaface(file))
 
 

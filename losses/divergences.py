@@ -73,8 +73,8 @@ def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
     W = sum over i, j of P_ij * |p_i - q_j|^2. P is the transport plan between the uniform distributions on the rows of
     p and on the rows of q, with entropic regularisation epsilon = 0.01. The order of the rows does not matter.
 
-    The gradient is that of the settled plan, by implicit differentiation: whatever the costs, the rows and columns of
-    the plan keep their sums, which gives a linear system for the change of the potentials.
+    Implicit differentiation of the settled plan gives the gradient: the rows and columns of the plan keep their sums
+    for all costs, so the change of the potentials solves a linear system.
 
     Args:
         p: probabilities, B x C.

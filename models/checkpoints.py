@@ -56,7 +56,8 @@ from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
-MAX_VALUES, MAX_DEPTH = 10**6, 20  # values in one level of an entry, and levels
+# Values in one level of an entry, and levels. An entry has several values for each step of an epoch.
+MAX_VALUES, MAX_DEPTH = 10**7, 20
 
 
 def unwrapped_state(network: torch.nn.Module) -> dict[str, Tensor]:

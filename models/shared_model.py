@@ -126,7 +126,7 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
         expected = entries["weights_sha256"]
         if not isinstance(entries, dict):
             raise TypeError("not a JSON object")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256."
         ) from error

@@ -155,15 +155,8 @@ def _sides(file: Path) -> dict[tuple[str, str], float]:
                 for name in ("", str(number)):
                     found[name, face["image"]] = float(min(right - left, bottom - top))
         return found
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OSError,
-        ArithmeticError,
-        RecursionError,
-    ):  # a file of another origin
+    # The file has another origin.
+    except (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError):
         return {}
 
 

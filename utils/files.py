@@ -249,7 +249,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = load_json(file)
         if not isinstance(content, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); delete it and run the command again.") from error
     return content
 

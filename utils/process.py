@@ -28,7 +28,7 @@ def wait_briefly() -> None:
 
 
 class Stopped(BaseException):
-    """A signal asked the run to stop. Like KeyboardInterrupt, it is no error that an ``except Exception`` may catch."""
+    """A signal asked the run to stop. Like KeyboardInterrupt, it passes through ``except Exception``."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

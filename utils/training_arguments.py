@@ -17,7 +17,6 @@ NOT_INHERITED = (
     "slurm",
 )  # fmt: skip
 
-
 # The defaults that each --recipe changes. The authors' code applies its scales 1, 2, 10 to classification, global and
 # local loss, in this order; ours is classification, local, global.
 RECIPES: dict[str, dict[str, Any]] = {
