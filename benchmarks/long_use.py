@@ -5,8 +5,8 @@
 
 A round starts training.py, which continues the newest checkpoint, and kills it (SIGKILL) after two to four minutes.
 Every third round also tests the checkpoint. Every second, the benchmark reads memory, open files and threads of the
-process and its children from /proc (Linux). Memory is the proportional set size, so that memory which processes share
-counts once.
+process and its children from /proc (Linux). Memory is the proportional set size without files: memory which processes
+share counts once, and the libraries' code, which other programs on the machine share, does not count.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Use(NamedTuple):
     """What a process and its children use.
 
     Attributes:
-        memory: proportional set size in MB.
+        memory: proportional set size in MB, without files.
         files: number of open files.
         threads: number of threads.
     """
@@ -59,8 +59,8 @@ def measure(pid: int) -> Use:
     memory, files, threads = 0.0, 0, 0
     for process in tree(pid):
         with suppress(OSError):  # a child has just ended
-            rollup = (process / "smaps_rollup").read_text().split("\nPss:")[1]
-            memory += int(rollup.split()[0]) / 1000
+            lines = [line.split() for line in (process / "smaps_rollup").read_text().splitlines()]
+            memory += sum(int(kb) for name, kb, *_ in lines if name in ("Pss_Anon:", "Pss_Shmem:")) * 1.024 / 1000
             files += len(list((process / "fd").iterdir()))
             threads += len(list((process / "task").iterdir()))
     return Use(memory, files, threads)

@@ -91,6 +91,17 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A disk of 4 MB."""
+    folder = tmp_path_factory.mktemp("disk")
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
 def arguments(root: Path, *more: str) -> list[str]:
     """Return the command line for a tiny network on the datasets under `root`."""
     where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces")]

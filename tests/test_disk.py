@@ -35,6 +35,7 @@ from datasets import pack as pack_command
 from datasets.packs import Pack
 from demo.dataset import make_demo
 from evaluation.predictions import read_predictions
+from evaluation.report import write_report
 from faces.extraction import Source
 from faces.recipe import Recipe
 from faces.videos import FrameReader
@@ -47,8 +48,9 @@ from tests.test_inference import checkpoint, photo, write_image
 from tests.test_preprocessing import arguments as preprocessing_arguments
 from tests.test_preprocessing import fixed_detector, folder_dataset, write_video
 from tests.test_records import record, settings
+from tests.test_report import make_run
 from utils.command import run_command
-from utils.files import LOCK_NAME, remove_stale_parts
+from utils.files import LOCK_NAME, copy_file, remove_stale_parts
 
 PAGE = 4096  # bytes: tmpfs gives space in pages
 INPUTS = Path()  # what the writers read: `inputs` sets it
@@ -60,6 +62,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for version in (1, 2):
         make_dataset(folder / f"{version}", videos=1, frames=2, seed=version)
         write_video(folder / f"{version}.mp4", frames=2 * version)
+        make_run(folder / f"run{version}", frames=version, pictures=False)
     write_image(folder / "photo.png", photo(0))
     checkpoint(folder / "model.pth")
     content: dict[str, Any] = {"FF-DF": {"FF-real": {}, "FF-DF": {}}}
@@ -136,6 +139,12 @@ def demo(root: Path, version: int) -> None:
 def results(root: Path, version: int) -> int:
     more = ["--test", "--resume_model", str(INPUTS / "model.pth"), "--overwrite", "True", "--name", "test"]
     return training.main(arguments(INPUTS / f"{version}", *more, "--save_path", str(root)))
+
+
+def report(root: Path, version: int) -> None:
+    for name in ("results.json", "predictions.csv"):
+        copy_file(INPUTS / f"run{version}" / name, root / name)
+    write_report(root)
 
 
 def score(root: Path, version: int) -> int:
@@ -264,7 +273,9 @@ class Watch:
 
 
 @pytest.mark.parametrize(
-    "writer", [faces, label_files, links, pack, records, study, projector, share, demo], ids=lambda w: w.__name__
+    "writer",
+    [faces, label_files, links, pack, records, study, projector, share, demo, report],
+    ids=lambda w: w.__name__,
 )
 def test_a_crash_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer) -> None:
     root, copies = tmp_path / "root", tmp_path / "copies"
@@ -290,20 +301,9 @@ def test_a_crash_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 # ---------------------------------------------------------------------------------------------------------- full disks
 
 
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A disk of 4 MB."""
-    folder = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize(
     "writer",
-    [faces, label_files, links, pack, records, study, projector, share, demo, results, score],
+    [faces, label_files, links, pack, records, study, projector, share, demo, report, results, score],
     ids=lambda w: w.__name__,
 )
 def test_a_full_disk(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture, writer: Writer) -> None:

@@ -946,6 +946,17 @@ def exported_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
+def test_export_to_a_full_disk(
+    model: Path, disk: Path, exported_graph: Any, capsys: pytest.CaptureFixture
+) -> None:  # the network takes 6 MB
+    file = disk / "model.onnx"
+    file.write_bytes(b"old")
+    assert inference.main(["--model", str(model), "--export", str(file), "--overwrite", "True"]) == 2
+    assert str(file) in capsys.readouterr().err.splitlines()[-1]
+    assert tree(disk) == ["model.onnx"] and file.read_bytes() == b"old"
+
+
+@pytest.mark.slow
 def test_export_of_a_checkpoint_without_a_recipe(tmp_path: Path, exported_graph: Any) -> None:
     import onnxruntime
 
