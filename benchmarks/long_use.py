@@ -26,7 +26,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 TRAINING = (
-    "--dataset demo --pretrained False --model mobilenet --num_LIBs 2 --size 64 --bs 16 --epoch 1000 --num_workers 1"
+    "--dataset demo --pretrained False --model mobilenet --num_LIBs 2 --size 64 --bs 16 --epoch 1000 --num_workers 1 "
+    "--save_every_minutes 1"
 )
 WARM_UP = 40  # seconds until a training has imported PyTorch, started its worker and made its first steps
 
@@ -102,7 +103,7 @@ def main() -> None:
     with tqdm(total=round(60 * args.minutes), unit="s", desc=str(folder)) as bar:
         while (left := end - time.monotonic()) > 0:
             rounds.append(run_training(options, folder / "training.log", min(draw.uniform(120, 240), left)))
-            if len(rounds) % 3 == 0:
+            if len(rounds) % 3 == 0 and checkpoint.exists():
                 shutil.rmtree(folder / "test", ignore_errors=True)
                 run_training(test, folder / "test.log", seconds=600)
             kept.append(len(list((folder / "run").iterdir())))

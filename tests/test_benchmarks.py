@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks import evaluation, gpu, train_step
-from benchmarks.optimizer_state import start_and_drop, start_and_keep
+from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
+from models import backbones
 from utils.schedule import Schedule
 
 TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --num_workers 0 --gpu_num cpu".split()
@@ -43,3 +44,16 @@ def test_the_optimizer_keeps_or_drops_its_state_with_either_schedule(name: str) 
     assert optimizer.state[weight]["exp_avg"].item() != 0
     start_and_drop(schedule, optimizer)
     assert not optimizer.state
+
+
+def test_torchvision_weights_differ_only_in_the_scales_of_the_last_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weights() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        return backbones.build_network("resnet18", 1, 32).state_dict()
+
+    ours = weights()
+    monkeypatch.setattr(backbones.timm, "create_model", create_as_torchvision)
+    theirs = weights()
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert changed == {f"region_model1.layer{layer}.{block}.bn2.weight" for layer in range(1, 5) for block in range(2)}
+    assert all((ours[name] == 0).all() and (theirs[name] == 1).all() for name in changed)

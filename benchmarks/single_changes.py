@@ -1,0 +1,61 @@
+"""Train with training.py, but with one change that no flag makes, for docs/results.md.
+
+    python -m benchmarks.single_changes drop_state --name cosine_dropped --dataset realorfake ...
+    python -m benchmarks.single_changes keep_state --name official_kept --lr_schedule official --dataset realorfake ...
+    python -m benchmarks.single_changes torchvision_init --name torchvision --pretrained False --dataset realorfake ...
+
+drop_state: Adam loses its moments at the start of each epoch, as in the authors' schedule. keep_state: it keeps them
+in that schedule. torchvision_init: the last batch norm of a residual block starts with the scale 1, as in torchvision,
+and not with 0, as in timm; all other initial weights are equal. All arguments after the first one go to training.py.
+"""
+
+import sys
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+import training
+from models import backbones
+from utils.schedule import Schedule
+
+start_epoch = Schedule.start_epoch
+create_model = backbones.timm.create_model
+
+
+def start_and_keep(schedule: Schedule, optimizer: Optimizer) -> None:
+    """Start an epoch; the optimizer keeps its state."""
+    state = dict(optimizer.state)
+    start_epoch(schedule, optimizer)
+    optimizer.state.update(state)
+
+
+def start_and_drop(schedule: Schedule, optimizer: Optimizer) -> None:
+    """Start an epoch; the optimizer loses its state."""
+    start_epoch(schedule, optimizer)
+    optimizer.state.clear()
+
+
+def create_as_torchvision(name: str, **options: Any) -> nn.Module:
+    """Create one of timm's ResNets with torchvision's initial weights."""
+    return create_model(name, zero_init_last=False, **options)
+
+
+CHANGES: dict[str, tuple[object, str, object]] = {
+    "drop_state": (Schedule, "start_epoch", start_and_drop),
+    "keep_state": (Schedule, "start_epoch", start_and_keep),
+    "torchvision_init": (backbones.timm, "create_model", create_as_torchvision),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Train; return the exit code of training.py."""
+    if not argv or argv[0] not in CHANGES:
+        print(__doc__)
+        return 2
+    setattr(*CHANGES[argv[0]])
+    return training.main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
