@@ -51,8 +51,9 @@ def tree(pid: int) -> Iterator[Path]:
     process = Path("/proc", str(pid))
     yield process
     for task in process.glob("task/*/children"):
-        for child in task.read_text().split():
-            yield from tree(int(child))
+        with suppress(OSError):  # a thread has just ended
+            for child in task.read_text().split():
+                yield from tree(int(child))
 
 
 def measure(pid: int) -> Use:
