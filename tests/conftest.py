@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from evaluation.predictions import Scores, make_scores
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
 ROOT = Path(__file__).parent.parent
 # The files that take longest, in this order: they start first, so that no processor waits at the end.
@@ -135,7 +136,6 @@ def start_fork(function: Callable[..., int | None], *arguments: Any) -> Any:
 
 def _exit_with(function: Callable[..., int | None], *arguments: Any) -> None:
     cv2.setNumThreads(0)  # the threads of the parent are not here
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
     sys.exit(function(*arguments))
 
 

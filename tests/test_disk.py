@@ -411,19 +411,15 @@ def test_ctrl_c_during_imports(tmp_path: Path) -> None:
         "analysis.reproduce": ["--table", "losses", "--data_root", str(tmp_path)],
         "analysis.compare": [str(tmp_path), str(tmp_path)],
     }
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
-    try:
-        processes = {
-            name: subprocess.Popen(
-                [sys.executable, *([] if name.endswith(".py") else ["-m", name]), *more],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(tmp_path)},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for name, more in commands.items()
-        }
-    finally:
-        signal.signal(signal.SIGINT, before)
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, *([] if name.endswith(".py") else ["-m", name]), *more],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, more in commands.items()
+    }
     for name, process in processes.items():
         assert process.communicate()[1] == f"{name}: interrupted\n" and process.returncode == 130, name

@@ -325,7 +325,6 @@ def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
     printed, errors = tiny / "printed", tiny / "errors"
 
     def run() -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's children ignore Ctrl-C
         with printed.open("w", buffering=1) as sys.stdout, errors.open("w", buffering=1) as sys.stderr:
             code = training.main(arguments(tiny, "--name", "run", "--epoch", "1000"))
         os._exit(code)
