@@ -27,9 +27,12 @@ from utils import parsing as parse
 from utils.command import run_command
 from utils.errors import InputError, first_ten
 from utils.files import atomic_folder, load_json, read_text
+from utils.memory import AllocationLimit
 from utils.progress import progress
 
 COMPRESSIONS = ("raw", "c23", "c40")
+MAX_BYTES = 2**28  # of a JSON list, which names every frame of a dataset
+MAX_MEMORY = 2**31  # bytes that reading a JSON list may take; a limit on Linux only
 LINKS = "frames"  # folder beside the label files
 GEND_FFPP = re.compile(r"(?:^|/)FF[^/]*/[^/]+/(\d{3})(?:_(\d{3}))?$")  # FF/DF/000_003
 
@@ -79,7 +82,10 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         InputError: the file is not such a list, or has several compressions and none is chosen.
     """
     try:
-        videos = list(_videos(load_json(file), ()))
+        with AllocationLimit(MAX_MEMORY):
+            videos = list(_videos(load_json(file, limit=MAX_BYTES), ()))
+    except MemoryError as error:
+        raise InputError(f"{file} takes more than {MAX_MEMORY >> 20} MB of memory; is it a list?") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import training
 from corpora.files import read_json as read_json_of_dataset
-from corpora.lists import read_deepfakebench
+from corpora.lists import MAX_BYTES, read_deepfakebench
 from datasets.labels import parse_label_file, read_split
 from datasets.packs import checksum_of, find_pack, index_line
 from datasets.sources import Origin, read_sources, write_sources
@@ -423,13 +423,23 @@ TEXTS = {"nested": lambda file: file.write_bytes(b"[" * 10**6), "large": write_b
 
 
 @pytest.mark.parametrize("how", TEXTS)
-def test_texts_that_take_much_memory(tmp_path: Path, how: str) -> None:
+def test_texts_that_take_much_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("corpora.lists.MAX_MEMORY", 2**27)
     for file in ("config.json", "model.safetensors", "list.json", "val_real.txt"):
         TEXTS[how](tmp_path / file)
     assert peak(lambda: load_checkpoint(tmp_path)) < 500
     assert peak(lambda: read_deepfakebench(tmp_path / "list.json", None)) < 500
     assert peak(lambda: read_json_of_dataset(tmp_path / "list.json")) < 500
     assert peak(lambda: parse_label_file(tmp_path / "val_real.txt", 0)) < 500
+
+
+def test_lists_may_be_large_but_not_too_large(tmp_path: Path) -> None:
+    file, frames = tmp_path / "list.json", ["a/0.png"]
+    videos = {"real": {"train": {"a": {"label": "real", "frames": frames}}}}
+    file.write_text(json.dumps({"d": videos, "other frames": "x" * MAX_TEXT}))
+    assert len(read_deepfakebench(file, None)) == 1
+    os.truncate(file, MAX_BYTES + 1)
+    assert peak(lambda: read_deepfakebench(file, None)) < 500
 
 
 def laughs() -> list[Any]:

@@ -222,19 +222,19 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
 
-def read_text(file: Path, encoding: str = "utf-8") -> str:
-    """Read a text file of at most `MAX_TEXT` bytes; a larger one raises ValueError, as does another encoding."""
+def read_text(file: Path, encoding: str = "utf-8", limit: int = MAX_TEXT) -> str:
+    """Read a text file of at most `limit` bytes; a larger one raises ValueError, as does another encoding."""
     with file.open("rb") as content:
-        text = content.read(MAX_TEXT + 1)
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"it has more than {MAX_TEXT // 2**20} MB")
+        text = content.read(limit + 1)
+    if len(text) > limit:
+        raise ValueError(f"it has more than {limit // 2**20} MB")
     return text.decode(encoding)
 
 
-def load_json(file: Path, encoding: str = "utf-8") -> Any:
-    """Parse a JSON file; raise ValueError if it is damaged, too deep, or larger than `MAX_TEXT`."""
+def load_json(file: Path, encoding: str = "utf-8", limit: int = MAX_TEXT) -> Any:
+    """Parse a JSON file; raise ValueError if it is damaged, too deep, or larger than `limit` bytes."""
     try:
-        return json.loads(read_text(file, encoding))
+        return json.loads(read_text(file, encoding, limit))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
