@@ -162,4 +162,4 @@ def check_video(content: bytes, folder: Path) -> bool:
     return answers(lambda: _read_frames(file, count=2)) and answered
 
 
-TARGETS = {"images": Target(image_seeds, check_image), "videos": Target(video_seeds, check_video, 200)}
+TARGETS = {"images": Target(image_seeds, check_image), "videos": Target(video_seeds, check_video)}

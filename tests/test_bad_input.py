@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import socket
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +26,8 @@ from datasets.images import FaceImages
 from models.checkpoints import load_checkpoint
 from models.lib_network import LIBNetwork
 from tests.conftest import Run, arguments, make_dataset
+from utils.command import run_command
+from utils.errors import InputError
 
 REAL = "tiny/train/real/000"  # the folder of the first line of train_real.txt
 Refused = Callable[..., str]
@@ -462,6 +465,15 @@ def test_a_write_is_interrupted(tiny: Path, monkeypatch: pytest.MonkeyPatch, cap
 def test_a_traceback_only_when_asked_for(tiny: Path, command: Run) -> None:
     done = command("--dataset_root", str(tiny / "nowhere"), "--traceback")
     assert done.returncode == 2 and done.stderr.startswith("Traceback")
-    assert (
-        "nowhere" in done.stderr.splitlines()[-1]
-    )  # the other tests check that there is no traceback without the flag
+    assert "nowhere" in done.stderr.splitlines()[-1]  # other tests check that there is no traceback without the flag
+
+
+def test_after_an_error_the_memory_is_free() -> None:
+    images: list[weakref.ref] = []
+
+    def work() -> None:
+        image = np.zeros(9)
+        images.append(weakref.ref(image))
+        raise InputError("a reason")
+
+    assert run_command("test", work, "") == 2 and images[0]() is None

@@ -88,6 +88,7 @@ def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_
         program = f"{program}: rank {rank}"
     if "--traceback" in sys.argv:
         traceback.print_exception(caught)
+    del caught  # its traceback holds this frame: the cycle would keep the memory of `work`
     print(f"{program}: error: {sentence}", file=sys.stderr)
     return 2
 
