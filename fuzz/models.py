@@ -292,9 +292,9 @@ def check_pack(content: bytes, folder: Path) -> bool:
 
 TARGETS = {
     "checkpoint_files": Target(file_seeds, check_file),
-    "checkpoint_entries": Target(lambda: [to_lines(entries())], check_entries, 40),
-    "continued_training": Target(lambda: [to_lines(continuing())], check_continuing, 40),
+    "checkpoint_entries": Target(lambda: [to_lines(entries())], check_entries),
+    "continued_training": Target(lambda: [to_lines(continuing())], check_continuing),
     "shared_models": Target(shared_seeds, check_shared),
-    "detector_weights": Target(detector_seeds, check_detector, 40),
+    "detector_weights": Target(detector_seeds, check_detector),
     "packs": Target(pack_seeds, check_pack),
 }

@@ -33,12 +33,10 @@ class Target(NamedTuple):
         seeds: returns a few small valid inputs.
         check: gets the bytes and an empty folder; returns True if the reader answered, and False if it refused the
             bytes in one sentence; raises anything else.
-        examples: number of cases in the tests.
     """
 
     seeds: Callable[[], list[bytes]]
     check: Callable[[bytes, Path], bool]
-    examples: int = 200
 
 
 def find_targets() -> dict[str, Target]:
