@@ -1,7 +1,9 @@
 """Hand a training to a SLURM cluster (``training.py --submit slurm``), and continue it after an interruption."""
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from utils.training_arguments import TrainingArguments
 class TrainingJob:
     """One task of the job: a process of the training.
 
-    SLURM runs the job again after a preemption, and submitit requeues it at the time limit. It then continues from the
+    SLURM or submitit requeues the job after a preemption, and submitit at the time limit. It then continues from the
     newest checkpoint.
 
     Args:
@@ -42,7 +44,7 @@ class TrainingJob:
         run = self.last.parent  # the flags may have left its name and its place to a checkpoint
         more = ["--name", run.name, "--save_path", str(run.parent), "--resume_model", "auto", "--overwrite", "False"]
         code = training.main([*self.argv, *more] if continues else self.argv)
-        if code == 128 + signal.SIGUSR2:
+        if code == 128 + signal.SIGUSR2 or code == 128 + signal.SIGTERM and is_preempted():
             signal.raise_signal(signal.SIGUSR2)  # submitit's handler requeues the job
         elif code:
             sys.exit(code)
@@ -52,6 +54,16 @@ class TrainingJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def is_preempted() -> bool:
+    """Return whether this job is in the time that SLURM gives it to end before another job takes its nodes.
+
+    SLURM sends SIGTERM then, as scancel does, and does not requeue a job that ends by itself.
+    """
+    command = ["scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"]]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    return re.search(r" PreemptTime=\d", shown) is not None
 
 
 def submit_training(args: TrainingArguments, argv: list[str]) -> None:

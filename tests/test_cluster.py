@@ -56,6 +56,8 @@ def configuration(folder: Path) -> str:
         "JobAcctGatherType": "jobacct_gather/none",
         "AccountingStorageType": "accounting_storage/none",
         "MpiDefault": "none",
+        "PreemptType": "preempt/partition_prio",
+        "PreemptMode": "REQUEUE",
         "KillWait": 10,
         "SchedulerParameters": "sched_interval=1",
         "ReturnToService": 2,
@@ -63,7 +65,9 @@ def configuration(folder: Path) -> str:
     lines = [f"{name}={value}" for name, value in options.items()]
     for number, port in enumerate(nodes, start=1):
         lines.append(f"NodeName=n{number} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs=1 RealMemory=2000")
-    return "\n".join([*lines, "PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP", ""])
+    partition = "PartitionName={} Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier={}"
+    lines.append(partition.format("debug", 1) + " Default=YES GraceTime=60")
+    return "\n".join([*lines, partition.format("urgent", 2), ""])
 
 
 @pytest.fixture(scope="module")
@@ -134,12 +138,14 @@ def test_a_training_on_two_nodes_is_requeued_and_continues(
     def starts() -> int:
         return log.read_text().count("training on 2 x cpu") if log.is_file() else 0
 
-    # As at the time limit or before a preemption: SLURM signals, and the job requeues itself. Then by hand.
-    for number, interrupt in enumerate((["scancel", "--signal", "USR2", job], ["scontrol", "requeue", job]), start=1):
+    limit = ["scancel", "--signal", "USR2", job]  # as SLURM signals before the time limit; the job requeues itself
+    by_hand = ["scontrol", "requeue", job]
+    preemption = ["sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true"]
+    for number, interrupt in enumerate((limit, by_hand, preemption), start=1):
         wait_for(lambda: starts() == number and (folder / "model_last.pth").is_file())  # noqa: B023
         subprocess.run(interrupt, check=True)
     wait_for(lambda: not output("squeue", "-h"))
-    assert starts() == 3 and log.read_text().count("\ncontinuing ") == 2
+    assert starts() == 4 and log.read_text().count("\ncontinuing ") == 3
     assert_same_run(folder, root / "output/complete")
 
 
