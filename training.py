@@ -120,10 +120,10 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
             if key in FIXED_SETTINGS:
                 raise InputError(f"--{key} {getattr(args, key)} contradicts {origin}; leave --{key} out.")
             print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
-        if not args.test and "epoch" in changed and args.lr_schedule == "cosine":
+        old = saved.get("epoch")  # of a stranger's checkpoint, it may be anything
+        if not args.test and "epoch" in changed and args.lr_schedule == "cosine" and isinstance(old, int) and old > 0:
             before, now = (
-                args.lr * cosine_factor(min(checkpoint["epoch"], epochs), epochs)
-                for epochs in (saved["epoch"], args.epoch)
+                args.lr * cosine_factor(min(checkpoint["epoch"], epochs), epochs) for epochs in (old, args.epoch)
             )
             print(
                 f"note: the learning rate jumps from {before:.1e} to {now:.1e}, because the cosine now covers "

@@ -16,6 +16,7 @@ def test_valid_input_is_answered(target: Target, tmp_path: Path) -> None:
     assert target.check(target.seeds()[0], tmp_path)
 
 
+CONTINUING = TARGETS["continued_training"].seeds()[0] + b"\n"
 NESTED = b'{"a":' * 3000
 FACE = (
     b'{"bytes": 5, "frames": 10, "looked_at": 2, "faces": [[{"image": "0.png", "box": [%s, 0, 9, 9], "enlarged": %s}]]}'
@@ -57,6 +58,8 @@ FACE = (
         ("embedding_arguments", b"--group_by\n" + b"(" * 3000, False),
         ("embedding_arguments", b"--group_by\na{99999999999}", False),
         ("check_arguments", b"d\n--num_workers\n\x1b[2J", False),
+        ("continued_training", CONTINUING + b"args/epoch 0", True),
+        ("continued_training", CONTINUING + b'args/epoch "x"', True),
     ],
 )
 def test_defects_that_random_input_found(name: str, content: bytes, answered: bool, tmp_path: Path) -> None:
