@@ -23,6 +23,7 @@ from evaluation.predictions import Scores, make_scores
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a job under nohup ignores SIGHUP
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
 ROOT = Path(__file__).parent.parent
 # The files that take longest, in this order: they start first, so that no processor waits at the end.
