@@ -44,7 +44,7 @@ class TrainingJob:
         run = self.last.parent  # the flags may have left its name and its place to a checkpoint
         more = ["--name", run.name, "--save_path", str(run.parent), "--resume_model", "auto", "--overwrite", "False"]
         code = training.main([*self.argv, *more] if continues else self.argv)
-        if code == 128 + signal.SIGUSR2 or code == 128 + signal.SIGTERM and is_preempted():
+        if code == 128 + signal.SIGUSR2 or (code == 128 + signal.SIGTERM and is_preempted()):
             signal.raise_signal(signal.SIGUSR2)  # submitit's handler requeues the job
         elif code:
             sys.exit(code)
@@ -57,9 +57,9 @@ class TrainingJob:
 
 
 def is_preempted() -> bool:
-    """Return whether this job is in the time that SLURM gives it to end before another job takes its nodes.
+    """Return whether SLURM has announced that another job will take the nodes of this one.
 
-    SLURM sends SIGTERM then, as scancel does, and does not requeue a job that ends by itself.
+    SLURM then sends SIGTERM, as scancel does, and does not requeue a job that ends by itself.
     """
     command = ["scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"]]
     shown = subprocess.run(command, capture_output=True, text=True).stdout

@@ -120,7 +120,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
             if key in FIXED_SETTINGS:
                 raise InputError(f"--{key} {getattr(args, key)} contradicts {origin}; leave --{key} out.")
             print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
-        old = saved.get("epoch")  # of a stranger's checkpoint, it may be anything
+        old = saved.get("epoch")  # a stranger's checkpoint may hold anything
         if not args.test and "epoch" in changed and args.lr_schedule == "cosine" and isinstance(old, int) and old > 0:
             before, now = (
                 args.lr * cosine_factor(min(checkpoint["epoch"], epochs), epochs) for epochs in (old, args.epoch)

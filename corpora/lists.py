@@ -85,7 +85,7 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         with AllocationLimit(MAX_MEMORY):
             videos = list(_videos(load_json(file, limit=MAX_BYTES), ()))
     except MemoryError as error:
-        raise InputError(f"{file} takes more than {MAX_MEMORY >> 20} MB of memory; is it a list?") from error
+        raise InputError(f"{file} needs over {MAX_MEMORY >> 20} MB of memory; give a list of DeepfakeBench.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})

@@ -32,5 +32,5 @@ class AllocationLimit:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         if sys.platform == "linux":
-            # Not the limit on entry, which may be that of a block in another thread.
+            # A block in another thread may have set the limit on entry, so it is not restored.
             resource.setrlimit(resource.RLIMIT_DATA, LIMITS)
