@@ -85,6 +85,17 @@ def test_a_command_prints_no_control_characters(capsys: pytest.CaptureFixture) -
     assert printed.err.endswith(" is wrong.\n")
 
 
+def test_a_library_cannot_close_the_streams_of_a_command(capsys: pytest.CaptureFixture) -> None:
+    def work() -> None:
+        sys.stdout.close()
+        sys.stderr.close()
+
+    assert run_command("program", work, "") == 0
+    print("open")
+    print("open", file=sys.stderr)
+    assert capsys.readouterr() == ("open\n", "open\n")
+
+
 def test_progress_bars_move_the_cursor_and_names_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     class Screen(io.StringIO):
         def isatty(self) -> bool:

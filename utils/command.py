@@ -22,6 +22,9 @@ class SafeOutput(ObjectWrapper):
         """Write a text, escaped."""
         return self._wrapped.write(printable(text))
 
+    def close(self) -> None:
+        """Keep the stream open: absl's log handler closes what was standard error when absl was imported."""
+
 
 def run_command(
     program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str] = lambda: ""
