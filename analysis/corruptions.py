@@ -71,7 +71,8 @@ def brightness(image: np.ndarray, factor: float, _: np.random.Generator) -> np.n
 
 def contrast(image: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
     """Scale the pixel values around the image's mean grey by a factor, at least 0."""
-    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+    grey = float(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).mean())
+    return cv2.addWeighted(image, factor, image, 0, (1 - factor) * grey)
 
 
 def h264(image: np.ndarray, crf: float, _: np.random.Generator) -> np.ndarray:

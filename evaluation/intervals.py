@@ -47,9 +47,9 @@ def clustered_aucs(labels: np.ndarray, scores: np.ndarray, clusters: np.ndarray)
     components[:, ~fake] = 1 - (ranks[:, ~fake] - _midranks(scores[:, ~fake])) / fakes
     values = components[:, fake].mean(axis=1)
 
-    _, cluster = np.unique(clusters, return_inverse=True)
+    names, cluster = np.unique(clusters, return_inverse=True)
     weights = np.where(fake, 1 / fakes, 1 / reals) * (components - values[:, None])
-    count = cluster.max() + 1
+    count = len(names)
     in_fake, in_real = (
         np.array([np.bincount(cluster[part], row[part], count) for row in weights]) for part in (fake, ~fake)
     )
