@@ -8,10 +8,12 @@ import re
 import shutil
 import signal
 import socket
+import threading
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Thread
 from typing import Any, BinaryIO
 
 import cv2
@@ -466,6 +468,39 @@ def test_a_traceback_only_when_asked_for(tiny: Path, command: Run) -> None:
     done = command("--dataset_root", str(tiny / "nowhere"), "--traceback")
     assert done.returncode == 2 and done.stderr.startswith("Traceback")
     assert "nowhere" in done.stderr.splitlines()[-1]  # other tests check that there is no traceback without the flag
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left on device", "a\x1b"), ["warning: a\\x1b: No space left on device."]),
+        (OSError("no number"), ["warning: no number."]),
+    ],
+)
+def test_a_full_disk_in_a_thread_is_one_sentence(
+    capsys: pytest.CaptureFixture, error: OSError, said: list[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    def work() -> None:
+        thread = Thread(target=fail)
+        thread.start()
+        thread.join()
+
+    before = threading.excepthook
+    assert run_command("test", work, "") == 0 and threading.excepthook is before
+    assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_defect_in_a_thread_has_its_traceback(capsys: pytest.CaptureFixture) -> None:
+    def work() -> None:
+        thread = Thread(target=lambda: [][0])
+        thread.start()
+        thread.join()
+
+    assert run_command("test", work, "") == 0
+    assert capsys.readouterr().err.endswith("IndexError: list index out of range\n")
 
 
 def test_after_an_error_the_memory_is_free() -> None:

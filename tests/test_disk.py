@@ -51,6 +51,7 @@ from tests.test_records import record, settings
 from tests.test_report import make_run
 from utils.command import run_command
 from utils.files import LOCK_NAME, copy_file, remove_stale_parts
+from utils.logs import TrainingLog
 
 PAGE = 4096  # bytes: tmpfs gives space in pages
 INPUTS = Path()  # what the writers read: `inputs` sets it
@@ -326,6 +327,23 @@ def test_a_full_disk(disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture, 
     assert code == 0 and failures and new != old and not hidden(root)
     for failed in failures:
         assert_complete(writer, failed, old, new)
+    shutil.rmtree(root)
+
+
+def test_a_full_disk_ends_the_thread_of_tensorboard(disk: Path, capsys: pytest.CaptureFixture) -> None:
+    root = disk / "curves"
+
+    def work() -> None:
+        log = TrainingLog(root, 0)
+        log.writer.flush()
+        (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free))
+        while True:
+            log.scalars("loss", {"total": 1.0}, 0)
+
+    assert run_command("test", work, "") == 2
+    (disk / "other").unlink()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("warning: ") and f"error: {root}: " in lines[1]
     shutil.rmtree(root)
 
 

@@ -1,6 +1,7 @@
 """Run a command: its exit code, and one sentence for an error."""
 
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -44,8 +45,24 @@ def run_command(
         0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 and the number
         of the signal for another signal.
     """
-    with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)):
-        return _run(program, work, less_memory, how_to_continue)
+    hook, threading.excepthook = threading.excepthook, _report_thread
+    try:
+        with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)):
+            return _run(program, work, less_memory, how_to_continue)
+    finally:
+        threading.excepthook = hook
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    if isinstance(failed.exc_value, OSError):  # such as a full disk in TensorBoard's thread
+        print(f"warning: {_describe(failed.exc_value)}", file=sys.stderr, flush=True)
+    else:
+        threading.__excepthook__(failed)
+
+
+def _describe(error: OSError) -> str:
+    where = f"{one_line(error.filename)}: " if error.filename else ""
+    return f"{where}{error.strerror or error}."
 
 
 def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str]) -> int:
@@ -58,8 +75,7 @@ def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_
         sentence = one_line(error)
     except OSError as error:
         caught = error
-        where = f"{one_line(error.filename)}: " if error.filename else ""
-        sentence = f"{where}{error.strerror or error}."
+        sentence = _describe(error)
     except RuntimeError as error:
         from utils.devices import is_out_of_memory  # imports PyTorch
         from utils.world import is_lost_connection

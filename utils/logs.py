@@ -29,9 +29,13 @@ class TrainingLog:
 
     def scalars(self, group: str, values: Mapping[str, float | None], step: int) -> None:
         """Add values to TensorBoard as ``group/name``; skip None."""
-        for name, value in values.items():
-            if value is not None:
-                self.writer.add_scalar(f"{group}/{name}", value, step)
+        try:
+            for name, value in values.items():
+                if value is not None:
+                    self.writer.add_scalar(f"{group}/{name}", value, step)
+        except OSError as error:  # of TensorBoard's thread, such as a full disk; it names no file
+            error.filename = error.filename or self.writer.log_dir
+            raise
 
     def step(
         self, step: int, losses: dict[str, float], weights: dict[str, float], rates: list[float], speed: float
