@@ -141,7 +141,7 @@ def _exit_with(function: Callable[..., int | None], *arguments: Any) -> None:
 
 
 def in_processes(size: int, function: Callable[[], Any], machines: bool = False) -> list[Any]:
-    """Run a function in `size` processes with the variables that torchrun sets; return their results by rank.
+    """Run a function in `size` processes with the variables that torchrun sets; return results or errors by rank.
 
     Args:
         size: number of processes.
@@ -175,4 +175,8 @@ def in_processes(size: int, function: Callable[[], Any], machines: bool = False)
 def _run(rank: int, variables: dict[str, Any], function: Callable[[], Any], results: Any) -> None:
     cv2.setNumThreads(0)  # the threads of the parent are not here
     os.environ.update({name: str(value) for name, value in variables.items()})
-    results.put((rank, function()))
+    try:
+        result = function()
+    except Exception as error:  # else the test would wait for the result
+        result = error
+    results.put((rank, result))
