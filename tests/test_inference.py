@@ -1179,9 +1179,9 @@ def test_video_functions_in_the_page_give_the_score_of_the_project(
     monkeypatch.setattr(sys, "argv", ["score.py", str(file), str(tmp_path / "boxes.json")])
     page = runpy.run_path(str(tmp_path / "score.py"))
     capsys.readouterr()
-    positions, tracks = list(scored), {track for faces in scored.values() for track in faces}
+    positions, tracks = list(scored), {track for found in scored.values() for track in found}
     scores: dict[int, list[float]] = {track: [] for track in tracks}
-    boxes = {track: {p: faces[track].box for p, faces in scored.items() if track in faces} for track in tracks}
+    boxes = {track: {p: found[track].box for p, found in scored.items() if track in found} for track in tracks}
     for i, (position, frame) in enumerate(FrameReader(video, page["meta"]["sample"]["every"])):
         for track, face in scored[position].items():
             found = page["score_face"](frame, page["smooth_box"](i, positions, boxes[track]))
