@@ -17,6 +17,11 @@ from utils.images import BROKEN_IMAGE, IMAGE_ENDINGS, is_animation, open_image
 from utils.memory import AllocationLimit
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV's own messages, of errors too
+# FFmpeg opens these containers only: a playlist would make it open other files and addresses.
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mxf,dv,h264,hevc"
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(
+    filter(None, [os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS"), f"format_whitelist;{CONTAINERS}"])
+)
 
 VIDEO_ENDINGS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv",
@@ -90,7 +95,7 @@ def open_video(file: Path, *options: int) -> cv2.VideoCapture:
     except UnicodeEncodeError:  # OpenCV crashes on such a name
         raise VideoError("unreadable: the file name is not UTF-8; rename the file") from None
     with suppress(OSError), file.open("rb") as content:
-        if b"\0" not in content.read(4096):  # a text may be a playlist, which makes FFmpeg open other files
+        if b"\0" not in content.read(4096):  # a text
             raise VideoError("unreadable: not a video that OpenCV can open")
     # FFmpeg reads the text before a colon in a relative path as a protocol. One thread per video, because many videos
     # are decoded in parallel.

@@ -419,12 +419,16 @@ def test_a_video_that_claims_a_billion_frames(tmp_path: Path) -> None:
     assert len(list(reader)) == 4 and reader.frames_read == 12
 
 
-@pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1,\n{}\n", "ffconcat version 1.0\nfile {}\n"])
-def test_a_playlist_opens_no_other_file(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("name", ["a.mp4", "a.m3u8"])
+@pytest.mark.parametrize("more", ["", "#\0\n"])  # a file with a null character is no text
+@pytest.mark.parametrize(
+    "text", ["#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n", "ffconcat version 1.0\nfile {}\n"]
+)
+def test_a_playlist_opens_no_other_file(tmp_path: Path, text: str, more: str, name: str) -> None:
     write_video(tmp_path / "private.mp4", frames=12)
-    (tmp_path / "a.mp4").write_text(text.format("private.mp4"))
+    (tmp_path / name).write_text(text.format("private.mp4") + more)
     with pytest.raises(VideoError):
-        list(FrameReader(tmp_path / "a.mp4"))
+        list(FrameReader(tmp_path / name))
 
 
 def write_big_json(file: Path) -> None:
