@@ -19,7 +19,7 @@ from engine import fake_probability
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
-from utils.devices import PRECISIONS, choose_precision, select_devices
+from utils.devices import PRECISIONS, choose_precision, select_devices, to_device
 
 SECONDS = 60.0  # the last turn begins before this
 LONG = 1_000_000  # images of a test set
@@ -43,7 +43,7 @@ def authors_step(network: LIBNetwork, images: torch.Tensor, device: torch.device
 
 def our_step(network: LIBNetwork, images: torch.Tensor, device: torch.device) -> Callable[[], None]:
     """Return a function that scores `images`, B x 3 x H x W uint8, as test mode does."""
-    network.to(device).to(memory_format=torch.channels_last)
+    to_device(network, device)
     scorer = fast_scorer(network, LONG).eval()
 
     @torch.no_grad()

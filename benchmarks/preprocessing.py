@@ -103,9 +103,9 @@ def main() -> None:
     rows = agreement(videos, *detectors.values())
     for video, frames, first, second, overlap in rows:
         print(f"| {video} | {frames} | {first:.3f} | {second:.3f} | {overlap:.3f} |")
-    weights = np.array([row[1] for row in rows])
-    first, second, overlap = (np.average([row[i] for row in rows], weights=weights) for i in (2, 3, 4))
-    print(f"| all | {weights.sum()} | {first:.3f} | {second:.3f} | {overlap:.3f} |")
+    table = np.array([row[1:] for row in rows])
+    means = np.average(table[:, 1:], axis=0, weights=table[:, 0])
+    print(f"| all | {table[:, 0].sum():.0f} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
 
 
 if __name__ == "__main__":

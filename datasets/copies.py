@@ -36,7 +36,7 @@ def near_pairs(hashes: np.ndarray, splits: np.ndarray) -> Iterator[tuple[np.ndar
     for word in progress(range(WORDS), "near-duplicates", unit="words", delay=2):
         order = np.argsort(hashes[:, word], kind="stable")
         values = hashes[order, word]
-        starts = np.arange(len(values))
+        starts: np.ndarray = np.arange(len(values))
         for step in itertools.count(1):
             starts = starts[: np.searchsorted(starts, len(values) - step)]
             starts = starts[values[starts] == values[starts + step]]

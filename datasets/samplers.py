@@ -92,7 +92,7 @@ def choose_frames(videos: Sequence[Video], count: int | None, choice: str, seed:
     for video in videos:
         total = len(video.images)
         if total <= count:
-            chosen = np.arange(total)
+            chosen: np.ndarray = np.arange(total)
         elif choice == "even":
             names = list(video.images)
             by_number = np.array(sorted(range(total), key=lambda i: (len(names[i]), names[i])))  # 9.png before 10.png

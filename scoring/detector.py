@@ -22,7 +22,7 @@ from models.checkpoints import load_trained
 from models.fast import fast_scorer
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
-from utils.devices import PRECISIONS, choose_precision, select_devices
+from utils.devices import PRECISIONS, choose_precision, select_devices, to_device
 from utils.errors import InputError
 from utils.time_limit import check_time
 
@@ -81,7 +81,7 @@ class ForgeryDetector:
         every: int | None,
         frames: int | None,
     ) -> None:
-        self.network, self.device = network.to(device).to(memory_format=torch.channels_last), device
+        self.network, self.device = to_device(network, device), device
         self.precision = choose_precision(precision, device)
         network.precision = PRECISIONS[self.precision]
         self._scorer = fast_scorer(network)

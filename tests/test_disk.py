@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import pathlib
 import shutil
 import signal
 import stat
@@ -212,6 +213,11 @@ def is_unfinished(report: Path) -> bool:
 # ------------------------------------------------------------------------------------------------- crashes and power
 
 
+CHANGES = ("rename", "replace", "mkdir", "unlink", "rmdir", "truncate", "symlink", "fsync", "open")
+CREATE = ("os.open", "io.open", "os.mkdir", "os.fsync")
+WRITE = os.O_CREAT | os.O_WRONLY | os.O_RDWR
+
+
 class Watch:
     """Copy a folder before each change in the file system, and check that what gets visible has reached the disk."""
 
@@ -222,27 +228,31 @@ class Watch:
         self.renamed_in: set[int] = set()  # folders to flush after a rename
         self.lock = threading.RLock()
         self.before = self.stamps()
-        for name in ("rename", "replace", "mkdir", "unlink", "rmdir", "truncate", "symlink", "fsync", "open"):
-            monkeypatch.setattr(os, name, self.wrap(name, getattr(os, name)))
-        monkeypatch.setattr(io, "open", self.wrap("io.open", io.open))
+        functions = [*((os, name) for name in CHANGES), (io, "open")]
+        pathlib_310 = getattr(pathlib, "_NormalAccessor", None)  # holds the functions since the import of pathlib
+        for module, name in functions:
+            function = self.wrap(f"{module.__name__}.{name}", getattr(module, name))
+            monkeypatch.setattr(module, name, function)
+            if pathlib_310 and hasattr(pathlib_310, name) and (module, name) != (os, "open"):
+                monkeypatch.setattr(pathlib_310, name, staticmethod(function))
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             mode = args[1] if len(args) > 1 and name.endswith("open") else options.get("mode", "r")
-            reads = not mode & (os.O_CREAT | os.O_WRONLY | os.O_RDWR) if name == "open" else not set("wax+") & set(mode)
+            reads = not mode & WRITE if name == "os.open" else not set("wax+") & set(mode)
             if self.busy == threading.get_ident() or (name.endswith("open") and reads):
                 return real(*args, **options)
             with self.lock:
                 self.busy = threading.get_ident()
                 self.events += 1
                 # A change of a hidden file does not change the visible ones: a quarter of the copies will do.
-                path = Path(os.readlink(f"/proc/self/fd/{args[0]}") if name == "fsync" else os.fsdecode(args[0]))
-                if name not in ("open", "io.open", "mkdir", "fsync") or not is_hidden(path) or self.events % 4 == 0:
+                path = Path(os.readlink(f"/proc/self/fd/{args[0]}") if name == "os.fsync" else os.fsdecode(args[0]))
+                if name not in CREATE or not is_hidden(path) or self.events % 4 == 0:
                     shutil.copytree(self.root, self.copies / f"{self.count}", symlinks=True)
                     self.count += 1
-                if name == "fsync":
+                if name == "os.fsync":
                     self.note(args[0])
-                elif name in ("rename", "replace"):
+                elif name in ("os.rename", "os.replace"):
                     self.check_rename(Path(args[0]), Path(args[1]))
                 self.busy = 0
                 return real(*args, **options)

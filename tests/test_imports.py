@@ -95,4 +95,6 @@ print(json.dumps([early, code, [name for name in {SLOW} if name in sys.modules]]
 """
     argv = ["--model", str(tmp_path / "model.pth"), "--faces_given", "True", "--gpu_num", "cpu"]
     output = run_python(script, *argv, str(tmp_path / "face.png"))
-    assert json.loads(output.splitlines()[-1]) == [False, 0, ["timm", "torch", "torchvision"]]
+    early, code, slow = json.loads(output.splitlines()[-1])
+    # SciPy for Python 3.10 always imports scipy.sparse.
+    assert (early, code, set(slow) - {"scipy.sparse"}) == (False, 0, {"timm", "torch", "torchvision"})

@@ -2,13 +2,16 @@
 
 import os
 import random
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from utils.errors import InputError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def select_devices(gpu_num: str | None) -> list[torch.device]:
@@ -36,6 +39,11 @@ def select_devices(gpu_num: str | None) -> list[torch.device]:
     if absent := [number for number in wanted if number >= gpus]:
         raise InputError(f"--gpu_num {gpu_num}: GPU {absent[0]} does not exist; give numbers below {gpus}, or cpu.")
     return [torch.device("cuda", number) for number in wanted]
+
+
+def to_device(network: Network, device: torch.device) -> Network:
+    """Move a network to a device, with channels-last weights, which make convolutions faster."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
 
 
 def choose_precision(requested: str, device: torch.device) -> str:

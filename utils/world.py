@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.devices import select_devices
+from utils.devices import select_devices, to_device
 from utils.errors import InputError
 from utils.process import STOP_SIGNALS, Stopped, current_rank
 
@@ -187,11 +187,8 @@ class World:
         return DistributedDataParallel(objective, ids, gradient_as_bucket_view=True)
 
     def wrap_network(self, network: nn.Module) -> nn.Module:
-        """Move a network to the device; with several devices in this process, split its batches among them.
-
-        Convolutions are faster on channels-last tensors.
-        """
-        network.to(self.device).to(memory_format=torch.channels_last)
+        """Move a network to the device; with several devices in this process, split its batches among them."""
+        to_device(network, self.device)
         return nn.DataParallel(network, self.devices) if len(self.devices) > 1 else network
 
     def compile(self, modules: Sequence[Any], steps: int) -> None:
