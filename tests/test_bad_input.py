@@ -493,6 +493,22 @@ def test_a_full_disk_in_a_thread_is_one_sentence(
     assert capsys.readouterr().err.splitlines() == said
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_does_not_suppress_the_message_of_an_error(
+    capsys: pytest.CaptureFixture, number: signal.Signals
+) -> None:
+    def work() -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    def how_to_continue() -> str:
+        os.kill(os.getpid(), number)  # as torchrun does when another process has died
+        return "; continue"
+
+    assert run_command("test", work, "", how_to_continue) == 2
+    assert capsys.readouterr().err.endswith("; continue.\n")
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
 def test_a_defect_in_a_thread_has_its_traceback(capsys: pytest.CaptureFixture) -> None:
     def work() -> None:
         thread = Thread(target=lambda: [][0])

@@ -245,6 +245,6 @@ def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Pa
         _, error = run.communicate(timeout=60)
     assert run.returncode != 0 and re.search(r"rank\s*:\s*1 ", error)
     last = trained / "output/dies/model_last.pth"
-    assert f"--resume_model {last}" in error
+    assert f"--resume_model {last}" in error, error
     assert load_checkpoint(last)["epoch"] >= 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)

@@ -47,8 +47,8 @@ def run_command(
     """
     hook, threading.excepthook = threading.excepthook, _report_thread
     try:
-        with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)):
-            return _run(program, work, less_memory, how_to_continue)
+        with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)), stop_on_signals() as end:
+            return _run(program, work, end, less_memory, how_to_continue)
     finally:
         threading.excepthook = hook
 
@@ -65,11 +65,19 @@ def _describe(error: OSError) -> str:
     return f"{where}{error.strerror or error}."
 
 
-def _run(program: str, work: Callable[[], int | None], less_memory: str, how_to_continue: Callable[[], str]) -> int:
+def _run(
+    program: str,
+    work: Callable[[], int | None],
+    ignore_signals: Callable[[], None],
+    less_memory: str,
+    how_to_continue: Callable[[], str],
+) -> int:
     rank = current_rank()
     try:
-        with stop_on_signals():
+        try:
             return work() or 0
+        finally:
+            ignore_signals()  # when a process dies, torchrun sends the others SIGTERM while they say so
     except InputError as error:
         caught: Exception = error
         sentence = one_line(error)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SPINS = 3_000
@@ -36,16 +36,22 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals() -> Iterator[Callable[[], None]]:
     """Raise `Stopped` on SIGTERM and on SIGHUP inside the block, so that temporary files are removed.
 
     A second signal is ignored: it must not interrupt the removal. Handlers of the caller, such as submitit's, stay.
     Ctrl-C raises KeyboardInterrupt again after `exit_on_interrupt`.
+
+    Yields:
+        A function that ignores the signals until the end of the block.
     """
 
-    def stop(number: int, _: object) -> None:
+    def ignore() -> None:
         for caught in before:
             signal.signal(caught, lambda *_: None)
+
+    def stop(number: int, _: object) -> None:
+        ignore()
         raise Stopped(number)
 
     before: list[int] = []
@@ -56,7 +62,7 @@ def stop_on_signals() -> Iterator[None]:
         if isinstance(signal.getsignal(signal.SIGINT), _Exit):
             signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield
+        yield ignore
     finally:
         for number in before:
             signal.signal(number, signal.SIG_DFL)
