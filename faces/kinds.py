@@ -19,9 +19,7 @@ from utils.memory import AllocationLimit
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV's own messages, of errors too
 # FFmpeg opens these containers only: a playlist would make it open other files and addresses.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,asf,flv,ogg,mxf,dv,h264,hevc"
-os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(
-    filter(None, [os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS"), f"format_whitelist;{CONTAINERS}"])
-)
+os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"format_whitelist;{CONTAINERS}"
 
 VIDEO_ENDINGS = (
     ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".3gp", ".wmv",
