@@ -115,7 +115,7 @@ class Objective(nn.Module):
         return self.balance(terms), terms, outputs
 
     def run_network(self, images: Tensor) -> Logits:
-        """Return the logits; with ``--accumulate``, of one micro-batch after the other, each computed twice."""
+        """Return the logits of `images`; with ``--accumulate``, recompute each micro-batch in the backward pass."""
         if self.micro_batches == 1:
             return self.network(images)
         parts = [recompute(self.network, part) for part in images.tensor_split(self.micro_batches)]
@@ -135,7 +135,7 @@ class Objective(nn.Module):
 def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: GradScaler | None = None) -> None:
     """Backpropagate the total loss, a scalar, and take one optimizer step.
 
-    With a `scaler`, the optimizer skips the step if a float16 gradient is not finite.
+    With a `scaler`, the optimizer skips the step if a gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
     if scaler is None:
@@ -150,8 +150,9 @@ def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: Grad
 def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> None:
     """Take one optimizer step, and add its losses and scores to ``state.record``.
 
-    The device works on while this function returns: nothing is read back. All random numbers depend on (seed, epoch,
-    step). Mixup is the same on all processes; dropout differs.
+    The function returns before the device has finished, because it reads no value back to the host. Only
+    ``--mi_calculator w`` waits, in its convergence test. All random numbers depend on (seed, epoch, step). All
+    processes use the same mixup draw; their dropout masks differ.
 
     Args:
         state: the training; ``state.step`` counts the steps before this one.
@@ -204,7 +205,7 @@ def train_one_epoch(
         loader: yields `datasets.images.Batch` in the order of `datasets.samplers.TrainingBatches`.
         world: the processes.
         bad_images: collects unreadable images.
-        after_step: called after each step with its losses, total and terms; with None between two of ``--log_every``.
+        after_step: called after each step; gets the losses (total and terms) every ``--log_every`` steps, else None.
 
     Raises:
         InputError: an image cannot be read, a loss is not finite, or memory runs out.
@@ -255,8 +256,8 @@ def train_one_epoch(
     if not state.record.losses:
         bad_images.report(world)
         raise InputError(
-            f"epoch {state.epoch + 1}: no batch of --bs {state.args.bs} has two readable images per device; "
-            "replace the unreadable images."
+            f"epoch {state.epoch + 1}: no batch of --bs {state.args.bs} has two readable images per device and "
+            "micro-batch; replace the unreadable images."
         )
 
 
@@ -320,7 +321,7 @@ def evaluate(
                 bar.update(len(batch.labels) + len(batch.bad))
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise out_of_memory("--test_bs", batch_size) from error
+            raise out_of_memory("--test_bs", batch_size * world.size) from error
         raise
     world.handshake(0)
     found = [(torch.cat(positions).numpy(), torch.cat(scores).cpu().numpy())] if positions else []
@@ -329,7 +330,10 @@ def evaluate(
         raise InputError(f"{title}: none of the {image_count} images can be read; replace them.")
     position, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if not np.isfinite(score).all():
-        raise InputError(f"{title}: the network's scores are not finite (NaN or infinite); use another checkpoint.")
+        raise InputError(
+            f"{title}: the network's scores are not finite (NaN or infinite); "
+            "use another checkpoint, or train with a lower --lr."
+        )
     return position, score
 
 

@@ -48,7 +48,10 @@ class InferenceArguments:
     csv: Path | None = parse.argument(None, parse.path, "CSV file to write: one row per file")
     error: float = parse.argument(0.05, parse.share, parse.ERROR_TEXT)
     overwrite: bool = parse.argument(
-        False, parse.boolean, "replace the files of --json, --csv and --export; else a batch continues its records"
+        False,
+        parse.boolean,
+        "replace the files of --json, --csv and --export; without it, the command adds missing records to --json and "
+        "--csv",
     )
     annotate: Path | None = parse.argument(
         None, parse.path, "output folder for copies of the images and videos with boxes and scores"
@@ -78,7 +81,9 @@ class InferenceArguments:
         None, parse.count, "number of evenly spaced frames per video, instead of --every"
     )
     max_megapixels: float = parse.argument(
-        MAX_MEGAPIXELS, parse.positive, "largest image to score, in megapixels; larger ones get no score"
+        MAX_MEGAPIXELS,
+        parse.positive,
+        "largest image to score, in megapixels (for WebP, half of it); larger images get no score",
     )
     detector: str | None = parse.argument(
         None,
@@ -179,7 +184,7 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
             if target.resolve() in taken:
                 raise InputError(f"--{flag} {target} would replace another input or output; give another file.")
             if flag == "export" and target.is_file() and not args.overwrite:
-                raise InputError(f"--export {target} exists; give another file, or --overwrite True to replace it.")
+                raise InputError(f"--export {target} exists; give another file, or --overwrite to replace it.")
             taken.add(target.resolve())
     return files, targets
 
@@ -221,7 +226,7 @@ def run(args: InferenceArguments) -> int:
         }
         if finished:
             print(
-                f"note: {len(finished)} of {len(files)} files have records already; --overwrite True scores them again"
+                f"note: {len(finished)} of {len(files)} files already have records; --overwrite scores all files again"
             )
             unscored = not all(known[str(file)].scored for file in finished)
         left = [file for file in files if file not in finished]

@@ -66,8 +66,8 @@ class PreprocessingArguments:
         "disjoint",
         parse.one_of(*SPLIT_CHOICES),
         "split: disjoint (training leaves out videos that share a source or a person with the other sets), published "
-        "(training keeps them, as many papers do), or all (every video is a test video); the label files of the last "
-        "two have the suffix _published or _all",
+        "(training keeps them, as many papers do), or all (every video with a known label is a test video); the label "
+        "files of the last two have the suffix _published or _all",
         "data",
     )
 
@@ -112,12 +112,18 @@ class PreprocessingArguments:
         "number of decoding processes, at most one per core; 0 decodes in the main process",
         "machines",
     )
-    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "machines")
+    gpu_num: str | None = parse.argument(
+        None,
+        str,
+        "GPU numbers such as 0,1, or cpu; each job or shard uses one GPU (default: all GPUs, or the CPU if there are "
+        "none)",
+        "machines",
+    )
     num_shards: int = parse.argument(
         1, parse.count, "number of shards; if above 1 and without --shard, write only the label files", "machines"
     )
     shard: int | None = parse.argument(
-        None, parse.count_or_zero, "index of the shard to process, from 0; write no label files", "machines"
+        None, parse.count_or_zero, "index of the shard to process, from 0; writes no label files", "machines"
     )
     jobs: int = parse.argument(
         1, parse.count, "number of parallel processes on this machine, one shard each", "machines"
@@ -377,7 +383,8 @@ def write_outputs(
         print(f"contact sheet of {rows} videos: {label_folder / 'contact_sheet.png'}")
     if unfinished:
         shards = first_ten([str(shard) for shard in sorted({shard_of[video.folder] for video in unfinished})])
-        print(f"note: {len(unfinished)} videos are not processed yet; missing shards: {shards}")
+        missing = f"; missing shards: {shards}" if args.num_shards > 1 else ""
+        print(f"note: {len(unfinished)} videos are not processed yet{missing}")
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
         raise InputError(

@@ -79,7 +79,9 @@ class RunFolder:
         return False
 
     def open(self, state: TrainState | None = None) -> None:
-        """Lock the folder and start the logs; a run that ``--overwrite`` replaces is kept until the first checkpoint.
+        """Lock the folder and start the logs.
+
+        The run that ``--overwrite`` replaces is kept until the first checkpoint, or until the results of a test.
 
         Args:
             state: the training; None for a test.
@@ -181,7 +183,7 @@ class RunFolder:
             self._log.epoch(state.epoch * state.schedule.steps - 1, state.train, state.val)
 
     def log_test(self, results: dict[str, Any]) -> None:
-        """Add the settings and the test metrics, of the content of results.json, to TensorBoard's table of runs."""
+        """Add the settings and the test metrics, from the content of results.json, to TensorBoard's table of runs."""
         if self._log is not None:
             self._log.test(parse.plain_arguments(self.args), results["datasets"])
 
@@ -194,7 +196,7 @@ class RunFolder:
             part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def close(self) -> None:
-        """End the logs and the lock."""
+        """Close the logs and release the lock."""
         if self._log is not None:
             self._log.close()
         self._lock.release()

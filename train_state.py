@@ -43,10 +43,10 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
 
 
 def load_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any], file: Path) -> None:
-    """Restore Adam's moments from a checkpoint; keep the settings of this command, but for the last learning rate.
+    """Restore Adam's moments and learning rates from a checkpoint; keep all other settings of this command.
 
     Raises:
-        InputError: the moments do not fit the weights.
+        InputError: the saved state is damaged, or does not fit the weights.
     """
     current = [
         {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
@@ -64,7 +64,9 @@ def load_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any], file: Pat
             moments = {name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
             optimizer.state[weight] = {"step": state["step"].reshape(()), **moments}
     except (LookupError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"--resume_model: {file}: the saved state of Adam does not fit this run.") from error
+        raise InputError(
+            f"--resume_model: {file}: the saved state of Adam does not fit this run; give another checkpoint."
+        ) from error
 
 
 class Record:
@@ -155,11 +157,11 @@ class TrainState:
         record: losses and scores of these steps.
         train: metrics of the last finished epoch on the training images.
         val: metrics of the same epoch on the validation set; None before the first.
-        calibration: thresholds from the same scores, see `evaluation.verdicts.calibrate`.
-        best: `models.checkpoints.selection_score` of the best epoch; None before the first.
+        calibration: thresholds from the validation scores, see `evaluation.verdicts.calibrate`.
+        best: `models.checkpoints.selection_score` of the best epoch; None before the first epoch ends.
         best_file: checkpoint of the best epoch.
         about: texts that describe the training faces, such as "drawn faces", also of the run that this run continues.
-        history: what train.log tells of each finished epoch, as plain values; see `format_epoch`.
+        history: the values in train.log of each finished epoch; see `format_epoch`.
 
     Raises:
         InputError: the weights cannot be loaded, or the checkpoint does not fit the arguments.
@@ -265,7 +267,7 @@ class TrainState:
         return is_best
 
     def entries(self) -> dict[str, Any]:
-        """Return what scoring needs from a checkpoint, apart from ``state_dict`` and ``epoch``."""
+        """Return the other checkpoint entries that scoring needs, apart from ``state_dict`` and ``epoch``."""
         finished = {} if self.val is None else {"val": self.val, "best": self.best, "calibration": self.calibration}
         return {
             "args": parse.plain_arguments(self.args),
@@ -279,7 +281,7 @@ class TrainState:
         }
 
     def continuing(self) -> dict[str, Any]:
-        """Return what only a continued training needs from a checkpoint."""
+        """Return the checkpoint entries that only a resumed training needs."""
         record: dict[str, Any] | None = None
         if self.record.losses:
             record = {
@@ -323,6 +325,7 @@ def check_resume(args: TrainingArguments, checkpoint: dict[str, Any], last: Path
     for key in ("bs", "seed", "dataset", "oversample") if done[1] else ():  # they determine the order of the images
         now, before = getattr(args, key), checkpoint["args"].get(key)
         if now != before:
+            now, before = parse.show_default(now) or now, parse.show_default(before) or before
             raise InputError(
                 f"--{key} {now} contradicts {args.resume_model}, which is in the middle of an epoch with --{key} "
                 f"{before}; leave --{key} out, or continue from the checkpoint of a finished epoch."

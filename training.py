@@ -19,6 +19,7 @@ from typing import Any
 
 from datasets.labels import CLASSES, Video, find_label_folder, read_datasets, read_split
 from models.shared_model import find_model, require_model
+from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
 from utils.process import Stopped
@@ -33,7 +34,7 @@ from utils.training_arguments import (
 
 
 def check_arguments(argv: list[str] | None = None) -> None:
-    """Raise InputError if the command line is wrong, as far as this shows without reading a checkpoint."""
+    """Raise InputError if the command line is wrong; check only what does not need the content of a checkpoint."""
     args = parse_training_arguments(argv, __doc__)
     if args.resume_model is None:
         check_training_arguments(args)
@@ -116,10 +117,11 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
         args.resume_model = file
         changed = [key for key in saved if key in inherited and str(getattr(args, key)) != str(saved[key])]
         for key in sorted(changed, key=lambda key: key not in FIXED_SETTINGS):
-            origin = f"{args.resume_model}, which was trained with --{key} {saved[key]}"
+            now, before = (parse.show_default(value) or value for value in (getattr(args, key), saved[key]))
+            origin = f"{args.resume_model}, which was trained with --{key} {before}"
             if key in FIXED_SETTINGS:
-                raise InputError(f"--{key} {getattr(args, key)} contradicts {origin}; leave --{key} out.")
-            print(f"note: continuing with --{key} {getattr(args, key)} from {origin}")
+                raise InputError(f"--{key} {now} contradicts {origin}; leave --{key} out.")
+            print(f"note: continuing with --{key} {now} from {origin}")
         old = saved.get("epoch")  # a stranger's checkpoint may hold anything
         if not args.test and "epoch" in changed and args.lr_schedule == "cosine" and isinstance(old, int) and old > 0:
             before, now = (
@@ -135,7 +137,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     check_model_name(args.model)
     if args.test and args.name == TrainingArguments.name and given is not None and args.resume_model is not None:
         # A shared model has a name of its own: its folder, or its name on the hub without the revision.
-        own = Path(str(given).partition("@")[0]) if args.resume_model.is_dir() else given.absolute().parent
+        own = Path(str(given).partition("@")[0]) if args.resume_model.is_dir() else args.resume_model.absolute().parent
         args.name = f"{own.absolute().name}_test"
     return args, checkpoint
 
@@ -271,7 +273,10 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
 def load_best(
     state: TrainState, folder: RunFolder, train_faces: FaceImages, val_faces: FaceImages, world: World
 ) -> dict[str, Any]:
-    """Load the best checkpoint on rank 0 and its weights on all; add what its training faces look like, once."""
+    """Load the best checkpoint on rank 0, and its weights on all processes.
+
+    If it has no entry ``familiar`` yet, measure the training faces and add the entries of `remember_training` to it.
+    """
     best: dict[str, Any] = {"channels": state.channels}
     if world.leads and state.best_file is not None:
         best = load_checkpoint(state.best_file)
@@ -290,7 +295,7 @@ def load_best(
 def describe(
     state: TrainState, train_faces: FaceImages, val_faces: FaceImages, folder: RunFolder, world: World
 ) -> None:
-    """Print what is trained where; show training images in TensorBoard."""
+    """Print the devices and the numbers of images; for a new run, add training images to TensorBoard."""
     if world.leads and state.epoch == state.step == 0:
         shown = collate([train_faces[1, int(i)] for i in np.linspace(0, len(train_faces) - 1, 16)])
         folder.log_images(shown.images, [CLASSES[label] for label in shown.labels])
@@ -313,7 +318,7 @@ def describe(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for wrong input, 128 and its number for a signal."""
+    """Run the command line; return the exit code: 0, 2 for an error that the user can fix, 128 + N for signal N."""
     args: TrainingArguments | None = None
 
     def work() -> None:

@@ -4,10 +4,12 @@
     python -m analysis.ablation --dataset demo --save_path output/ablation --only blocks,losses -- --model mobilenet \\
         --pretrained False --size 64 --bs 16 --epoch 2
 
-Every run gets the arguments of training.py after --. Such an argument also changes the default, even if a table varies
-it (--num_LIBs, ...). The command trains each configuration with each seed, one run after the other. A run has a folder
-under --save_path and a .log file beside it. The same command again skips finished runs and resumes interrupted ones. It
-writes study_ablation_<dataset>.json, .md and .png to --save_path; with --only, the names end in the tables.
+Every run gets the arguments of training.py after --. Such an argument changes the default configuration, even if a
+table varies it. The command trains each configuration with each seed, one run after the other. A run has a folder under
+--save_path and a .log file beside it. The same command again skips finished runs and resumes interrupted ones.
+
+The command writes study_ablation_<dataset>.json, .md and .png to --save_path. With --only, the file names end in the
+names of the tables.
 """
 
 from utils.process import exit_on_interrupt  # isort: skip
@@ -109,7 +111,7 @@ def compare_to_default(runs: list[Run], default: list[Run]) -> dict[str, Any] | 
 
     Returns:
         ``difference``, its 95 % ``interval`` over test videos, and ``p``; None for the default itself, with several
-        datasets, or if the runs tested different images.
+        datasets, if the runs tested different images, or if the test set has one class only.
     """
     scored = [[read_predictions(job.folder / "predictions.csv") for job in jobs] for jobs in (default, runs)]
     tests = [test for tests in scored for test in tests]

@@ -15,7 +15,7 @@ class StudyArguments:
     """Arguments that every study of a checkpoint has; the help texts document the fields."""
 
     model: Path = parse.required(parse.path, parse.MODEL_TEXT)
-    dataset: str = parse.argument("FF++_c23", str, "dataset whose test set is used")
+    dataset: str = parse.argument("FF++_c23", str, "name of the dataset whose test set the study uses")
     dataset_root: Path = parse.argument(
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
     )
@@ -23,7 +23,11 @@ class StudyArguments:
     save_path: Path | None = parse.argument(
         None, parse.path, "run folder to write the study to (default: the checkpoint's folder)"
     )
-    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT)
+    gpu_num: str | None = parse.argument(
+        None,
+        str,
+        "GPU numbers such as 0,1, or cpu; each process uses one GPU (default: all GPUs, or the CPU if there are none)",
+    )
     test_bs: int = parse.argument(32, parse.count, "batch size, in images")
     num_workers: int = parse.argument(
         12, parse.count_or_zero, "number of processes that load images, at most one per core"

@@ -1,4 +1,4 @@
-"""The hours and the disk space of a training, a test and a preparation, from short timings on this machine."""
+"""Estimate the hours and the disk space of preprocessing, training and testing from short timings on this machine."""
 
 import statistics
 import tempfile
@@ -244,7 +244,7 @@ def _rate(work: Callable[[], object], count: int) -> float:
 def time_preprocessing(
     files: list[Path], detector: str, weights: Path | None, args: TrainingArguments
 ) -> tuple[float, float]:
-    """Extract the faces of a few videos, one for each decoding process, into a temporary folder.
+    """Extract the faces of a few videos, one per decoding process but at least two, into a temporary folder.
 
     Args:
         files: videos; some are chosen in equal steps.

@@ -70,7 +70,9 @@ class ReproduceArguments:
         Path("dataset"), parse.path, "folder of the label files, with one subfolder per dataset"
     )
     save_path: Path = parse.argument(Path("output/reproduce"), parse.path, "output folder of the runs and the table")
-    detector: str = parse.argument("retinaface", parse.one_of(*DETECTORS), "face detector, as in preprocessing.py")
+    detector: str = parse.argument(
+        "retinaface", parse.one_of(*DETECTORS), f"face detector of preprocessing.py: {', '.join(DETECTORS)}"
+    )
     detector_weights: Path | None = parse.argument(
         None, parse.path, "RetinaFace checkpoint file (default: the published one, downloaded once)"
     )

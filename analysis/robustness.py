@@ -26,6 +26,7 @@ class RobustnessArguments(StudyArguments):
     """All arguments of the study; the help texts document the fields."""
 
     test_bs: int = parse.argument(8, parse.count, "batch size, in images; each image is scored in 36 versions")
+    gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT)
     corruptions: list[str] = parse.argument(
         list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "comma-separated corruptions to apply"
     )
@@ -166,7 +167,7 @@ def measure(clean: Scores, scores: np.ndarray, video_score: str) -> dict[str, An
 
     Returns:
         The frame AUC, ``auc``, the video AUC, ``video_auc``, and the 95 % intervals ``auc_change_interval`` and
-        ``video_auc_change_interval`` of what the corruption changes.
+        ``video_auc_change_interval`` of the change in AUC.
     """
     result: dict[str, Any] = {}
     version = clean._replace(scores=scores)
@@ -205,7 +206,8 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     return (
         f"The study scores {images:,} images of {videos:,} videos from the test set of {dataset}. "
         f"Corruptions change the image at the network's input size, {size} x {size} pixels. "
-        f"The video score is the {numbers['video_score']} of the video's frame scores.{same} "
+        f"The score of a face is the {numbers['video_score']} of its frame scores; a video has the score of its "
+        f"highest face.{same} "
         f"The 95 % intervals of the changes come from clusters of images: one per {numbers['cluster_unit']}."
     )
 

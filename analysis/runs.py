@@ -34,7 +34,7 @@ RESERVED = ("--name", "--seed", "--dataset", "--save_path", "--test", "--resume_
 
 
 def split_command_line(argv: list[str], reserved: tuple[str, ...] = RESERVED) -> tuple[list[str], list[str]]:
-    """Split a command line at ``--``; return the study's own arguments, and those that every run gets.
+    """Split a command line at ``--``; return the study's own arguments and the arguments that every run gets.
 
     Raises:
         InputError: training.py rejects an argument after ``--``, or it is one of the `reserved` flags.
@@ -135,8 +135,8 @@ def check_folder(job: Run) -> None:
     for key, value in job.settings.items():
         if key not in skipped and found.get(key, value) != value:
             raise InputError(
-                f"{job.folder} has a run with --{key} {found.get(key)}, not {value}; give another --save_path or "
-                "remove the folder."
+                f"{job.folder} has a run with --{key} {parse.show_default(found.get(key)) or None}, not "
+                f"{parse.show_default(value) or None}; give another --save_path or remove the folder."
             )
 
 

@@ -126,7 +126,7 @@ def run_study(
 
     Args:
         program: the study, such as analysis.robustness.
-        run: the study; rank 0 alone goes on after the test set is scored.
+        run: the study; after the test set is scored, only rank 0 continues.
         args: parses the command line.
         less_memory: what to try if the memory runs out.
     """

@@ -52,9 +52,9 @@ def images_per_second(checkout: Path, size: int, count: int) -> float:
 def main() -> None:
     """Print the speeds of both sides at each size, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, required=True, help="another checkout")
+    parser.add_argument("--before", type=Path, required=True, help="folder of the other checkout")
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="sides of the images in pixels")
-    parser.add_argument("--images", type=int, default=2000, help="images of a turn")
+    parser.add_argument("--images", type=int, default=2000, help="number of images per turn (default: 2000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side (default: 3)")
     args = parser.parse_args()
     for size in args.sizes:

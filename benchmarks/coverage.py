@@ -3,8 +3,9 @@
     python -m benchmarks.coverage [--rounds 4000]
 
 A test set has pairs of source videos as in FaceForensics++: two real and eight fake videos each. Scores are normal. In
-mode "none" they are independent. In mode "class" the pair explains half of the variance within each class, in mode
-"shared" of both classes alike. "clusters" is this project's interval, "videos" the same with every video as a cluster.
+mode "none" they are independent. In mode "class", each class of a pair has its own random effect, with half of the
+variance. In mode "shared", both classes of a pair have one effect. "clusters" is this project's interval; "videos"
+treats every video as a cluster.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
     python -m benchmarks.familiarity --model output/demo/model_best.pth --dataset demo [--images 500] [--jpeg 50]
 
-For a test set like the training set these are false alarms; each should be near 5 %. For another one they are finds.
+On a test set like the training set, the notes are false alarms; each rate should be near 5 %. On another test set, they
+are correct detections.
 """
 
 import argparse

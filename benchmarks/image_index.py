@@ -73,7 +73,7 @@ def measure(root: Path, size: int | None) -> None:
 def main() -> None:
     """Measure opening from the folders, then from a pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folders", type=int, default=10_000)
+    parser.add_argument("--folders", type=int, default=10_000, help="number of folders (default: 10000)")
     parser.add_argument("--images", type=int, default=100, help="images in each folder")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--pack", action="store_true", help=argparse.SUPPRESS)

@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=TrainingArguments.size, help="side of the images in pixels")
     parser.add_argument("--bs", type=int, default=TrainingArguments.bs, help="images per batch")
     parser.add_argument("--num_workers", type=int, default=TrainingArguments.num_workers, help="worker processes")
-    parser.add_argument("--steps", type=int, default=8, help="batches of a turn of the authors' way, at most")
+    parser.add_argument("--steps", type=int, default=8, help="maximum number of batches per turn of the authors' way")
     args = parser.parse_args()
     cv2.setNumThreads(0)  # as in the worker processes
     workers, world = worker_count(args.num_workers), World("cpu")

@@ -21,7 +21,7 @@ def main() -> None:
     """Print how often the training was killed, and how often in the middle of a write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="number of kills (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills (default: 0)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True, help="RetinaFace checkpoint")
     parser.add_argument("--portraits", type=Path, help="folder of portraits, each of another person")
-    parser.add_argument("videos", type=Path, nargs="+", help="videos of one person each, each of another person")
+    parser.add_argument("videos", type=Path, nargs="+", help="videos of one person each, all of different people")
     args = parser.parse_args()
     detector = load_face_detector("retinaface", args.weights, torch.device("cpu"))[0]
     people = [read(video, detector) for video in progress(args.videos, "detect", unit="videos")]

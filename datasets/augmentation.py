@@ -16,7 +16,7 @@ Transform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 def compress(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Compress as JPEG with a quality of 60 to 100.
 
-    Like albumentations, this takes red for blue: the two have each other's weight in the luminance.
+    As in albumentations, OpenCV reads the channels as BGR, so red and blue swap their weights in the luminance.
     """
     _, encoded = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 101))))
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
@@ -50,7 +50,7 @@ def shift_pca(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift the colours along the principal components of the image (Krizhevsky et al. 2012).
 
     Adds alpha * (sum of eigenvalue * eigenvector) of the colour covariance to each pixel, for colours from 0 to 1.
-    Each image draws one alpha ~ N(0, 0.1).
+    Each image draws one alpha from a normal distribution with mean 0 and standard deviation 0.1.
     """
     # a * b = (a * a + b * b - (a - b) * (a - b)) / 2. OpenCV sums these integers fast, exactly and in one thread.
     planes, sums, count = cv2.split(image), cv2.sumElems(image)[:3], image.shape[0] * image.shape[1]

@@ -91,7 +91,7 @@ class Part(NamedTuple):
     """What a worker process found in up to `PART` images of one folder.
 
     Attributes:
-        readable: n, numbers of the readable images in the folder.
+        readable: n, indices of the readable images in the folder.
         sizes: n x 2, width and height in pixels.
         pixels: n, uint64, digest of the pixels.
         hashes: n x WORDS, uint16, perceptual hash.
@@ -163,7 +163,7 @@ class Parts(Dataset):
 
 
 def list_folders(args: CheckArguments, problems: Problems) -> tuple[list[Folder], list[str]]:
-    """Return the folders in the label files, and where they are; add missing, empty and doubly listed folders.
+    """Return the folders in the label files and their real paths; add the faults of the folders to `problems`.
 
     Raises:
         InputError: there are no label files, or they or sources.csv are malformed.
@@ -260,8 +260,8 @@ def find_copies(
 
     Args:
         folders: the folders.
-        folder_of: N, number of the folder of each image.
-        image_of: N, number of each image in its folder.
+        folder_of: N, index of each image's folder in `folders`.
+        image_of: N, index of each image in its folder.
         pixels: N, digest of the pixels.
         hashes: N x WORDS, perceptual hash.
         problems: gets the problems.

@@ -53,7 +53,7 @@ def near_pairs(hashes: np.ndarray, splits: np.ndarray) -> Iterator[tuple[np.ndar
 
 
 def equal_pairs(pixels: np.ndarray, videos: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Find the images of different videos with equal pixels: pairs of the first such image and each other video's.
+    """Yield pairs of images with equal pixels in different videos: the first image, and one image of each other video.
 
     Args:
         pixels: N, digest of each image.

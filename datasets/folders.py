@@ -40,7 +40,7 @@ def list_images(folder: str | Path) -> Names | None:
 
 
 def _is_image(name: str) -> bool:
-    # macOS writes a hidden file ._0000.png beside 0000.png on foreign disks.
+    # macOS writes a hidden file ._0000.png beside 0000.png on disks with another file system.
     return (name.endswith(IMAGE_ENDINGS) or name.lower().endswith(IMAGE_ENDINGS)) and not name.startswith(".")
 
 

@@ -98,9 +98,7 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     if not label_folder.is_dir():
         known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
         choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
-        raise InputError(
-            f"--dataset: there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}"
-        )
+        raise InputError(f"there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}")
     return label_folder
 
 
@@ -129,9 +127,9 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
         The real videos, then the fake videos, in file order.
 
     Raises:
-        InputError: the dataset is unknown; a label file is missing, empty or malformed, or sources.csv is malformed; a
-            folder is missing, has
-            no images or is listed twice; the pack is damaged. A test set may have one empty label file.
+        InputError: the dataset is unknown; a label file is missing, empty or malformed; sources.csv is malformed; a
+            folder is missing, has no images or is listed twice; the pack is damaged. A test set may have one empty
+            label file.
     """
     label_folder = find_label_folder(dataset, dataset_root)
     files = [label_folder / f"{split}_{name}.txt" for name in CLASSES]

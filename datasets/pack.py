@@ -31,7 +31,9 @@ class PackArguments:
     size: int = parse.argument(
         TrainingArguments.size, parse.size, "side of the packed images in pixels: --size of the training"
     )
-    dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files; the pack is put there")
+    dataset_root: Path = parse.argument(
+        Path("dataset"), parse.path, "folder of the label files; the command writes the pack to the dataset's subfolder"
+    )
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)
     num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
 

@@ -2,13 +2,13 @@
 
 ``<dataset_root>/<dataset>/pack_<size>/`` holds four files:
 
-- ``images.bin``: N x size x size x 3, uint8, RGB: the images as `datasets.augmentation.resize` returns them;
+- ``images.bin``: N x size x size x 3, uint8, RGB: the images as `datasets.transforms.resize` returns them;
 - ``checksums.bin``: N, uint32: the CRC-32 of each image, which every reading checks;
 - ``names.bin``: the file names of each folder, padded with zeros to one width;
 - ``index.jsonl``: a line with version and size, then for each folder a line with its `Entry`, after its CRC-32.
 
 The files only grow. A folder is in the pack when its line in the index is complete; its last line counts. So a killed
-command loses the folder in progress alone, and a folder that is packed again does not disturb a running training.
+command loses only the folder in progress, and a folder that is packed again does not disturb a running training.
 """
 
 import json
@@ -172,7 +172,10 @@ def find_pack(label_folder: Path, size: int) -> Pack | None:
 
 
 def map_file(file: Path, dtype: type[np.generic]) -> np.ndarray:
-    """Map a file into memory; a missing or empty file gives an empty array. Writing to the array leaves the file."""
+    """Map a file into memory, so that writing to the array does not change the file.
+
+    A missing or empty file gives an empty array.
+    """
     count = file.stat().st_size // np.dtype(dtype).itemsize if file.is_file() else 0
     return np.asarray(np.memmap(file, dtype, "c", shape=(count,))) if count else np.empty(0, dtype)
 

@@ -44,7 +44,11 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
 
 
 def check_batch_size(batch_size: int, micro_batches: int, images: int, world: World) -> None:
-    """Raise InputError if BatchNorm would get a single image; print a note if only the last batch is too small."""
+    """Check the batch size, and print a note if only the last batch is too small for BatchNorm.
+
+    Raises:
+        InputError: the processes cannot share a batch equally, or BatchNorm would get a single image.
+    """
     processes, gpus = world.size, len(world.devices)
     if batch_size % processes:
         near = batch_size - batch_size % processes + processes
@@ -80,7 +84,7 @@ def choose_frames(videos: Sequence[Video], count: int | None, choice: str, seed:
     Args:
         videos: V videos; a folder of faces counts as a video.
         count: number of frames; a video with fewer frames keeps all. None for all frames of all videos.
-        choice: random, without repetition, or even: equal steps, with the first and the last frame.
+        choice: random (without replacement) or even (equal steps, with the first and the last frame).
         seed: seed of the random choice.
 
     Returns:

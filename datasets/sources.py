@@ -45,8 +45,8 @@ class Groups(NamedTuple):
     Attributes:
         videos: F, the video of each folder.
         clusters: F, the cluster of each folder: videos connected by shared sources, named by one of these.
-        unit: what connects them: source, or identity of videos without known sources, or video of videos with neither;
-            several are joined by " or ".
+        unit: what the videos of a cluster share: source; identity, if their sources are unknown; video, if both are
+            unknown. Several units are joined by " or ".
     """
 
     videos: list[str]

@@ -107,7 +107,7 @@ class Difference(NamedTuple):
 
     Attributes:
         aucs: both AUCs, or their means over the runs.
-        interval: of the second AUC minus the first, the 95 % interval ``[low, high]``; None if it is not defined.
+        interval: 95 % interval ``[low, high]`` of the second AUC minus the first; None if it is not defined.
         p: two-sided p value of the hypothesis that both AUCs are equal; None if it is not defined.
     """
 
@@ -122,12 +122,12 @@ def auc_difference(labels: np.ndarray, first: np.ndarray, second: np.ndarray, cl
     Args:
         labels: N, 0 real and 1 fake, at least one of each.
         first: N scores of the first model; or S x N, the scores of S runs, whose AUCs are averaged.
-        second: the same of the second model.
+        second: scores of the second model, N or S x N.
         clusters: N, see `clustered_aucs`.
 
     Returns:
         The difference. It holds for other images, not for other runs. Interval and p are None if a class is in fewer
-        than two clusters, or if the difference has no variance, such as of two AUCs of 1. Equal scores have p = 1.
+        than two clusters, or if the difference has no variance, such as between two AUCs of 1. Equal scores have p = 1.
     """
     rows = np.atleast_2d(first), np.atleast_2d(second)
     aucs = clustered_aucs(labels, np.concatenate(rows), clusters)

@@ -109,7 +109,8 @@ COLUMNS = ("dataset", "path", "label", "score", "video", "cluster")
 def read_predictions(file: Path) -> dict[str, Scores]:
     """Read predictions.csv into the scores of each dataset.
 
-    Without the columns video and cluster, each folder is a video, and the paths tell the clusters as far as they can.
+    Without the columns video and cluster, each folder is a video, and the clusters come from the paths where these name
+    the source video.
 
     Raises:
         InputError: the file is missing, malformed or empty, or lists an image twice.

@@ -37,8 +37,8 @@ VERDICTS = (  # minimum video AUC, words
 )
 COLUMNS = {  # key in results.json -> header and explanation
     "frames": ("frames", "number of scored images"),
-    "videos": ("videos", "number of videos with scored images, and of clusters: independent groups of videos, from "
-               "which the intervals come"),
+    "videos": ("videos", "number of videos with scored images, and number of clusters; a cluster is an independent "
+               "group of videos, and the intervals use the variance between clusters"),
     "acc": ("ACC", "accuracy at a threshold of 0.5"),
     "auc": ("AUC", "area under the ROC curve: the probability that a fake scores higher than a real one; 0.5 is "
             f"guessing, 1 is perfect. The range below the value is its 95{NBSP}% interval"),
@@ -195,7 +195,7 @@ def warn(scored: Scores, unit: str) -> str:
     shared = "" if unit == "video" else f", counting videos that share a {unit} once"
     return (
         f"The test set is small: {real} independent real and {fake} independent fake videos{shared}. Numbers from "
-        f"fewer than {SMALL} may change much with other videos."
+        f"fewer than {SMALL} may change considerably with other videos."
     )
 
 
@@ -405,7 +405,7 @@ CURVES = (  # title, y axis, lines, caption
         "AUC",
         "frame AUC",
         (("train", "auc"), ("val", "auc")),
-        "A training AUC that rises while the validation AUC falls means that the network learns its images by heart.",
+        "A training AUC that rises while the validation AUC falls means that the network overfits the training images.",
     ),
 )
 

@@ -34,14 +34,14 @@ def calibrate(scored: Scores, fpr: float | None, video_score: str) -> dict[str, 
 
     Args:
         scored: the frame scores.
-        fpr: the false positive rate of both thresholds, see `evaluation.metrics.choose_threshold`.
+        fpr: the false positive rate of both thresholds; None for the equal error rate point.
         video_score: how frames combine, see `evaluation.metrics.combine_frames`.
 
     Returns:
         Plain values: ``video_score``; ``wanted_fpr``, the argument `fpr`; and for ``frame`` and ``video`` each a
         ``threshold``, the ``fpr`` and ``fnr`` (false positive and negative rate) that it has on the validation set, and
-        the sorted scores of ``real`` and ``fake``, one per video: of a video, or of the frame in its middle, because
-        the frames of a video are not independent. None if the videos have a single class.
+        the sorted scores of the ``real`` and of the ``fake`` videos: of the video itself for ``video``, of its middle
+        frame for ``frame``, because the frames of a video are not independent. None if the videos have a single class.
     """
     videos = score_videos(scored, video_score)
     if not 0 < videos.labels.sum() < len(videos.labels):
@@ -81,7 +81,8 @@ def choose_cutoffs(calibration: dict[str, Any], level: str, error: float, faces:
             equal part of `error` (Bonferroni).
 
     Returns:
-        The cutoffs. With too few validation videos for `error`, one is 0 or 1: then no score means real, or fake.
+        The cutoffs. With too few validation videos for `error`, `real` is 0 (no score means real) or `fake` is 1 (no
+        score means fake).
     """
     real, fake = calibration[level]["real"], calibration[level]["fake"]
     rank = max(1, math.ceil((1 - error / faces) * (len(real) + 1)))
@@ -113,7 +114,7 @@ def error_rates(calibration: dict[str, Any], level: str, score: float, faces: in
 
 
 def measure_verdicts(calibration: dict[str, Any], scored: Scores, error: float) -> dict[str, Any]:
-    """Return the cutoffs for videos of one person, and how they do on a test set.
+    """Return the cutoffs for videos of one person, and their error rates on a test set.
 
     Returns:
         ``error`` and ``video_score``; the cutoffs ``real_below`` and ``fake_above``; ``real_called_fake`` and

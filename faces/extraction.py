@@ -102,7 +102,7 @@ class Chunk(NamedTuple):
         video: index in the list of videos.
         positions: positions of the B frames in the video.
         frames: B x H x W x 3, uint8, BGR.
-        small: the same frames, shrunk for detection.
+        small: the B frames, shrunk for detection: B x h x w x 3, uint8, BGR.
         seconds: decoding time.
         end: set in the last chunk of a video only.
     """
@@ -317,7 +317,8 @@ class _FaceFolder:
     def _kept_tracks(self) -> list[int]:
         """Return the main face; with all_faces, all long tracks, the largest sum of box areas first.
 
-        The main face is the one that meets the manipulation mask. Without mask, it has the largest sum of box areas.
+        The main face is the face that overlaps the manipulation mask most. Without a mask, it is the face with the
+        largest sum of box areas.
         """
 
         def total_area(track: int) -> float:

@@ -37,8 +37,8 @@ class VideoError(Exception):
 def file_kind(file: Path) -> Literal["image", "animation", "video"] | None:
     """Return what a file is: an image, an animated image, a video, or None for anything else.
 
-    The ending of the name decides if it is clear. The content decides between an image and an animation, and if the
-    ending is unknown or missing. A missing file is what its name says.
+    If the file name has a clear ending, the ending decides. The content decides between an image and an animation, and
+    for an unknown or missing ending. A missing file is what its name says.
     """
     name = file.name.lower()
     known: Literal["image", "video"] | None = None

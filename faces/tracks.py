@@ -81,11 +81,11 @@ def look(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def link_cost(new: Sequence[Detection], old: Sequence[Detection]) -> np.ndarray:
-    """Return how unlikely it is that two detections show one person; pairs from 1 on are not linked.
+    """Return how unlikely it is that two detections show one person; pairs with a cost of 1 or more are not linked.
 
-    The cost is the root of the sum of two squares. The first number is the movement: the distance of the centres in
-    sides of the face, plus the size ratio as a power of two, divided by how far a face may move between the frames. The
-    second is the Hellinger distance of the colours, divided by `MAX_LOOK_DISTANCE`.
+    The cost is the root of the sum of two squares. The first number is the movement divided by the distance that a face
+    may move between the frames; the movement is the distance of the centres in sides of the face, plus abs(log2(size
+    ratio)). The second is the Hellinger distance of the colours, divided by `MAX_LOOK_DISTANCE`.
 
     Args:
         new: N detections in one frame.

@@ -40,11 +40,12 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 def transport_plan(cost: Tensor) -> Tensor:
     """Return the entropic optimal transport plan between two uniform distributions (Sinkhorn; Cuturi 2013).
 
-    The iterations update the dual potentials f and g in the log domain until a row of the plan sums to its weight up
-    to a relative error of `SINKHORN_TOLERANCE`. After `SINKHORN_ITERATIONS`, they end with a warning.
+    The iterations update the dual potentials f and g in the log domain until every row of the plan sums to its weight,
+    up to a relative error of `SINKHORN_TOLERANCE`. If that takes more than `SINKHORN_ITERATIONS`, they stop with a
+    warning.
 
     Args:
-        cost: cost of moving row i to row j, B x B, float64.
+        cost: cost of moving row i of the first batch to row j of the second, B x B, float64.
 
     Returns:
         The plan, B x B; its entries sum to 1.
@@ -60,7 +61,7 @@ def transport_plan(cost: Tensor) -> Tensor:
             break
     else:
         warnings.warn(
-            f"--mi_calculator w: the transport plan of a batch did not settle in {SINKHORN_ITERATIONS} iterations; "
+            f"--mi_calculator w: the transport plan of a batch did not converge in {SINKHORN_ITERATIONS} iterations; "
             "its Wasserstein distance is inexact",
             stacklevel=3,
         )
@@ -73,7 +74,7 @@ def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
     W = sum over i, j of P_ij * |p_i - q_j|^2. P is the transport plan between the uniform distributions on the rows of
     p and on the rows of q, with entropic regularisation epsilon = 0.01. The order of the rows does not matter.
 
-    Implicit differentiation of the settled plan gives the gradient: the rows and columns of the plan keep their sums
+    Implicit differentiation of the converged plan gives the gradient: the rows and columns of the plan keep their sums
     for all costs, so the change of the potentials solves a linear system.
 
     Args:

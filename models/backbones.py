@@ -107,7 +107,9 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
         if not all(isinstance(value, Tensor) for value in weights.values()):
             raise TypeError("some entries are not tensors")
     except Exception as error:  # a damaged file can raise almost anything
-        raise InputError(f"--pretrained: {file} is not a weights file ({type(error).__name__}).") from error
+        raise InputError(
+            f"--pretrained: {file} is not a weights file ({type(error).__name__}); give another file, True or False."
+        ) from error
     expected = backbone.state_dict()
     # Files written before PyTorch 0.4.1 lack these counters, and BatchNorm with a momentum does not use them.
     weights = {**{key: value for key, value in expected.items() if key.endswith("num_batches_tracked")}, **weights}
@@ -117,7 +119,7 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
         raise InputError(
             f"--pretrained: {file} has the weights of another network, not of '{model}': {len(missing)} of "
             f"{len(expected)} tensors are missing and {len(mismatched)} have another shape "
-            f"(first: {(missing + mismatched)[0]})."
+            f"(first: {(missing + mismatched)[0]}); give weights of '{model}', True or False."
         )
     return {key: weights[key] for key in expected}
 

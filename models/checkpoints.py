@@ -25,9 +25,9 @@ The best checkpoint of a finished training has:
 
 - ``familiar``, ``familiar_features``: see `scoring.familiarity.remember_training`.
 
-``model_last.pth`` alone has what continuing needs:
+``model_last.pth`` and ``model_previous.pth`` also have the entries that an exact resume needs:
 
-- ``optimizer``: state of the optimiser.
+- ``optimizer``: state of the optimizer.
 - ``scaler``: state of the loss scale of ``--precision fp16``, else None.
 - ``step``: number of finished steps of the current epoch.
 - ``record``: losses, labels and scores of these steps.
@@ -77,7 +77,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically: an interruption leaves the previous file intact.
 
-    The file is a PyTorch file of what scoring needs. `continuing`, mostly the optimiser's moments, follows as a further
+    The file is a PyTorch file of what scoring needs. `continuing`, mostly the optimizer's moments, follows as a further
     member of its zip archive, so `copies` share one serialisation and are a third of the size.
 
     Args:
@@ -206,7 +206,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is small: a pickle of a few bytes can hold lists in lists, endlessly."""
+    """Return whether a value has few items and levels: a pickle of a few bytes can nest lists without end."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [part for part in level if isinstance(part, dict | list | tuple | set)]
@@ -300,7 +300,7 @@ def _is_plain_tensor(value: Any) -> bool:
 
 
 def _listed(value: Any) -> list[Any]:
-    """Return a list as it is, and in place of another value a list without valid items."""
+    """Return a list as it is; for any other value, return a list with one invalid item."""
     return value if isinstance(value, list) else [None]
 
 
@@ -346,8 +346,9 @@ def selection_score(val: dict[str, float | None]) -> float:
 def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
     """Return the file and the `selection_score` of the run's best epoch up to `checkpoint`.
 
-    This is ``model_best.pth`` beside `file`. If it is missing, damaged or from another run, it is `file` itself; within
-    an epoch, whose weights no score belongs to, both are None.
+    This is ``model_best.pth`` beside `file`, if its score is the entry ``best`` of `checkpoint`. If that file is
+    missing, damaged or from another run, this is `file` itself; both are None if `file` was written within an epoch,
+    because no score belongs to its weights.
     """
     best_file = file.with_name("model_best.pth")
     if best_file.is_file() and not best_file.samefile(file):
@@ -409,12 +410,13 @@ def load_network(
 
 
 def load_state(target: torch.nn.Module | torch.optim.Optimizer | GradScaler, state: dict[str, Any], file: Path) -> None:
-    """Load the optimiser or loss weights entry of the checkpoint `file`; raise InputError if it does not fit."""
+    """Load the optimizer, loss weights or loss scale of the checkpoint `file`; raise InputError if they do not fit."""
     try:
         target.load_state_dict(state)
     except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
-            f"--resume_model: {file}: the saved state of {type(target).__name__} does not fit this run."
+            f"--resume_model: {file}: the saved state of {type(target).__name__} does not fit this run; give another "
+            "checkpoint."
         ) from error
 
 
@@ -426,8 +428,8 @@ def load_trained(file: Path, flag: str = "--model") -> tuple[LIBNetwork, dict[st
         flag: argument that named it, for messages.
 
     Returns:
-        The network, on the CPU, in evaluation mode, and the checkpoint. Its ``args`` always have ``model``,
-        ``num_LIBs`` and ``size``, the side of the network's images in pixels.
+        The network, on the CPU, in evaluation mode, and the checkpoint without ``state_dict``. Its ``args`` always have
+        ``model``, ``num_LIBs`` and ``size``, the side of the network's images in pixels.
 
     Raises:
         InputError: the file is not a checkpoint, its network is unknown, or the hub has no such model.
@@ -442,7 +444,7 @@ def load_trained(file: Path, flag: str = "--model") -> tuple[LIBNetwork, dict[st
 def trained_network(
     model: str, num_LIBs: int, size: int, checkpoint: dict[str, Any], flag: str = "--resume_model"
 ) -> LIBNetwork:
-    """Build a network around the weights of a checkpoint, which it takes out of the checkpoint.
+    """Build the network of a checkpoint, and move the weights from the checkpoint into it.
 
     Args:
         model, num_LIBs, size: as for `models.backbones.build_network`.

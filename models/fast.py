@@ -1,4 +1,4 @@
-"""Scores without the heads and the time that they do not need."""
+"""Compute scores faster: without the heads that a score does not use, and with OpenVINO on a CPU."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ from models.lib_network import LIBNetwork
 from utils.fast import OpenVINOLater
 
 OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-PATIENCE = 200  # images; the conversion of the paper's network takes as long as about 50 (docs/performance.md)
+PATIENCE = 200  # images; converting the paper's network takes as long as scoring 50 images (docs/performance.md)
 
 
 class FusedLogits(nn.Module):
@@ -28,8 +28,8 @@ class FusedLogits(nn.Module):
 def fast_scorer(network: nn.Module, images: int | None = None) -> nn.Module:
     """Return a module that maps images to what `engine.fake_probability` takes, as fast as the device allows.
 
-    On a CPU, OpenVINO scores more than `PATIENCE` images, if it is installed; scores agree with the network's within
-    1e-4 in float32. A network in float64 stays in PyTorch. One in `torch.nn.DataParallel` is returned unchanged.
+    On a CPU, OpenVINO scores sets of more than `PATIENCE` images, if it is installed; in float32, its scores agree with
+    PyTorch's within 1e-4. A network in float64 stays in PyTorch. One in `torch.nn.DataParallel` is returned unchanged.
 
     Args:
         network: on its device; its weights must not change while the scorer is in use.

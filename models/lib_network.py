@@ -69,7 +69,7 @@ class LIBNetwork(nn.Module):
         num_features: d.
 
     Attributes:
-        precision: what the backbones compute in; torch.bfloat16 and torch.float16 use autocast. The heads compute in
+        precision: number format of the backbones; torch.bfloat16 and torch.float16 use autocast. The heads compute in
             the precision of their weights.
         recompute: whether a training keeps the activations of one LIB at a time, and computes them twice.
     """

@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 def recompute(module: nn.Module, *inputs: Any) -> Any:
     """Return ``module(*inputs)`` without keeping its activations (Chen et al. 2016).
 
-    The backward pass runs the module again, with the random numbers of the first pass, so dropout masks are equal. It
-    leaves the running statistics of batch norms alone, which the first pass has updated.
+    The backward pass runs the module again, with the random numbers of the first pass, so dropout masks are equal. The
+    second run does not update the running statistics of batch norms, because the first run has updated them.
 
     Args:
         module: network or part of a network.

@@ -91,7 +91,7 @@ def find_model(model: Path, flag: str) -> Path:
     except Exception as error:  # the hub and its HTTP client have no common exception
         hub = constants.ENDPOINT
         if constants.HF_HUB_OFFLINE:
-            reason = "the cache has no copy of such a model; unset HF_HUB_OFFLINE to download it"
+            reason = "the cache has no copy of this model; unset HF_HUB_OFFLINE to download it"
         elif not reachable:
             reason = f"the model cannot be downloaded: {hub} does not answer; check the connection"
         elif isinstance(error, errors.RepositoryNotFoundError):
@@ -184,7 +184,7 @@ def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> N
 def shareable_entries(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return the entries of a checkpoint that are plain JSON data, without settings and paths of the machine.
 
-    Of ``pretrained``, if it is a file, the name remains.
+    If ``pretrained`` is a file, only its name remains.
     """
     args = {name: value for name, value in checkpoint["args"].items() if name not in LOCAL}
     if isinstance(args.get("pretrained"), str):

@@ -16,7 +16,7 @@ REAL, FAKE, UNCERTAIN = (177, 114, 0), (0, 94, 213), (110, 110, 110)  # BGR: blu
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST_TEXT = 0.3  # scale of the font below which it cannot be read
 STRIP_HEIGHT = 64  # pixels below a video, for its scores over time
-# Pixels left of the curve, for the numbers of its axis: for 0, 0.5 and 1, for 0 and 1 in a narrow video, for none.
+# Minimum width of the video: pixels left of the curve, and the numbers on its axis.
 AXES = {160: (34, (0.0, 0.5, 1.0)), 40: (16, (0.0, 1.0)), 0: (2, ())}
 ANNOTATION_MARK = "faces scored by inference.py"  # metadata of annotated copies, which are never scored as inputs
 

@@ -82,7 +82,7 @@ class ForgeryDetector:
         frames: int | None,
     ) -> None:
         self.network, self.device = to_device(network, device), device
-        self.precision = choose_precision(precision, device)
+        self.precision = "fp32" if evidence else choose_precision(precision, device)  # as heatmaps
         network.precision = PRECISIONS[self.precision]
         self._scorer = fast_scorer(network)
         self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]
@@ -135,8 +135,8 @@ class ForgeryDetector:
             self.detector_description = description
             if self._training_weights not in (None, description["weights"]):
                 print(
-                    "note: preprocessing of the training data used other weights of the face detector; "
-                    "give these weights with --detector_weights",
+                    "note: the training faces were detected with other weights of the face detector; give the file "
+                    "with those weights to --detector_weights",
                     file=sys.stderr,
                 )
         return self._detect

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the metadata; raise it if programs for the previous format would compute other scores
 SCORE_TOLERANCE = 1e-4  # largest absolute difference between PyTorch and ONNX Runtime
-LOGIT_TOLERANCE = 1e-3  # the same, relative to the largest logit
+LOGIT_TOLERANCE = 1e-3  # largest difference of a logit, divided by the largest logit
 
 
 class Score(nn.Module):

@@ -2,8 +2,8 @@
 
 A training stores two things in its best checkpoint: the 5 % quantiles of simple measures of the training faces, and the
 fused features of some of them. A face whose feature is far from all of these is unlike the training data (deep nearest
-neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). They divide a feature by
-its length; here its length counts, because docs/statistics.md has measured that this finds more faces.
+neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). They normalise each
+feature to unit length. This module does not: so it finds more of the unlike faces (docs/statistics.md).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ NEIGHBOUR = 10  # the distance to the 10th nearest training face counts
 LARGEST = 65504.0  # in float16
 SHARE = 0.05  # of the training faces below each quantile, and of the validation faces beyond the distance
 JPEG_QUALITY = 95  # for `measure_detail`
-SAME_SIZE = 0.1  # largest difference of the sides, in powers of two, of crops whose detail compares
+SAME_SIZE = 0.1  # largest abs(log2(ratio of the sides)) of crops whose detail is compared
 WORDS = {
     "brightness": "is darker",
     "sharpness": "is more blurred",

@@ -32,12 +32,12 @@ class NotScored(Exception):
 
 
 def is_video(file: Path) -> bool:
-    """Return whether a file is a video or an animation; see `faces.videos.file_kind`."""
+    """Return whether a file is a video or an animation; see `faces.kinds.file_kind`."""
     return file_kind(file) in ("video", "animation")
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """List the given images and videos, and those in the given folders and their subfolders, each file once.
+    """List the given images and videos, and all images and videos in the given folders and subfolders, each file once.
 
     Print how many files in the folders are skipped, by kind: hidden files, annotated copies, and other endings. A file
     without an ending is skipped if its content is neither an image nor a video.
@@ -153,7 +153,7 @@ def load_image(file: Path) -> np.ndarray:
         if isinstance(error.__cause__, UnidentifiedImageError) and not file.name.lower().endswith(IMAGE_ENDINGS):
             reason = "neither an image nor a video"
         elif isinstance(error.__cause__, Image.DecompressionBombError):
-            reason += "; raise --max_megapixels to score it"
+            reason += " (--max_megapixels)"
         raise NotScored(f"unreadable: {reason}") from error
 
 

@@ -63,7 +63,7 @@ def make_record(
     Args:
         result: its score.
         shared: the result of `describe_detector`.
-        detector: the detector, which knows the weights of the face detector once it has found a face.
+        detector: the detector; it describes the face detector only once this is loaded.
         detections: every face of every scored frame, see `describe_faces`.
     """
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -232,7 +232,7 @@ def _known_records(
     file: Path, flag: str, read: Reader, checkpoint_sha256: str, settings: Callable[[], dict[str, Any]]
 ) -> dict[str, Known]:
     """Read the records of an earlier command; remove a line that was being written when it was stopped."""
-    advice = f"give another file, or --overwrite True to replace {file}"
+    advice = f"give another file, or --overwrite to replace {file}"
     try:
         text = file.read_bytes().decode("utf-8", "surrogateescape")
     except OSError as error:
@@ -264,7 +264,7 @@ def _known_records(
 
 @contextmanager
 def _open(file: Path, flag: str, replace: bool) -> Iterator[Callable[[str], None]]:
-    """Yield a function that appends a text to a file and flushes it to the disk; a text that does not fit is cut off.
+    """Yield a function that appends a text to a file and flushes it; a text that does not fit on the disk is removed.
 
     Args:
         file: the file; at the end, it is removed if it is new and empty.

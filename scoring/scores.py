@@ -1,4 +1,4 @@
-"""The score of a file: of its people, and the verdict."""
+"""Score a file: combine the frame scores of its people, and give the verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Person:
         scores: the frame scores, 0 to 1.
         score: their combination, such as the mean.
         first: time in seconds of the first scored frame with this face.
-        last: the same of the last frame.
+        last: time in seconds of the last scored frame with this face.
         sides: shorter side of the box in each of these frames, in pixels.
         crops: some of the face crops; None after `FileScore.forget_crops`.
         last_frame: number of the last scored frame with this face, from 1.
@@ -62,7 +62,8 @@ class FileScore:
         people: the people, by number, without ignored tracks.
         ignored: number of tracks that are ignored as false detections.
         frames: number of scored frames.
-        spread: lowest and highest score over the variants of the face (`scoring.steadiness`); None without a score.
+        spread: lowest and highest score of the file over the variants of the highest face (`scoring.steadiness`), never
+            below the scores of the other people; None without a score.
         cutoffs: of the verdict; None without one.
         error: the share that the cutoffs keep, see `evaluation.verdicts.choose_cutoffs`.
         false_positive_rate: largest share of real files, with as many people, that score as high; None without a

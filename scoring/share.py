@@ -25,7 +25,7 @@ from utils.files import entries_of, read_json, sha256
 class ShareArguments:
     """The arguments of the command; `parse.argument` has the help text of each."""
 
-    checkpoint: Path = parse.positional(parse.path, "checkpoint of training.py or of the authors' release")
+    checkpoint: Path = parse.positional(parse.path, parse.MODEL_TEXT)
     folder: Path = parse.positional(parse.path, "folder to create")
     tests: list[Path] = parse.positional(
         parse.path, "run folders whose results.json the model card shows (default: the checkpoint's folder)", "*"
@@ -91,7 +91,7 @@ python inference.py --model {name} clip.mp4
 
 
 def find_tests(args: ShareArguments, checkpoint_sha256: str) -> dict[str, list[str]]:
-    """Return the datasets of each test of a checkpoint, by what the model card says about the test.
+    """Return the tests of a checkpoint: text of the model card about a test -> names of its datasets.
 
     Raises:
         InputError: a folder in ``args.tests`` has the results of another checkpoint, or a results.json lacks an entry.

@@ -648,8 +648,13 @@ def test_evidence_is_drawn_into_the_face_only(
     file = tmp_path / name
     write_image(file, photo(0)) if name == "a.png" else write_video(file)
     drawn = []
+    argv = ["--model", model, file, "--precision", "bf16"]
     for evidence in ("False", "True"):
-        assert score("--model", model, file, "--annotate", tmp_path / evidence, "--evidence", evidence) == 0
+        record = tmp_path / f"{evidence}.json"
+        out = ["--annotate", tmp_path / evidence, "--evidence", evidence, "--json", record]
+        assert score(*argv, *out) == 0
+        # Heatmaps need float32.
+        assert read_records(record)[0]["model"]["precision"] == {"False": "bf16", "True": "fp32"}[evidence]
         target = tmp_path / evidence / f"a_annotated{file.suffix}"
         drawn.append(cv2.imread(str(target)) if name == "a.png" else read_video(target)[0][2])
     inside, outside = np.s_[40:100, 40:100], np.s_[40:100, 160:]

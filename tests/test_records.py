@@ -307,11 +307,11 @@ def test_other_files_are_not_replaced(model: Path, tmp_path: Path, capsys: pytes
     for name, text in mine.items():
         (tmp_path / name).write_text(text)
         flag = "--csv" if name.endswith("csv") else "--json"
-        refused(capsys, "--model", model, image, flag, tmp_path / name, says=f"--overwrite True to replace {tmp_path}")
+        refused(capsys, "--model", model, image, flag, tmp_path / name, says=f"--overwrite to replace {tmp_path}")
         assert (tmp_path / name).read_text() == text
     network = tmp_path / "model.onnx"
     network.write_text("mine")
-    refused(capsys, "--model", model, "--export", network, says="--overwrite True")
+    refused(capsys, "--model", model, "--export", network, says="--overwrite")
     assert network.read_text() == "mine"
 
     out = ["--json", tmp_path / "a.json", "--csv", tmp_path / "a.csv"]

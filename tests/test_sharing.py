@@ -34,6 +34,7 @@ from tests.conftest import ROOT, arguments, make_dataset
 from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
+from utils.training_arguments import TrainingArguments
 
 FILES = ["README.md", "config.json", "familiar_features.safetensors", "model.safetensors"]
 SECRET = "/secret/of/the/machine"
@@ -547,6 +548,12 @@ def test_name_of_a_test(hub: FakeHub, shared: Path, tmp_path: Path) -> None:
         if model.startswith("user"):
             assert args.resume_model.name == commit  # which results.json keeps
             assert found["sha256"] == sha256(shared / "config.json")
+
+
+def test_name_of_a_test_of_the_newest_checkpoint(shared: Path, tmp_path: Path) -> None:
+    shutil.copytree(shared.parent / "ff", tmp_path / TrainingArguments.name)
+    args, _ = training.parse_arguments(["--test", "--resume_model", "auto", "--save_path", str(tmp_path)])
+    assert args.name == f"{TrainingArguments.name}_test"
 
 
 @pytest.mark.slow

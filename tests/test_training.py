@@ -220,9 +220,11 @@ def test_resume_of_a_finished_run_tests_the_best_checkpoint(tiny: Path, capsys: 
 def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
-    assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, "--epoch", "2", "--lr", "0.002"]) == 0
+    new = "--epoch 2 --lr 0.002 --scales 1,2,3".split()
+    assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, *new]) == 0
     said = capsys.readouterr().out
     assert "note: continuing with --lr 0.002" in said
+    assert "note: continuing with --scales 1.0,2.0,3.0" in said
     assert "the learning rate jumps from 0.0e+00 to 1.0e-03, because the cosine now covers 2 epochs" in said
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2

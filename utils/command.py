@@ -42,8 +42,8 @@ def run_command(
         how_to_continue: returns the text to append after an interruption or a killed worker process.
 
     Returns:
-        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 and the number
-        of the signal for another signal.
+        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 + N for another
+        signal N.
     """
     hook, threading.excepthook = threading.excepthook, _report_thread
     try:

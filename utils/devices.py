@@ -65,7 +65,7 @@ def core_count() -> int:
 def worker_count(requested: int, processes: int = 1) -> int:
     """Return the number of loader processes: at most one per core, shared among the `processes` of this machine.
 
-    SLURM may give each process cores of its own, which it then does not share. Print a note if the number is fewer than
+    On SLURM, each process may have cores of its own, which are not shared. Print a note if the number is smaller than
     requested.
     """
     cores = core_count()
@@ -91,8 +91,8 @@ def seed_everything(*key: int) -> None:
 def smallest_share(images: int, gpus: int, micro_batches: int = 1) -> int:
     """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits each micro-batch.
 
-    The sizes of the micro-batches differ by at most one. The chunks of each have ceil(images / gpus) images; the last
-    one may have fewer.
+    The sizes of the micro-batches differ by at most one. A micro-batch of n images is split into chunks of
+    ceil(n / gpus) images; the last chunk may have fewer.
     """
     shares = []
     for count in {images // micro_batches, -(-images // micro_batches)}:

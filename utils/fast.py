@@ -20,7 +20,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 class OpenVINOLater(nn.Module):
     """A network on the CPU that PyTorch runs for the first images, and OpenVINO, if it is installed, for the others.
 
-    The conversion takes seconds, so a photo or a short video must not wait for it. The change depends on the number of
+    The conversion takes seconds, so a photo or a short video must not wait for it. The switch depends on the number of
     images alone, never on a clock, so equal input gives equal output. The weights must not change after the first call.
 
     Args:
@@ -50,7 +50,7 @@ class OpenVINOLater(nn.Module):
                 try:
                     self.compiled = convert(self.source, images[:1], self.precision)
                 except Exception as error:  # OpenVINO has no common exception
-                    _note(f"PyTorch goes on, because OpenVINO does not support this network ({type(error).__name__})")
+                    _note(f"using PyTorch, because OpenVINO does not support this network ({type(error).__name__})")
         return self.network(images) if self.compiled is None else self.compiled(images)
 
 

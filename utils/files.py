@@ -207,7 +207,7 @@ def require_file(file: Path, flag: str) -> None:
         checkpoints = ", ".join(path.name for path in sorted(file.glob("*.pth"))) or "none"
         raise InputError(f"{flag}: {file} is a folder; give one of its checkpoints ({checkpoints}).")
     if not file.is_file():
-        raise InputError(f"{flag}: there is no file {file}.")
+        raise InputError(f"{flag}: there is no file {file}; check the path.")
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -256,7 +256,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def entries_of(file: Path, advice: str) -> Iterator[None]:
-    """Turn an error over a missing or invalid entry of a JSON file, which the block uses, into InputError.
+    """Turn an error in the block about a missing or invalid entry of a JSON file into InputError.
 
     Args:
         file: the file.

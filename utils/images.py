@@ -16,7 +16,7 @@ from utils.errors import InputError, require_package
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif")
 ANIMATED_FORMATS = ("GIF", "WEBP", "PNG", "AVIF")  # in other formats, several images are pages or thumbnails
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
-MAX_MEGAPIXELS = 200  # at about 8 bytes each
+MAX_MEGAPIXELS = 200  # about 8 bytes of memory per pixel
 WEBP_SHARE = 0.5  # of the limit, because Pillow takes twice the memory for WebP
 STRIP = 1 << 24  # pixels that are converted at once
 # What Pillow raises for a damaged file, such as SyntaxError for a PNG, EOFError for a missing frame, RuntimeError or
@@ -37,7 +37,7 @@ BROKEN_IMAGE = (
     zlib.error,
 )
 
-# Pillow warns of the metadata of damaged files, which the project does not read, except for the orientation.
+# Pillow warns about damaged metadata. The project reads no metadata except the orientation.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # `open_image` has its own limit; Pillow would also warn about images below it
 _max_megapixels: float = MAX_MEGAPIXELS
@@ -54,7 +54,7 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         UnidentifiedImageError: the file is not an image.
-        DecompressionBombError: the image has more megapixels than the limit.
+        DecompressionBombError: the image has more megapixels than the limit; for WebP, than half of it.
         InputError: the file is HEIC, and pillow-heif is not installed.
         OSError: the file is missing or unreadable.
     """
@@ -94,7 +94,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     if image.height <= rows:
         return _convert(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, rows):  # Pillow copies what it converts twice
+    for top in range(0, image.height, rows):  # Pillow makes two copies of the pixels that it converts
         pixels[top : top + rows] = _convert(image.crop((0, top, image.width, min(image.height, top + rows))))
     return pixels
 

@@ -10,9 +10,9 @@ from types import ModuleType
 def without_compiler() -> Iterator[None]:
     """Import torchvision or timm inside the block without PyTorch's compiler, which takes seconds.
 
-    The two import the compiler for two functions only: one tells whether an operator can be compiled that this project
-    does not use, the other keeps a function from being compiled. The compiler can still be imported afterwards; an
-    optimiser does so.
+    Both import the compiler for two functions only: the first checks whether roi_align, which this project does not
+    use, can be compiled; the second excludes a function from compilation. The compiler can still be imported
+    afterwards; creating an optimizer imports it.
     """
     names = ("torch._dynamo", "torch._dynamo.utils")
     if names[0] in sys.modules:

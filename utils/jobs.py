@@ -34,7 +34,7 @@ def check_job_arguments(submit: str, nodes: int, slurm: dict[str, str]) -> None:
 
 
 class LocalJob:
-    """A command in a process of its own, with the methods of ``submitit.Job`` that callers of both kinds use.
+    """A command in a process of its own, with the methods of ``submitit.Job`` that preprocessing.py calls.
 
     It runs in a session of its own, so Ctrl-C in a terminal reaches this process alone, which then cancels its jobs.
 

@@ -11,10 +11,10 @@ if sys.platform == "linux":
 
 
 class AllocationLimit:
-    """Make allocations fail inside a ``with`` block once this process has taken so many more bytes; Linux only.
+    """Make allocations fail inside a ``with`` block once this process has taken `amount` more bytes; Linux only.
 
     Some files declare millions of frames or tables in a few bytes, and a library believes them. The limit holds for all
-    threads of the process. Entering the block takes about ten microseconds, so it may hold a single call.
+    threads of the process. Entering the block takes about ten microseconds, so a block for a single call is cheap.
 
     Args:
         amount: number of bytes.

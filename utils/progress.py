@@ -14,7 +14,7 @@ LINE_INTERVAL = 60  # in seconds, in a log file
 
 
 class _Lines(tqdm):
-    """A progress bar that prints whole lines, without the control characters that redraw a bar."""
+    """A progress bar that prints complete lines, without the control characters that redraw a bar."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._printed = time.monotonic()

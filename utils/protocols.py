@@ -63,8 +63,8 @@ def check_protocol(protocol: str | None, given: dict[str, Any]) -> None:
 def check_unknown(tested: list[str], trained: list[str]) -> None:
     """Raise InputError if a test set of ``--split all`` holds the training videos of the network.
 
-    A network trained on NAME_all itself may be tested on it: ``--split all`` has no training set, so a user's own name
-    ends so.
+    A network trained on NAME_all itself may be tested on it: ``--split all`` writes no training set, so this NAME_all
+    is a dataset of the user.
 
     Args:
         tested: names of the test sets.

@@ -13,7 +13,7 @@ _LIMIT: ContextVar[tuple[float, float]] = ContextVar("limit", default=(math.inf,
 
 @contextmanager
 def time_limit(minutes: float) -> Iterator[None]:
-    """Let `check_time` raise InputError in the block, in this thread, when the block has taken so many minutes.
+    """Let `check_time` raise InputError in the block, in this thread, after `minutes` minutes.
 
     Python cannot end a thread from outside, so a single decoding of an image or one batch of a network is not cut.
     """
@@ -25,7 +25,7 @@ def time_limit(minutes: float) -> Iterator[None]:
 
 
 def check_time() -> None:
-    """Raise InputError if the limit of the block is over; without a limit, do nothing."""
+    """Raise InputError if the time limit of the block has passed; without a limit, do nothing."""
     minutes, end = _LIMIT.get()
     if time.monotonic() > end:
         raise InputError(f"scoring takes longer than {minutes:g} minutes; give a shorter or smaller file.")

@@ -38,7 +38,8 @@ class TrainingArguments:
     name: str = parse.argument(
         "train_model",
         parse.folder_name,
-        "run name: the folder under --save_path; a resumed run keeps its name, a test appends _test to the run's name",
+        "run name: the folder under --save_path; without --name, a resumed run keeps its name, and a test is named "
+        "after the folder of its checkpoint, with _test appended",
         "run",
     )
     gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "run")
@@ -88,14 +89,14 @@ class TrainingArguments:
     accumulate: int = parse.argument(
         1,
         parse.count,
-        "micro-batches that a batch is divided into to save GPU memory; each is computed twice and has its own batch "
-        "norm statistics",
+        "number of micro-batches per batch, to save GPU memory; above 1, each is computed twice and has its own "
+        "batch norm statistics",
         "train",
     )
     checkpoint_blocks: bool = parse.argument(
         False,
         parse.boolean,
-        "keep the activations of one LIB at a time to save GPU memory; each is computed twice",
+        "keep the activations of one LIB at a time to save GPU memory; each LIB is computed twice",
         "train",
     )
     sync_bn: bool = parse.argument(
@@ -108,7 +109,7 @@ class TrainingArguments:
         "auto",
         parse.one_of("auto", "fp32", "bf16", "fp16"),
         "number format of the backbones: fp32, bf16, fp16, or auto (bf16 where the GPU or CPU computes in it, else "
-        "fp32); heads, losses and metrics are in fp32",
+        "fp32); heads and losses are in fp32",
         "train",
     )
     num_workers: int = parse.argument(
@@ -124,7 +125,8 @@ class TrainingArguments:
     oversample: str = parse.argument(
         "paper",
         parse.oversample,
-        "repetitions of the real training videos: paper, auto (ratio of fake to real frames), or an integer",
+        "repetitions of the real training videos: paper (FF++ 4, DFDC-Preview 4, Celeb-DF-v2 6, DFDC 5, others 1), "
+        "auto (ratio of fake to real frames), or an integer",
         "train",
     )
     fpr: float | None = parse.argument(
@@ -227,7 +229,7 @@ class TrainingArguments:
     log_every: int = parse.argument(
         10,
         parse.count,
-        "steps between two points of the TensorBoard curves; the run also stops there if a loss is not finite",
+        "steps between two points of the TensorBoard curves, and between two checks that the losses are finite",
         "checkpoint",
     )
     save_path: Path = parse.argument(Path("output"), parse.path, "folder of all runs", "checkpoint")

@@ -48,4 +48,4 @@ def _batches(batches: Iterator[Any]) -> Iterator[Any]:
         # The connection to a killed worker breaks a moment before PyTorch notices and raises its own, clearer error
         # from a signal handler. Waiting here keeps that error out of the caller's cleanup.
         time.sleep(5)
-        raise RuntimeError("DataLoader worker is killed: its connection broke") from error  # PyTorch noticed earlier
+        raise RuntimeError("DataLoader worker is killed: its connection broke") from error  # PyTorch raised nothing

@@ -33,8 +33,8 @@ class World:
 
     Args:
         gpu_num: the value of ``--gpu_num``. With several processes, each takes one of these GPUs.
-        catch_signals: record SIGINT, SIGTERM, SIGUSR1 and SIGUSR2; `handshake` then raises `Stopped`. A second SIGINT,
-            two seconds later or more, raises KeyboardInterrupt.
+        catch_signals: record SIGINT, SIGTERM, SIGUSR1 and SIGUSR2; `handshake` then raises `Stopped`. A SIGINT more
+            than two seconds after the first signal raises KeyboardInterrupt.
 
     Attributes:
         rank: from 0.
