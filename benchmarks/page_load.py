@@ -25,9 +25,9 @@ CODE = f"import sys, inference\nfrom scoring import page\n{LIMITS}\nsys.exit(inf
 
 
 def measure(process: int, folder: Path) -> tuple[float, int, int, int]:
-    """Return the resident memory in MB, open file descriptors, threads, and files in the folder."""
+    """Return the memory without files in MB, open file descriptors, threads, and files in the folder."""
     state = Path(f"/proc/{process}/status").read_text()
-    memory, threads = (int(re.findall(rf"{name}:\s+(\d+)", state)[0]) for name in ("VmRSS", "Threads"))
+    memory, threads = (int(re.findall(rf"{name}:\s+(\d+)", state)[0]) for name in ("RssAnon", "Threads"))
     files = sum(len(names) for _, _, names in os.walk(folder))
     return memory / 1024, len(os.listdir(f"/proc/{process}/fd")), threads, files
 

@@ -1,5 +1,6 @@
 """A local web page that scores uploaded images and videos, and shows the evidence."""
 
+import ctypes
 import hashlib
 import os
 import re
@@ -92,7 +93,7 @@ def score_upload(
         name: name of the uploaded file, to show; the name of `file` if empty.
 
     Raises:
-        InputError: the video is longer than `MAX_VIDEO_MINUTES`.
+        InputError: the video is longer than `MAX_VIDEO_MINUTES`, or scoring exceeds the caller's `time_limit`.
         VideoError: the video cannot be read.
     """
     video, name = is_video(file), name or file.name
@@ -127,7 +128,7 @@ def score_upload(
         sentences.append(f"Person {result.face} has the highest score.")
     low, high = result.spread
     sentences.append(
-        f"Between tighter cuts, mirror images and JPEG copies of this face, the score ranges from {low:.2f} to "
+        f"Over tighter crops, mirror images and JPEG copies of this face, the score ranges from {low:.2f} to "
         f"{high:.2f}."
     )
     curve = None
@@ -281,8 +282,9 @@ def _prefix(visitor: str) -> str:
 def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
     """Return a FastAPI dependency that keeps visitors apart, for every request.
 
-    A visitor has a random cookie. He reaches the files of his own uploads and the answers to his own browser tabs, even
-    if another visitor knows their addresses. With a password, he reaches nothing but the login without logging in.
+    Each visitor has a random cookie. It gives access to the visitor's own files and to the answers for the visitor's
+    own browser tabs. Other visitors get no access, even if they know the addresses. If the page has a password, only
+    the login is open without it.
 
     Args:
         folder: folder of the page.
@@ -302,7 +304,7 @@ def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
         if route == UPLOAD:
             size = int(request.headers.get("content-length", 2**63))
             if size > (MAX_UPLOAD_MB + 1) * 2**20:  # Gradio limits each file of an upload, but not their number
-                raise HTTPException(413, f"An upload may have {MAX_UPLOAD_MB} MB.")
+                raise HTTPException(413, f"An upload may have at most {MAX_UPLOAD_MB} MB; upload a smaller file.")
             if _stored_bytes(folder) + size > MAX_STORED_GB * 2**30:
                 raise HTTPException(503, "The page has no space left; try again in an hour.")
             if not visitor:
@@ -413,6 +415,7 @@ def serve(
         InputError: see `launch`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _limit_arenas()
     with tempfile.TemporaryDirectory(prefix="real-or-fake-") as name:
         folder = Path(name).resolve()
         page = launch(detector, folder, host, port, model, error, password)
@@ -425,8 +428,17 @@ def serve(
             page.close(verbose=False)
 
 
+def _limit_arenas() -> None:
+    """Let glibc's malloc use two arenas, not eight per core: a thread cannot reuse memory that is free in another.
+
+    Without this, the memory of the page grows with the number of uploads.
+    """
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-8, 2)  # M_ARENA_MAX in malloc.h
+
+
 def remove_old_files(folder: Path) -> None:
-    """Remove the files of the page: partial uploads after `IDLE_SECONDS` without a new byte, others `KEEP_SECONDS`."""
+    """Remove partial uploads after `IDLE_SECONDS` without a new byte, and other files after `KEEP_SECONDS`."""
     for entry in folder.iterdir():
         with suppress(OSError):  # Gradio moves a finished upload away
             age = time.time() - entry.stat().st_mtime
