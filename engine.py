@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -132,19 +132,15 @@ class Objective(nn.Module):
         return Logits(fused, all_, leave_one_out)
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: GradScaler | None = None) -> None:
+def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: GradScaler) -> None:
     """Backpropagate the total loss, a scalar, and take one optimizer step.
 
-    With a `scaler`, the optimizer skips the step if a gradient is not finite.
+    An enabled `scaler` skips the step if a gradient is not finite.
     """
     optimizer.zero_grad(set_to_none=True)
-    if scaler is None:
-        total.backward()
-        optimizer.step()
-    else:
-        scaler.scale(total).backward()
-        scaler.step(optimizer)
-        scaler.update()
+    scaler.scale(total).backward()
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> None:
@@ -176,11 +172,9 @@ def train_step(state: "TrainState", batch: Batch, counts: list[int], world: Worl
 
     total, terms, outputs = state.model(images, labels, mix, counts)
     losses = {"total": total, **terms}
-    if state.scaler is None:
-        optimizer_step(state.optimizer, total)
-    else:
-        before = steps_taken(state.optimizer)
-        optimizer_step(state.optimizer, total, state.scaler)
+    before = steps_taken(state.optimizer) if state.scaler.is_enabled() else None
+    optimizer_step(state.optimizer, total, state.scaler)
+    if before is not None:
         losses["skipped"] = 1 + before - steps_taken(state.optimizer)
     state.record.add(losses, main_labels, fake_probability(outputs))
 
@@ -213,16 +207,16 @@ def train_one_epoch(
     """
     if state.step == 0:
         state.schedule.start_epoch(state.optimizer)
-    order = loader.batch_sampler
-    order.epoch, order.first_step = state.epoch + 1, state.step  # type: ignore[union-attr]  # TrainingBatches
+    order: Any = loader.batch_sampler  # TrainingBatches
+    order.epoch, order.first_step = state.epoch + 1, state.step
     state.model.train()
     start, trained = time.perf_counter(), 0
     bar = progress(
         None,
         f"epoch {state.epoch + 1}",
         unit="images",
-        total=order.images,  # type: ignore[union-attr]
-        initial=min(state.step * state.args.bs, order.images),  # type: ignore[union-attr]
+        total=order.images,
+        initial=min(state.step * state.args.bs, order.images),
         disable=not world.leads,
     )
     batch: Batch

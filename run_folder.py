@@ -153,12 +153,10 @@ class RunFolder:
         """
         if state.step:
             state.record.read(state.epoch, state.step)  # a loss that is not finite must not reach a checkpoint
-        finished = state.step == 0 and state.epoch > 0
-        if not is_best and state.best_file is not None and state.best_file != self.best:
-            if self.world.leads:
-                copy_checkpoint(state.best_file, self.best)
+        if self.world.leads and not is_best and state.best_file is not None and state.best_file != self.best:
+            copy_checkpoint(state.best_file, self.best)
         copies = [self.best] if is_best else []
-        if finished and state.epoch % 10 == 0:
+        if state.step == 0 and state.epoch % 10 == 0:
             copies.append(self.last.with_name(f"model_{state.epoch}.pth"))
         if state.best is not None:
             state.best_file = self.best
@@ -178,9 +176,10 @@ class RunFolder:
 
     def log_epoch(self, state: TrainState) -> None:
         """Print the line of train.log for the finished epoch, and add its metrics to TensorBoard."""
-        print(format_epoch(state.history[-1]), flush=True)
-        if self._log is not None and state.val is not None:
-            self._log.epoch(state.epoch * state.schedule.steps - 1, state.train, state.val)
+        epoch = state.history[-1]
+        print(format_epoch(epoch), flush=True)
+        if self._log is not None:
+            self._log.epoch(state.epoch * state.schedule.steps - 1, epoch["train"], epoch["val"])
 
     def log_test(self, results: dict[str, Any]) -> None:
         """Add the settings and the test metrics, from the content of results.json, to TensorBoard's table of runs."""
@@ -188,12 +187,8 @@ class RunFolder:
             self._log.test(parse.plain_arguments(self.args), results["datasets"])
 
     def _write_lines(self, state: TrainState) -> None:
-        log = self.path / "train.log"
-        older = max(0, state.epoch - len(state.history))  # epochs of a version that stored no history
-        lines = log.read_text(encoding="utf-8").splitlines()[:older] if older and log.is_file() else []
-        lines += map(format_epoch, state.history)
-        with atomic_write(log) as part:
-            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with atomic_write(self.path / "train.log") as part:
+            part.write_text("".join(f"{format_epoch(epoch)}\n" for epoch in state.history), encoding="utf-8")
 
     def close(self) -> None:
         """Close the logs and release the lock."""

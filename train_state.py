@@ -14,7 +14,7 @@ from engine import Objective
 from evaluation.metrics import binary_metrics
 from faces.recipe import common_recipe
 from models.backbones import build_network
-from models.checkpoints import best_so_far, load_checkpoint, load_network, load_state, selection_score
+from models.checkpoints import best_so_far, load_checkpoint, load_network, selection_score
 from utils import parsing as parse
 from utils.devices import PRECISIONS, seed_everything
 from utils.errors import InputError
@@ -42,31 +42,16 @@ def make_optimizer(network: nn.Module, balance: nn.Module, lr: float, weight_dec
     return torch.optim.Adam(groups, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
 
-def load_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any], file: Path) -> None:
-    """Restore Adam's moments and learning rates from a checkpoint; keep all other settings of this command.
-
-    Raises:
-        InputError: the saved state is damaged, or does not fit the weights.
-    """
-    current = [
-        {key: value for key, value in group.items() if key not in ("params", "lr")} for group in optimizer.param_groups
+def load_optimizer(optimizer: torch.optim.Adam, saved: dict[str, Any]) -> None:
+    """Restore Adam's moments and learning rates from a checkpoint; keep all other settings of this command."""
+    groups = [
+        {**group, "params": old["params"], "lr": old["lr"]}
+        for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True)
     ]
-    groups = saved.get("param_groups") if isinstance(saved, dict) else None
-    if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
-        raise InputError(f"--resume_model: {file}: the saved state of Adam is damaged.")
-    for group in groups:
-        group["fused"] = True  # decides where the optimizer keeps its step counters
-    load_state(optimizer, saved, file)
-    for group, settings in zip(optimizer.param_groups, current, strict=True):
-        group.update(settings)
-    try:
-        for weight, state in optimizer.state.items():  # fused Adam needs the strides of the weights
-            moments = {name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[weight] = {"step": state["step"].reshape(()), **moments}
-    except (LookupError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(
-            f"--resume_model: {file}: the saved state of Adam does not fit this run; give another checkpoint."
-        ) from error
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+    for weight, state in optimizer.state.items():  # fused Adam needs the strides of the weights
+        moments = {name: torch.empty_like(weight).copy_(state[name]) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": state["step"].reshape(()), **moments}
 
 
 class Record:
@@ -149,14 +134,13 @@ class TrainState:
         objective: the network, loss terms and balance.
         model: the objective as it is called, wrapped for several processes.
         optimizer: Adam.
-        scaler: scales the loss of ``--precision fp16``, whose gradients would underflow; else None.
+        scaler: scales the loss of ``--precision fp16``, whose gradients would underflow; else disabled.
         schedule: the learning rates.
         channels: RGB or BGR.
         epoch: number of finished epochs.
         step: number of finished steps in the current epoch.
         record: losses and scores of these steps.
-        train: metrics of the last finished epoch on the training images.
-        val: metrics of the same epoch on the validation set; None before the first.
+        val: metrics of the last finished epoch on the validation set; None before the first.
         calibration: thresholds from the validation scores, see `evaluation.verdicts.calibrate`.
         best: `models.checkpoints.selection_score` of the best epoch; None before the first epoch ends.
         best_file: checkpoint of the best epoch.
@@ -183,7 +167,6 @@ class TrainState:
         self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
         self.epoch = self.step = 0
         self.record = Record()
-        self.train: Metrics = {}
         self.val: Metrics | None = None
         self.best: float | None = None
         self.calibration: dict[str, Any] | None = None
@@ -194,7 +177,7 @@ class TrainState:
             load_network(self.network, checkpoint)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
         self.optimizer = make_optimizer(self.network, self.objective.balance, args.lr, args.weight_decay)
-        self.scaler = GradScaler(world.device.type) if args.precision == "fp16" else None
+        self.scaler = GradScaler(world.device.type, enabled=args.precision == "fp16")
         if checkpoint is not None:
             self._continue(checkpoint)
         if len(set(world.gather_objects((self.epoch, self.step)))) > 1:
@@ -217,23 +200,23 @@ class TrainState:
         if self.val is not None:
             self.best_file, self.best = best_so_far(file, checkpoint)
         self.schedule.load(checkpoint)
-        # The authors' checkpoints have no balance.
         balance = self.objective.balance
-        load_state(balance, checkpoint.get("balance", balance.state_dict()), file)
-        if "optimizer" in checkpoint:
-            load_optimizer(self.optimizer, checkpoint["optimizer"], file)
-            if self.scaler is not None:
-                load_state(self.scaler, checkpoint.get("scaler") or self.scaler.state_dict(), file)
-        else:
-            print(f"note: {file} holds no optimizer state; Adam starts without its moments")
-        self.schedule.set_initial_rate(self.optimizer)
         try:
+            balance.load_state_dict(checkpoint.get("balance", balance.state_dict()))  # the authors' have no balance
+            if "optimizer" in checkpoint:
+                load_optimizer(self.optimizer, checkpoint["optimizer"])
+                self.scaler.load_state_dict(checkpoint.get("scaler") or self.scaler.state_dict())
+            else:
+                print(f"note: {file} holds no optimizer state; Adam starts without its moments")
+            self.schedule.set_initial_rate(self.optimizer)
             for finished in self.history:
                 format_epoch(finished)
             if (record := checkpoint.get("record")) is not None:
                 self.record.load(record, next(self.network.parameters()).device)
-        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise InputError(f"--resume_model: {file}: the saved history of the losses is damaged.") from error
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError) as error:
+            raise InputError(
+                f"--resume_model: {file}: the saved state is damaged or does not fit this run; give another checkpoint."
+            ) from error
 
     def finish_epoch(self, val: Metrics, calibration: dict[str, Any] | None) -> bool:
         """Count an epoch, and return whether it is the best so far.
@@ -246,7 +229,6 @@ class TrainState:
         self.val, self.calibration = val, calibration
         assert val["log_loss"] is not None  # defined for a single class too
         self.schedule.val_losses = [*self.schedule.val_losses, val["log_loss"]]
-        self.train = self.record.metrics()
         is_best = self.best is None or selection_score(val) > self.best
         self.best = selection_score(val) if is_best else self.best
         means = self.record.means()
@@ -257,8 +239,8 @@ class TrainState:
             "losses": means,
             "lr": self.optimizer.param_groups[0]["lr"],
             "speed": self.record.speed,
-            "skipped": sum(losses["skipped"] for losses in self.record.losses) if self.scaler else None,
-            "train": self.train,
+            "skipped": sum(losses["skipped"] for losses in self.record.losses) if self.scaler.is_enabled() else None,
+            "train": self.record.metrics(),
             "val": val,
             "best": is_best,
         }
@@ -290,7 +272,7 @@ class TrainState:
                 "labels": torch.cat(self.record.labels),
                 "scores": torch.cat(self.record.scores),
             }
-        scaler = None if self.scaler is None else self.scaler.state_dict()
+        scaler = self.scaler.state_dict() or None
         return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, "step": self.step, "record": record}
 
 
@@ -340,7 +322,7 @@ def check_resume(args: TrainingArguments, checkpoint: dict[str, Any], last: Path
                 f"{last} is newer than {args.resume_model}, and this run would overwrite it; give --resume_model "
                 f"{last}, another --name, or --overwrite."
             )
-    if done > (args.epoch, 0) or (done[0] == args.epoch and "best" not in checkpoint):
+    if done > (args.epoch, 0) or (done[0] == args.epoch and checkpoint.get("val") is None):
         raise InputError(
             f"--epoch {args.epoch} is the total number of epochs, and {args.resume_model} has already finished "
             f"{done[0]}; give a larger number."

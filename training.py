@@ -51,14 +51,14 @@ if __name__ == "__main__":
 import numpy as np
 from torch import nn
 
-from datasets.images import FaceImages, collate, make_loader
+from datasets.images import FaceImages, make_loader
 from datasets.samplers import TrainingBatches, check_batch_size, choose_frames
 from engine import BadImages, evaluate, train_one_epoch
 from evaluation.metrics import binary_metrics
 from evaluation.predictions import collect_scores
 from evaluation.published import read_published, select_tables
 from evaluation.report import write_report
-from evaluation.results import format_table, write_results
+from evaluation.results import table_rows, write_results
 from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
 from models.checkpoints import (
@@ -193,7 +193,7 @@ def test(
     folder.replace_old_run()  # not earlier: a full disk must leave its results
     write_report(folder.path)
     folder.log_test(results)
-    print(f"\n{format_table(results)}")
+    print(f"\n{format_rows(table_rows(results))}")
     for table in select_tables(read_published(), args.protocol, checkpoint["args"].get("dataset"), results["datasets"]):
         print(
             f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}, "
@@ -211,8 +211,6 @@ def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) 
             for dataset in args.dataset
         }
         network = trained_network(args.model, args.num_LIBs, args.size, checkpoint)
-        args.num_workers = worker_count(args.num_workers, world.local_size)
-        args.precision = choose_precision(args.precision, world.device)
         network.precision = PRECISIONS[args.precision]
         folder.open()
         test(world.wrap_network(network), test_sets, args, world, folder, args.resume_model, checkpoint)
@@ -228,8 +226,6 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
         train_videos, val_videos, test_sets = read_datasets(
             args.dataset, args.dataset_root, args.data_root, args.oversample, args.size
         )
-        args.num_workers = worker_count(args.num_workers, world.local_size)
-        args.precision = choose_precision(args.precision, world.device)
         train_faces, val_faces = FaceImages(train_videos, args.size, args.seed), FaceImages(val_videos, args.size)
         check_batch_size(args.bs, args.accumulate, len(train_faces), world)
         batches = TrainingBatches(len(train_faces), args.bs, args.seed, world)
@@ -265,7 +261,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
 
         # Read the test sets once, with the best checkpoint.
         best = load_best(state, folder, FaceImages(train_videos, args.size), val_faces, world)
-        saved = folder.best if args.save_model else None
+        saved = state.best_file if args.save_model else None
         test(network, test_sets, args, world, folder, saved, best)
         print(f"curves: tensorboard --logdir {folder.path}")
 
@@ -297,7 +293,7 @@ def describe(
 ) -> None:
     """Print the devices and the numbers of images; for a new run, add training images to TensorBoard."""
     if world.leads and state.epoch == state.step == 0:
-        shown = collate([train_faces[1, int(i)] for i in np.linspace(0, len(train_faces) - 1, 16)])
+        shown = train_faces.__getitems__([(1, int(i)) for i in np.linspace(0, len(train_faces) - 1, 16)])
         folder.log_images(shown.images, [CLASSES[label] for label in shown.labels])
     real, fake = np.bincount(train_faces.labels, minlength=2)
     devices = f"{world.size * len(world.devices)} x {world.device.type} in {state.args.precision}"
@@ -328,6 +324,8 @@ def main(argv: list[str] | None = None) -> int:
             RunFolder(args, World("cpu"))  # refuse here what the job would refuse
             return submit_training(args, sys.argv[1:] if argv is None else argv)
         with World(args.gpu_num, catch_signals=True) as world:
+            args.num_workers = worker_count(args.num_workers, world.local_size)
+            args.precision = choose_precision(args.precision, world.device)
             if args.test and checkpoint is not None:
                 run_test(args, checkpoint, world)
             else:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from torch.amp import GradScaler
 
 from analysis.runs import Run, parse_training
 from corpora.label_files import is_prepared
@@ -197,14 +198,14 @@ def time_network(args: TrainingArguments, given: list[float] | None) -> Speed:
     network.recompute = args.checkpoint_blocks
     network.freeze_unused_heads(args.lil_loss, args.gil_loss)
     objective = Objective(world.wrap_network(network), args, world).to(world.device)
-    optimizer = torch.optim.Adam(objective.parameters(), fused=True)
+    optimizer, scaler = torch.optim.Adam(objective.parameters(), fused=True), GradScaler(enabled=False)
     count = args.bs if world.device.type == "cuda" else min(args.bs, CPU_BATCH)
     images = torch.randn(count, 3, args.size, args.size, device=world.device)
     labels = (torch.arange(count) % 2).to(world.device)
 
     def step() -> None:
         mix = draw_mix(count, args.alpha) if args.mixup else None
-        optimizer_step(optimizer, objective(images, labels, mix, [count])[0])
+        optimizer_step(optimizer, objective(images, labels, mix, [count])[0], scaler)
 
     train = min(_rate(step, count), time_reading(args, world))
     scorer = fast_scorer(objective.network.eval())

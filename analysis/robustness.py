@@ -113,11 +113,10 @@ class CorruptedFaces(Dataset):
             versions.append(torch.from_numpy(np.ascontiguousarray(corrupted.transpose(2, 0, 1))))
         return torch.stack(versions), label, position
 
-
-def collate_versions(items: list[tuple[Tensor, int, int] | BadImage]) -> Batch:
-    """Collate B images into a batch of B * V images: the V versions of the first image, then of the next."""
-    batch = collate(items)
-    return batch._replace(images=batch.images.flatten(0, 1))
+    def __getitems__(self, numbers: list[int]) -> Batch:
+        """Return B images as a batch of B * V images: the V versions of the first image, then of the next."""
+        batch = collate((self[number] for number in numbers), len(numbers))
+        return batch._replace(images=batch.images.flatten(0, 1))
 
 
 def score_versions(
@@ -144,7 +143,7 @@ def score_versions(
     Returns:
         The positions of the N readable images in the test set, and their N x V scores.
     """
-    loader = make_loader(faces, batch_size, num_workers, world, collate_fn=collate_versions)
+    loader = make_loader(faces, batch_size, num_workers, world)
 
     def version_scores(outputs: Logits) -> Tensor:
         return fake_probability(outputs).view(-1, len(faces.versions))

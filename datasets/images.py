@@ -1,7 +1,7 @@
 """Datasets and loaders of face images."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,23 +76,15 @@ class FaceImages(Dataset):
     def __len__(self) -> int:
         return len(self.video_of)
 
-    @property
-    def is_packed(self) -> bool:
-        """Whether all images come from packs, and are not augmented."""
-        packs = [video.pack for video in self.videos]
-        return self.seed is None and all(pack is not None and pack.size == self.size for pack in packs)
-
     def path(self, position: int) -> str:
         """Return the path of an image: the folder as written in the label file, then the file name."""
         video = self.videos[self.video_of[position]]
-        return f"{video.path.rstrip('/')}/{self._name(position)}"
+        return f"{video.path.rstrip('/')}/{video.images[self.frame_of[position]]}"
 
     def file(self, position: int) -> Path:
         """Return the file of an image."""
-        return self.videos[self.video_of[position]].folder / self._name(position)
-
-    def _name(self, position: int) -> str:
-        return self.videos[self.video_of[position]].images[self.frame_of[position]]
+        video = self.videos[self.video_of[position]]
+        return video.folder / video.images[self.frame_of[position]]
 
     def _read(self, position: int) -> np.ndarray:
         """Return an image without augmentation, size x size x 3, uint8, RGB: from the pack, or else from its file."""
@@ -118,15 +110,10 @@ class FaceImages(Dataset):
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> Batch:
         """Return a batch; loaders call this instead of `__getitem__`, so that no list holds the images of a batch."""
-        return _collate((self[index] for index in indices), len(indices))
+        return collate((self[index] for index in indices), len(indices))
 
 
-def collate(items: list[tuple[Tensor, int, int] | BadImage] | Batch) -> Batch:
-    """Collate the readable images into a batch and list the others in its ``bad``."""
-    return items if isinstance(items, Batch) else _collate(items, len(items))
-
-
-def _collate(items: Iterable[tuple[Tensor, int, int] | BadImage], count: int) -> Batch:
+def collate(items: Iterable[tuple[Tensor, int, int] | BadImage], count: int) -> Batch:
     """Collate at most `count` items; images may be 3 x H x W in any memory order, or versions, V x 3 x H x W."""
     images = np.empty((0, 3, 0, 0), np.uint8)
     labels: list[int] = []
@@ -155,8 +142,11 @@ def _collate(items: Iterable[tuple[Tensor, int, int] | BadImage], count: int) ->
 
 
 def _is_packed(images: Dataset) -> bool:
-    images = images.dataset if isinstance(images, Subset) else images
-    return isinstance(images, FaceImages) and images.is_packed
+    """Return whether all images come from packs, and are not augmented."""
+    faces = images.dataset if isinstance(images, Subset) else images
+    if not isinstance(faces, FaceImages) or faces.seed is not None:
+        return False
+    return all(video.pack is not None and video.pack.size == faces.size for video in faces.videos)
 
 
 class ThreadLoader(DataLoader):
@@ -198,17 +188,15 @@ def make_loader(
     num_workers: int,
     world: World,
     batches: TrainingBatches | None = None,
-    collate_fn: Callable[[list[Any]], Batch] = collate,
 ) -> DataLoader:
     """Return a loader of `Batch`: of this process's share of the images in order, or of the training `batches`.
 
     Args:
-        faces: the images.
+        faces: the images; its ``__getitems__`` returns a `Batch`.
         batch_size: number of images per batch, over all processes; ignored with `batches`.
         num_workers: number of worker processes; number of threads if all images come from packs, unaugmented.
         world: the processes.
         batches: the order of a training.
-        collate_fn: makes a batch of a list of items.
     """
     order: dict[str, Any] = {"batch_sampler": batches}
     if batches is None:
@@ -222,7 +210,7 @@ def make_loader(
         **order,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        collate_fn=collate_fn,
+        collate_fn=Batch._make,  # leaves a batch as it is
         pin_memory=world.device.type == "cuda",
         worker_init_fn=init_worker,
     )

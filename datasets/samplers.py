@@ -98,8 +98,7 @@ def choose_frames(videos: Sequence[Video], count: int | None, choice: str, seed:
         if total <= count:
             chosen: np.ndarray = np.arange(total)
         elif choice == "even":
-            names = list(video.images)
-            by_number = np.array(sorted(range(total), key=lambda i: (len(names[i]), names[i])))  # 9.png before 10.png
+            by_number = np.argsort([len(name) for name in video.images], kind="stable")  # 9.png before 10.png
             chosen = np.sort(by_number[np.linspace(0, total - 1, count).round().astype(int)])
         else:
             digest = hashlib.sha256(video.path.encode("utf-8", "surrogateescape")).digest()

@@ -11,12 +11,11 @@ import torch
 from datasets.images import FaceImages
 from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, dataset_metrics, group_metrics
-from evaluation.predictions import Scores, collect_scores, write_predictions
+from evaluation.predictions import collect_scores, write_predictions
 from evaluation.verdicts import measure_verdicts, thresholds_of
 from utils.data_roots import root_of
 from utils.files import write_json
 from utils.machine import describe_run
-from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
 
 TestedImages = tuple[FaceImages, np.ndarray, np.ndarray]  # a test set, the positions of its N scored images, N scores
@@ -47,14 +46,21 @@ def write_results(
     thresholds = thresholds_of(calibration)
     if calibration and calibration["video_score"] != args.video_score:
         thresholds["video"] = None  # it belongs to another way of combining frames
+    of_frames, of_videos = (chosen["threshold"] if chosen else None for chosen in thresholds.values())
+    limits = of_frames, of_videos
     predictions, units, results = {}, {}, {}
     for dataset, images in tested.items():
-        predictions[dataset], units[dataset] = collect_scores(*images, args.dataset_root)
-        results[dataset] = measure(predictions[dataset], args, calibration)
-        if results[dataset]["auc"] is None:
-            names = ", ".join(name for name, value in results[dataset].items() if value is None)
+        scored, units[dataset] = collect_scores(*images, args.dataset_root)
+        predictions[dataset] = scored
+        results[dataset] = metrics = dataset_metrics(scored, args.video_score, limits)
+        if groups := group_metrics(scored, args.group_by or FFPP_MANIPULATION, args.video_score, limits):
+            metrics["groups"] = groups  # each against all real videos
+        if calibration is not None:
+            metrics["verdicts"] = measure_verdicts(calibration, scored, args.error)
+        if metrics["auc"] is None:
+            names = ", ".join(name for name, value in metrics.items() if value is None)
             print(f"warning: the test set of {dataset} has only one class; undefined metrics: {names}", file=sys.stderr)
-        if args.group_by and "groups" not in results[dataset]:
+        if args.group_by and not groups:
             print(f"warning: --group_by {args.group_by} matches no fake video of {dataset}", file=sys.stderr)
     roots = {dataset: str(root_of(dataset, args.data_root).absolute()) for dataset in tested}
     content = {
@@ -81,34 +87,6 @@ def write_results(
     write_predictions(folder / "predictions.csv", predictions)
     write_json(folder / "results.json", content)
     return content
-
-
-def measure(scored: Scores, args: TrainingArguments, calibration: dict[str, Any] | None) -> dict[str, Any]:
-    """Compute the metrics of one test set.
-
-    Args:
-        scored: the frame scores.
-        args: ``video_score``; ``group_by``, a regular expression that names the group of a fake video, None for the
-            manipulations of FaceForensics++; ``error``, see `evaluation.verdicts`.
-        calibration: see `evaluation.verdicts.calibrate`; None if the checkpoint has none.
-
-    Returns:
-        The metrics of `evaluation.metrics.dataset_metrics`. ``groups``, if any fake video has a group: the metrics of
-        each group against all real videos. ``verdicts``, with a calibration: see
-        `evaluation.verdicts.measure_verdicts`.
-    """
-    # A video threshold belongs to one way of combining frames.
-    same = calibration is not None and calibration["video_score"] == args.video_score
-    thresholds = (
-        calibration["frame"]["threshold"] if calibration else None,
-        calibration["video"]["threshold"] if calibration and same else None,
-    )
-    metrics = dataset_metrics(scored, args.video_score, thresholds)
-    if groups := group_metrics(scored, args.group_by or FFPP_MANIPULATION, args.video_score, thresholds):
-        metrics["groups"] = groups
-    if calibration is not None:
-        metrics["verdicts"] = measure_verdicts(calibration, scored, args.error)
-    return metrics
 
 
 def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
@@ -153,11 +131,6 @@ COLUMNS = {  # header in the printed table -> key in results.json
     "log loss": "log_loss",
     "video AUC": "video_auc",
 }
-
-
-def format_table(results: dict[str, Any]) -> str:
-    """Return the table of metrics that a test prints; see `table_rows`."""
-    return format_rows(table_rows(results))
 
 
 def table_rows(results: dict[str, Any]) -> list[list[str]]:

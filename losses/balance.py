@@ -4,8 +4,6 @@ Weights and scales are stored by the name of their term, never by position, so s
 weight.
 """
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
@@ -28,13 +26,9 @@ class LearntBalance(nn.Module):
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the balanced loss, a scalar, from the scalar loss of each term by name."""
-        return functools.reduce(
-            torch.add,
-            (
-                0.5 / self.weights[name] ** 2 * loss + torch.log(1 + self.weights[name] ** 2)
-                for name, loss in terms.items()
-            ),
-        )
+        weighted = [(self.weights[name], loss) for name, loss in terms.items()]
+        parts = [0.5 / w**2 * loss + torch.log(1 + w**2) for w, loss in weighted]
+        return sum(parts[1:], parts[0])
 
 
 class FixedBalance(nn.Module):
@@ -51,4 +45,5 @@ class FixedBalance(nn.Module):
 
     def forward(self, terms: dict[str, Tensor]) -> Tensor:
         """Return the balanced loss, a scalar, from the scalar loss of each term by name."""
-        return functools.reduce(torch.add, (self.scales[name] * loss for name, loss in terms.items()))
+        parts = [self.scales[name] * loss for name, loss in terms.items()]
+        return sum(parts[1:], parts[0])

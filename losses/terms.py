@@ -50,11 +50,6 @@ def classification_loss(outputs: Logits, labels: Tensor, lil: bool = True, gil: 
     return loss
 
 
-def softmax_with_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Return p_T = softmax(logits / temperature), B x 2."""
-    return F.softmax(logits / temperature, dim=1)
-
-
 def local_information_loss(outputs: Logits, temperature: float, divergence: Divergence) -> Tensor:
     """Compute the Local Information Loss; it is small if each LIB adds information that the others lack.
 
@@ -68,8 +63,8 @@ def local_information_loss(outputs: Logits, temperature: float, divergence: Dive
     Returns:
         A scalar from 0 to 1.
     """
-    p_all = softmax_with_temperature(outputs.all.detach(), temperature)
-    distances = [divergence(softmax_with_temperature(logits, temperature), p_all) for logits in outputs.leave_one_out]
+    p_all = (outputs.all.detach() / temperature).softmax(dim=1)
+    distances = [divergence((logits / temperature).softmax(dim=1), p_all) for logits in outputs.leave_one_out]
     return torch.exp(-torch.stack(distances).sum())
 
 
@@ -86,8 +81,8 @@ def global_information_loss(outputs: Logits, temperature: float, divergence: Div
     Returns:
         A scalar, at least 0.
     """
-    p_fused = softmax_with_temperature(outputs.fused, temperature)
-    p_all = softmax_with_temperature(outputs.all.detach(), temperature)
+    p_fused = (outputs.fused / temperature).softmax(dim=1)
+    p_all = (outputs.all.detach() / temperature).softmax(dim=1)
     return divergence(p_fused, p_all)
 
 

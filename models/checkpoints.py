@@ -44,7 +44,6 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
-from torch.amp import GradScaler
 
 from models.lib_network import LIBNetwork
 from models.official_names import from_official, is_official_mobilenet, to_official
@@ -58,11 +57,6 @@ CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
 # Values in one level of an entry, and levels. An entry has several values for each step of an epoch.
 MAX_VALUES, MAX_DEPTH = 10**7, 20
-
-
-def unwrapped_state(network: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of a network on the CPU, without the key prefix of `torch.nn.DataParallel`."""
-    return {key.removeprefix("module."): value.cpu() for key, value in network.state_dict().items()}
 
 
 def save_checkpoint(
@@ -82,7 +76,7 @@ def save_checkpoint(
 
     Args:
         file: file to write.
-        network: network, bare or wrapped by `torch.nn.DataParallel`.
+        network: the bare network.
         model: value of ``--model``.
         epoch: number of finished epochs.
         continuing: entries that only a continued training needs; None for none.
@@ -92,8 +86,7 @@ def save_checkpoint(
     Raises:
         InputError: a file cannot be written, such as on a full disk.
     """
-    state = to_official(unwrapped_state(network), model)
-    content = {"state_dict": state, "epoch": epoch, **_on_cpu(entries)}
+    content = _on_cpu({"state_dict": to_official(network.state_dict(), model), "epoch": epoch, **entries})
     continuing = _on_cpu(continuing)
     try:
         with ExitStack() as stack:
@@ -270,9 +263,7 @@ def _is_recipe(value: Any) -> bool:
 
 def _fits_network(args: dict[str, Any], state: dict[str, Any]) -> bool:
     """Return whether the arguments that size the network are plausible, so that it can be built and compared."""
-    model, num_LIBs, size = (
-        args.get(name, default) for name, default in zip(NETWORK_SETTINGS, ("", 1, 2), strict=True)
-    )
+    model, num_LIBs, size = args.get("model", ""), args.get("num_LIBs", 1), args.get("size", 2)
     libs = infer_settings(state).get("num_LIBs", 1)
     sizes = _is_count(num_LIBs) and 0 < num_LIBs <= libs and _is_count(size) and 2 <= size <= MAX_SIZE
     return isinstance(model, str) and sizes
@@ -407,17 +398,6 @@ def load_network(
     if assign:
         state = {key: value.to(expected[key].dtype) for key, value in state.items()}
     network.load_state_dict(state, assign=assign)
-
-
-def load_state(target: torch.nn.Module | torch.optim.Optimizer | GradScaler, state: dict[str, Any], file: Path) -> None:
-    """Load the optimizer, loss weights or loss scale of the checkpoint `file`; raise InputError if they do not fit."""
-    try:
-        target.load_state_dict(state)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        raise InputError(
-            f"--resume_model: {file}: the saved state of {type(target).__name__} does not fit this run; give another "
-            "checkpoint."
-        ) from error
 
 
 def load_trained(file: Path, flag: str = "--model") -> tuple[LIBNetwork, dict[str, Any]]:

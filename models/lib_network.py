@@ -4,26 +4,13 @@ The attribute names follow the authors' release because they are the keys of its
 """
 
 from functools import cache
-from typing import Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from losses.terms import Logits
 from models.recompute import recompute
-
-
-class Backbone(Protocol):
-    """A timm network without a classifier; B x 3 x H x W images to B x d features."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return ``forward_head(forward_features(images))``."""
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the features before pooling; B x C x h x w in most CNNs."""
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Pool the features to B x d."""
 
 
 @cache  # each stream keeps memory of its own
@@ -106,7 +93,7 @@ class LIBNetwork(nn.Module):
 
     def _run_backbones(self, images: Tensor) -> list[Tensor]:
         if self.recompute and self.training:
-            return [recompute(cast(nn.Module, backbone), images) for backbone in self.backbones()]
+            return [recompute(backbone, images) for backbone in self.backbones()]
         if not images.is_cuda or self.precision == torch.float32:
             return [backbone(images) for backbone in self.backbones()]
         # A CUDA stream for each LIB: while one LIB waits for memory, another computes. It slows float32 down.
@@ -121,8 +108,8 @@ class LIBNetwork(nn.Module):
             here.wait_stream(stream)
         return features
 
-    def backbones(self) -> list[Backbone]:
-        """Return the backbones of LIB 1 to LIB n."""
+    def backbones(self) -> list[Any]:
+        """Return the backbones of LIB 1 to LIB n, timm networks; they map B x 3 x H x W images to B x d features."""
         return [getattr(self, f"region_model{i}") for i in range(1, self.num_LIBs + 1)]
 
     def freeze_unused_heads(self, lil: bool, gil: bool) -> None:

@@ -64,7 +64,6 @@ def to_official(state: dict[str, Tensor], model: str) -> dict[str, Tensor]:
         The tensors under the authors' keys. ``mobilenet`` gets an ``fc`` of zeros for each LIB, because the authors'
         code requires it on loading.
     """
-    state = {key.removeprefix("module."): value for key, value in state.items()}
     if model == "mobilenet":
         state = _rename(state, _TIMM_TO_OFFICIAL)
         for key in [key for key in state if key.endswith(".model.13.4.weight")]:

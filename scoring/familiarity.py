@@ -21,6 +21,7 @@ from torch.utils.data import Subset
 from datasets.images import FaceImages, make_loader
 from datasets.transforms import normalise, resize
 from engine import BadImages, evaluate
+from faces.videos import evenly_spaced
 from models.lib_network import LIBNetwork
 from utils.errors import InputError
 from utils.files import load_json
@@ -97,7 +98,7 @@ def remember_training(
         ``distance``, which 5 % of the validation faces exceed.
         ``familiar_features``: N x d, float16. Both classes are represented as in the training set.
     """
-    chosen = [_spread(len(faces)) for faces in (train_faces, val_faces)]
+    chosen = [evenly_spaced(len(faces), FACES).tolist() for faces in (train_faces, val_faces)]
     features = []
     for faces, positions in zip((train_faces, val_faces), chosen, strict=True):
         loader = make_loader(Subset(faces, positions), batch_size, 0, world)
@@ -129,10 +130,6 @@ def remember_training(
     crop_side = float(np.median(crop_sides)) if crop_sides else None
     familiar = {"quantiles": quantiles, "crop_side": crop_side, "distance": limit}
     return {"familiar": familiar, "familiar_features": features[0]}
-
-
-def _spread(total: int) -> list[int]:
-    return np.unique(np.linspace(0, total - 1, min(FACES, total)).round().astype(int)).tolist()
 
 
 def face_side(image: Path) -> float | None:

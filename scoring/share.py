@@ -53,7 +53,7 @@ if __name__ == "__main__":
 
 from evaluation.results import table_rows
 from evaluation.verdicts import LEVELS
-from models.checkpoints import load_trained, unwrapped_state
+from models.checkpoints import load_trained
 from models.official_names import to_official
 
 CARD_TEMPLATE = """---
@@ -169,7 +169,7 @@ def markdown_table(rows: list[list[str]]) -> str:
 def run(args: ShareArguments) -> None:
     """Write the folder, and print how to upload it."""
     network, checkpoint = load_trained(args.checkpoint, "CHECKPOINT")
-    state = to_official(unwrapped_state(network), checkpoint["args"]["model"])
+    state = to_official(network.state_dict(), checkpoint["args"]["model"])
     checkpoint["state_dict"] = {key: value.contiguous() for key, value in state.items()}  # safetensors needs it
     tests, name = find_tests(args, checkpoint["sha256"]), args.folder.absolute().name
     write_shared_model(args.folder, checkpoint, model_card(name, checkpoint, tests))

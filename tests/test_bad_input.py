@@ -528,3 +528,14 @@ def test_after_an_error_the_memory_is_free() -> None:
         raise InputError("a reason")
 
     assert run_command("test", work, "") == 2 and images[0]() is None
+
+
+def test_only_rank_0_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def work() -> None:
+        print("note")
+        raise InputError("wrong")
+
+    for rank, said in (("0", "note\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert run_command("test", work, "") == 2
+        assert capsys.readouterr().out == said

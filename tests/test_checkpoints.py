@@ -13,14 +13,7 @@ import training
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from models.backbones import WithoutRandomInit, build_network
-from models.checkpoints import (
-    infer_settings,
-    load_checkpoint,
-    load_network,
-    load_trained,
-    save_checkpoint,
-    unwrapped_state,
-)
+from models.checkpoints import infer_settings, load_checkpoint, load_network, load_trained, save_checkpoint
 from models.official_names import to_official
 from tests import reference_parameters as parameters
 from tests.conftest import ROOT, arguments
@@ -67,14 +60,6 @@ def test_authors_checkpoint_survives_a_round_trip(name: str, prefix: str, tmp_pa
     out = to_official(network.state_dict(), NETWORKS[name]["model"])
     assert set(out) == set(theirs)
     assert all(torch.equal(out[key], theirs[key]) for key in theirs if ".fc." not in key)
-
-
-def test_data_parallel_does_not_change_the_keys(tmp_path: Path) -> None:
-    network = build_network("mobilenet", 2, 32)
-    wrapped = torch.nn.DataParallel(network)
-    assert set(unwrapped_state(wrapped)) == set(network.state_dict())
-    save_checkpoint(tmp_path / "c.pth", wrapped, "mobilenet", 1)
-    assert not any(k.startswith("module.") for k in torch.load(tmp_path / "c.pth", weights_only=True)["state_dict"])
 
 
 def test_infer_settings() -> None:

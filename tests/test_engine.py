@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.amp import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
 import engine
@@ -69,7 +70,7 @@ def train(
     objective = engine.Objective(network, args, World("cpu"))
     state = SimpleNamespace(
         args=args, model=objective, optimizer=optimizer, schedule=Factors(), channels="RGB", epoch=0, step=0,
-        record=Record(), scaler=None,
+        record=Record(), scaler=GradScaler(enabled=False),
     )  # fmt: skip
     steps: list[dict[str, float]] = []
     engine.train_one_epoch(state, loader or batches(), World("cpu"), engine.BadImages(False), steps.append)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from datasets.images import Batch
 from datasets.mixup import Mix, mix_terms
@@ -110,7 +111,7 @@ def scales_by_name(scales: list[float], terms: list[str]) -> list[float]:
 def take_step(objective: Objective, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> Losses:
     """Take one training step and return its losses."""
     total, terms, _ = objective(images, labels, None, [len(labels)])
-    optimizer_step(optimizer, total)
+    optimizer_step(optimizer, total, GradScaler(enabled=False))
     return {"total": total.item(), **{name: term.item() for name, term in terms.items()}}
 
 

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 
 import training
 from analysis.compare import pair_runs
-from evaluation.results import format_table
+from evaluation.results import table_rows
 from tests.conftest import arguments, make_dataset
 
 pytestmark = pytest.mark.slow
@@ -264,8 +264,8 @@ def test_file_names_that_are_not_utf8(tested: Path) -> None:
     assert any(b"caf\xe9.png" in line for line in (folder / "predictions.csv").read_bytes().splitlines())
     assert (folder / "report.html").is_file()
     assert set(pair_runs(folder, folder)) == {"other", "average"}
-    table = format_table(json.loads((folder / "results.json").read_text()))
-    rows = [line.split()[:3] for line in table.splitlines() if line.startswith("average")]
+    table = table_rows(json.loads((folder / "results.json").read_text()))
+    rows = [row[:3] for row in table if row[0] == "average"]
     assert rows == [["average", "12", "4"], ["average", "15", "5"]]
 
 

@@ -23,6 +23,7 @@ from models.checkpoints import load_checkpoint
 from tests.conftest import Run, arguments, make_dataset
 from train_state import TrainState, make_optimizer
 from utils.devices import seed_everything
+from utils.files import sha256
 from utils.schedule import Schedule, losses_rose
 
 MACHINE_ARGUMENTS = ["--gpu_num", "cpu", "--num_workers", "0"]  # a resumed run takes all others from the checkpoint
@@ -217,6 +218,18 @@ def test_resume_of_a_finished_run_tests_the_best_checkpoint(tiny: Path, capsys: 
     assert "all 1 epochs are finished" in capsys.readouterr().out
 
 
+def test_results_name_the_tested_checkpoint(tiny: Path) -> None:
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    last, best = (tiny / f"output/run/model_{name}.pth" for name in ("last", "best"))
+    resume = ["--resume_model", str(last), *MACHINE_ARGUMENTS, "--name"]
+    for name, broken, tested in (("other", False, best), ("third", True, last)):
+        if broken:
+            best.write_bytes(b"")
+        assert training.main([*resume, name]) == 0
+        results = json.loads((tiny / f"output/{name}/results.json").read_text())
+        assert (Path(results["checkpoint"]), results["checkpoint_sha256"]) == (tested, sha256(tested))
+
+
 def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     assert training.main(arguments(tiny, "--name", "run", "--lr", "0.01", "--seed", "3")) == 0
     last = tiny / "output/run/model_last.pth"
@@ -251,18 +264,26 @@ def test_resume_of_an_older_checkpoint_loses_nothing(tiny: Path, capsys: pytest.
     ]
 
 
-def test_train_log_of_an_older_version_is_continued(tiny: Path) -> None:
-    """Checkpoints of older versions have no history of the epochs."""
+def test_train_log_after_a_checkpoint_without_a_history(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    """Checkpoints of the authors have no history of the epochs, and no validation metrics."""
     assert training.main(arguments(tiny, "--name", "run")) == 0
-    folder = tiny / "output/run"
-    before = (folder / "train.log").read_text()
-    older = load_checkpoint(folder / "model_last.pth")
-    del older["history"]
-    torch.save(older, folder / "model_last.pth")
-    resume = ["--resume_model", str(folder / "model_last.pth"), *MACHINE_ARGUMENTS, "--epoch", "2"]
-    assert training.main(resume) == 0
-    lines = (folder / "train.log").read_text().splitlines(keepends=True)
-    assert lines[0] == before and len(lines) == 2 and lines[1].startswith("epoch 2/2:")
+    foreign = load_checkpoint(tiny / "output/run/model_last.pth") | {"val": None, "best": None}
+    del foreign["history"]
+    torch.save(foreign, tiny / "foreign.pth")
+    resume = [
+        "--resume_model",
+        str(tiny / "foreign.pth"),
+        *MACHINE_ARGUMENTS,
+        "--save_path",
+        str(tiny),
+        "--name",
+        "new",
+    ]
+    assert training.main(resume) == 2
+    assert "--epoch 1 is the total number of epochs" in capsys.readouterr().err
+    assert training.main([*resume, "--epoch", "3"]) == 0
+    lines = (tiny / "new/train.log").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["epoch 2/3", "epoch 3/3"]
 
 
 def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

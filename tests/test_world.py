@@ -16,6 +16,7 @@ import pytest
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 import training
 from analysis import embedding, robustness
@@ -75,7 +76,7 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
         state: Any = SimpleNamespace(
             args=args, model=world.wrap(objective), schedule=Schedule("cosine", args.lr, 1, 10), channels="RGB",
             optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
-            epoch=0, step=0, record=Record(), scaler=None,
+            epoch=0, step=0, record=Record(), scaler=GradScaler(enabled=False),
         )  # fmt: skip
         gradients: dict[str, np.ndarray] = {}
         for batch in batches(10):

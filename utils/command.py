@@ -1,5 +1,6 @@
 """Run a command: its exit code, and one sentence for an error."""
 
+import os
 import sys
 import threading
 import time
@@ -33,7 +34,7 @@ def run_command(
     """Run a command, and turn errors that the user can fix into one sentence on standard error.
 
     With ``--traceback`` on the command line, the traceback of such an error is printed first. All that the command
-    prints is free of control characters, except its progress bars.
+    prints is free of control characters, except its progress bars. Only rank 0 prints to standard output.
 
     Args:
         program: the command's name, printed before each sentence.
@@ -47,8 +48,9 @@ def run_command(
     """
     hook, threading.excepthook = threading.excepthook, _report_thread
     try:
-        with redirect_stdout(SafeOutput(sys.stdout)), redirect_stderr(SafeOutput(sys.stderr)), stop_on_signals() as end:
-            return _run(program, work, end, less_memory, how_to_continue)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(SafeOutput(nowhere if current_rank() else sys.stdout)):
+            with redirect_stderr(SafeOutput(sys.stderr)), stop_on_signals() as end:
+                return _run(program, work, end, less_memory, how_to_continue)
     finally:
         threading.excepthook = hook
 

@@ -91,14 +91,10 @@ def seed_everything(*key: int) -> None:
 def smallest_share(images: int, gpus: int, micro_batches: int = 1) -> int:
     """Return the smallest number of images that a GPU gets when `torch.nn.DataParallel` splits each micro-batch.
 
-    The sizes of the micro-batches differ by at most one. A micro-batch of n images is split into chunks of
-    ceil(n / gpus) images; the last chunk may have fewer.
+    `engine.Objective` divides a batch with ``tensor_split``, and DataParallel divides each part with ``chunk``.
     """
-    shares = []
-    for count in {images // micro_batches, -(-images // micro_batches)}:
-        chunk = -(-count // gpus)
-        shares.append(count % chunk or chunk if count else 0)
-    return min(shares)
+    parts = torch.empty(images, dtype=torch.uint8).tensor_split(micro_batches)
+    return min(len(chunk) for part in parts for chunk in part.chunk(gpus))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -148,10 +148,7 @@ class TrainingArguments:
     )
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT, "data")
     channels: str = parse.argument(
-        "RGB",
-        parse.one_of("RGB", "BGR"),
-        "channel order of the images, RGB or BGR; a checkpoint keeps its own",
-        "data",
+        "RGB", parse.one_of("RGB", "BGR"), "channel order of the images, RGB or BGR; a checkpoint keeps its own", "data"
     )
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
@@ -203,19 +200,9 @@ class TrainingArguments:
         "how --frames_per_video chooses: random (from --seed) or even (equal steps, with the first and last frame)",
         "evaluation",
     )
-    video_score: str = parse.argument(
-        "mean",
-        parse.video_score,
-        parse.VIDEO_SCORE_TEXT,
-        "evaluation",
-    )
+    video_score: str = parse.argument("mean", parse.video_score, parse.VIDEO_SCORE_TEXT, "evaluation")
     error: float = parse.argument(0.05, parse.share, parse.ERROR_TEXT, "evaluation")
-    group_by: str | None = parse.argument(
-        None,
-        parse.pattern,
-        parse.GROUP_BY_TEXT,
-        "evaluation",
-    )
+    group_by: str | None = parse.argument(None, parse.pattern, parse.GROUP_BY_TEXT, "evaluation")
 
     test: bool = parse.argument(
         False, parse.boolean, "evaluate the checkpoint given with --resume_model; do not train", "checkpoint"

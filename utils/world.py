@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Sequence
 from itertools import accumulate
@@ -29,7 +28,7 @@ class World:
     Without them there is one process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is
     distributed. Every process must call the methods that send something in the same order.
 
-    Use it as a context manager: at the end it leaves the group of processes. Only rank 0 prints to standard output.
+    Use it as a context manager: at the end it leaves the group of processes.
 
     Args:
         gpu_num: the value of ``--gpu_num``. With several processes, each takes one of these GPUs.
@@ -61,29 +60,21 @@ class World:
             self.devices = [self.devices[local_rank % len(self.devices)]]
         self.device = self.devices[0]
         self.stop, self._stopped_at = 0, 0.0
-        self._handlers: dict[int, Any] = {}
-        self._catch_signals = catch_signals
+        self._signals = STOP_SIGNALS if catch_signals else []
 
     def __enter__(self) -> "World":
-        if self._catch_signals:
-            self._handlers = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        self._handlers = {number: signal.signal(number, self._note) for number in self._signals}
         if self.size > 1:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
-            if self.rank:
-                self._stdout, sys.stdout = sys.stdout, open(os.devnull, "w")
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self.size > 1:
-            if self.rank:
-                sys.stdout.close()
-                sys.stdout = self._stdout
-            if failure is None:
-                dist.destroy_process_group()
+        if self.size > 1 and failure is None:
+            dist.destroy_process_group()
 
     def _note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
