@@ -212,6 +212,12 @@ def build_page(
 
     gr.route_utils.GradioUploadFile = PrivateUpload  # type: ignore[misc]
 
+    async def refuse_address(path: str) -> str:
+        """Return the path of an upload, which Gradio has checked; Gradio itself would download an address."""
+        if path.startswith(("http://", "https://")):
+            raise gr.Error("The page takes uploads only; upload the file.")
+        return os.path.abspath(path)
+
     def score(upload: tuple[str, str] | None, request: gr.Request) -> object:
         if upload is None:
             return gr.skip()
@@ -254,6 +260,7 @@ def build_page(
                 record = gr.File(label="record", visible=False, elem_id="record")
                 shown_record = gr.JSON(label="record", visible=False, max_height=400, elem_id="shown_record")
                 upload.preprocess = _path_and_name  # type: ignore[assignment, method-assign]
+                upload.async_move_resource_to_block_cache = refuse_address  # type: ignore[assignment, method-assign]
             with gr.Column(scale=2):
                 # `buttons` leaves out "share", which would send a picture to Hugging Face.
                 image = gr.Image(
@@ -302,7 +309,9 @@ def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
         if app.auth and not any(login in app.tokens for login in logins):
             raise HTTPException(401, "Log in first.")
         if route == UPLOAD:
-            size = int(request.headers.get("content-length", 2**63))
+            # With Transfer-Encoding, the length is unknown, and a Content-Length beside it is ignored.
+            unknown = "transfer-encoding" in request.headers
+            size = 2**63 if unknown else int(request.headers.get("content-length", 2**63))
             if size > (MAX_UPLOAD_MB + 1) * 2**20:  # Gradio limits each file of an upload, but not their number
                 raise HTTPException(413, f"An upload may have at most {MAX_UPLOAD_MB} MB; upload a smaller file.")
             if _stored_bytes(folder) + size > MAX_STORED_GB * 2**30:
@@ -445,6 +454,7 @@ def remove_old_files(folder: Path) -> None:
             if entry.is_dir() and age > KEEP_SECONDS:
                 shutil.rmtree(entry)
             elif entry.is_file() and age > IDLE_SECONDS:
+                os.truncate(entry, 0)  # a stalled upload would keep the space of its open file
                 entry.unlink()
 
 

@@ -1,5 +1,6 @@
 """The local page, in Chromium, with uploads of synthetic faces."""
 
+import asyncio
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,9 +53,11 @@ class Visitor:
             form = urllib.parse.urlencode({"username": "anybody", "password": password})
             self.login = self.request("login", form.encode(), "application/x-www-form-urlencoded")[0]
 
-    def request(self, path: str, data: bytes | None = None, kind: str = "application/json") -> tuple[int, str]:
+    def request(
+        self, path: str, data: bytes | None = None, kind: str = "application/json", headers: Mapping[str, str] = {}
+    ) -> tuple[int, str]:
         """Return the status and the text of the answer."""
-        request = urllib.request.Request(self.address + path, data, {"Content-Type": kind})
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": kind, **headers})
         try:
             with self._open(request, timeout=300) as answer:
                 return answer.status, answer.read().decode(errors="replace")
@@ -233,6 +236,16 @@ def test_page_without_a_calibration(model: Path, tmp_path: Path) -> None:
     assert len(result.curve.axes[0].lines) == 1  # no cutoffs
 
 
+def test_addresses_are_not_downloaded(model: Path, tmp_path: Path) -> None:
+    gradio = pytest.importorskip("gradio")
+    page = build_page(detector_of(model), tmp_path)
+    (block,) = (block for block in page.blocks.values() if block.elem_id == "upload")
+    file = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+    for data in (file, [[file]]):
+        with pytest.raises(gradio.Error, match="uploads only"):
+            asyncio.run(gradio.processing_utils.async_move_files_to_cache(data, block, check_in_upload_folder=True))
+
+
 def test_page_names_the_model(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     page = build_page(detector_of(model), tmp_path, Path("output/ff/model_best.pth"))
@@ -326,7 +339,9 @@ def test_only_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     os.utime(half, (time.time() - 90,) * 2)
     os.utime(new_shown, (time.time() - 90,) * 2)
     os.utime(shown, (time.time() - 4000,) * 2)
-    remove_old_files(tmp_path)
+    with half.open("rb") as stalled:
+        remove_old_files(tmp_path)
+        assert stalled.read() == b""  # the open file takes no space
     assert sorted(tmp_path.iterdir()) == [new_shown, new_half]
     monkeypatch.setattr(Path, "iterdir", lambda _: iter([half]))
     remove_old_files(tmp_path)
@@ -481,10 +496,11 @@ def test_limits_of_time_queue_and_space(
     assert visitor.upload("a.png", bytes(2**20 + 1))[0] == 413
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(2**20)
     several = part + b"\r\n" + part + b"\r\n--x--\r\n"  # none of them larger than 1 MB
-    try:
-        assert visitor.request("gradio_api/upload", several, "multipart/form-data; boundary=x")[0] == 413
-    except OSError:  # closed before everything was sent
-        pass
+    for more in ({}, {"Transfer-Encoding": "chunked", "Content-Length": "9"}):  # the server would ignore the length
+        try:
+            assert visitor.request("gradio_api/upload", several, "multipart/form-data; boundary=x", more)[0] == 413
+        except OSError:  # closed before everything was sent
+            pass
     assert visitor.score("a.png", face)[1]["score"] is not None
     assert not list(folder.rglob("tmp*/")) and page._queue.max_size
 
