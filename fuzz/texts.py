@@ -272,7 +272,7 @@ def check_study(content: bytes, folder: Path) -> bool:
 
 
 RECORD: dict[str, Any] = {
-    "file": "clip.mp4", "sha256": SHA256, "verdict": "fake", "score": 0.75, "spread": [0.5, 1.0],
+    "format": 1, "file": "clip.mp4", "sha256": SHA256, "verdict": "fake", "score": 0.75, "spread": [0.5, 1.0],
     "false_positive_rate": 0.05, "false_negative_rate": 0.05, "cutoffs": {"error": 0.05}, "people": [], "frames": 3,
     "cause": "", "notes": [], "model": {"sha256": SHA256, "precision": "fp32"}, "face_detector": None,
     "crops": {"faces_given": True, "every": 5, "frames": None}, "run": {"date": "2026-01-01T00:00:00+00:00"},

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evaluation.verdicts import thresholds_of
-from scoring.detector import ForgeryDetector, ScoredFace
+from scoring.detector import RECIPE_FIELDS, ForgeryDetector, ScoredFace
 from scoring.scores import FileScore, Person
 from utils.errors import InputError
 from utils.files import sha256, sync
@@ -47,7 +47,7 @@ def describe_detector(detector: ForgeryDetector, model: Path) -> dict[str, Any]:
             "precision": detector.precision,
         },
         "crops": {
-            **{name: getattr(detector.recipe, name) for name in ("every", "frames", "margin", "crop_size")},
+            **{name: getattr(detector.recipe, name) for name in RECIPE_FIELDS},
             "faces_given": detector.faces_given,
             "default": detector.training_faces is None,
         },
@@ -84,7 +84,8 @@ def make_record(
         "frames": result.frames,
         "cause": result.cause,
         "notes": result.notes,
-        **{name: shared[name] for name in ("model", "crops")},
+        "model": shared["model"],
+        "crops": shared["crops"],
         "face_detector": detector.detector_description,
         "run": shared["run"] | {"date": date},
         "detections": detections,
@@ -232,6 +233,7 @@ def _known_records(
     file: Path, flag: str, read: Reader, checkpoint_sha256: str, settings: Callable[[], dict[str, Any]]
 ) -> dict[str, Known]:
     """Read the records of an earlier command; remove a line that was being written when it was stopped."""
+    start = csv_line(COLUMNS) if flag == "--csv" else f'{{"format": {FORMAT}, "file": '
     advice = f"give another file, or --overwrite to replace {file}"
     try:
         text = file.read_bytes().decode("utf-8", "surrogateescape")
@@ -241,6 +243,8 @@ def _known_records(
     while flag == "--csv" and complete.count('"') % 2:  # ends within the name of a file, which has a line break
         complete = complete[: complete.rfind("\n", 0, -1) + 1]
     try:
+        if not (complete or text.startswith(start) or start.startswith(text)):
+            raise ValueError("another beginning")
         entries = list(read(complete))
         if not all(isinstance(name, str) for name, *_ in entries):
             raise TypeError("the name of a file is not a text")

@@ -18,7 +18,7 @@ import pytest
 import inference
 from faces.detectors import Detections
 from scoring import detector as scoring_detector
-from scoring.records import COLUMNS, open_records, settings_of
+from scoring.records import COLUMNS, FORMAT, open_records, settings_of
 from tests.conftest import ROOT, start_fork
 from tests.test_inference import CALIBRATION, FACES, checkpoint, photo, read_records, refused, score, tree, write_image
 from tests.test_preprocessing import FACE, fixed_detector, write_video
@@ -150,7 +150,13 @@ def test_csv_has_one_row_per_file(model: Path, tmp_path: Path) -> None:
 
 def record(file: str, sha: str = "0" * 64, **more: Any) -> dict[str, Any]:
     """A record with what both outputs read and write."""
-    plain = dict.fromkeys(COLUMNS) | {"spread": None, "people": [], "notes": [], "run": {"date": "now"}, "score": 0.5}
+    plain = {"format": FORMAT, **dict.fromkeys(COLUMNS)} | {
+        "spread": None,
+        "people": [],
+        "notes": [],
+        "run": {"date": "now"},
+        "score": 0.5,
+    }
     crops = {"faces_given": True, "every": 5, "frames": None}
     model = {"sha256": "c", "precision": "fp32"}
     return (
@@ -303,6 +309,9 @@ def test_other_files_are_not_replaced(model: Path, tmp_path: Path, capsys: pytes
         "text.json": "text\n",
         "table.csv": "file,score\na.png,0.5\n",
         "record.json": json.dumps(record("a.png")) + "\n",  # of the checkpoint "c"
+        "line.json": '{"results": [1]}',  # no line break at the end
+        "line.csv": "file,score",
+        "quote.csv": 'a 5" disk\na.png,0.5\n',
     }
     for name, text in mine.items():
         (tmp_path / name).write_text(text)
