@@ -115,7 +115,7 @@ def read_password(args: InferenceArguments) -> bytes | None:
         return None
     require_file(args.password_file, "--password_file")
     password = args.password_file.read_bytes().strip()
-    if len(password) < MIN_PASSWORD:
+    if len(password.decode(errors="replace")) < MIN_PASSWORD:
         raise InputError(
             f"--password_file {args.password_file}: give a password of at least {MIN_PASSWORD} characters."
         )

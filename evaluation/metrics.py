@@ -216,6 +216,6 @@ def group_metrics(
     groups = {}
     for group in sorted({name for name in names.values() if name}):
         members = [folder for folder, name in names.items() if name == group]
-        kept = (scored.labels == 0) | ((scored.labels == 1) & np.isin(scored.folders, members))
+        kept = (scored.labels == 0) | np.isin(scored.folders, members)
         groups[group] = dataset_metrics(scored.select(kept), video_score, thresholds)
     return groups

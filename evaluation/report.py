@@ -218,10 +218,9 @@ def metric_tables(results: dict[str, Any]) -> list[dict[str, Any]]:
 
     def cell(metrics: dict[str, Any], name: str) -> tuple[str, str]:
         value, interval = metrics.get(name), metrics.get(f"{name}_interval")
-        if name == "videos" and value is not None and metrics.get("clusters", value) != value:
-            return f"{value:,.1f}".removesuffix(".0"), f"{metrics['clusters']:g} clusters"
         if name in ("frames", "videos") and value is not None:  # an average may have a fraction
-            value = f"{value:,.1f}".removesuffix(".0")
+            clusters = metrics.get("clusters", value) if name == "videos" else value
+            return f"{value:,.1f}".removesuffix(".0"), f"{clusters:g} clusters" if clusters != value else ""
         return format_value(value), f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
 
     names = list(dict.fromkeys(name for _, _, metrics in parts for name in metrics))

@@ -16,6 +16,7 @@ REAL, FAKE, UNCERTAIN = (177, 114, 0), (0, 94, 213), (110, 110, 110)  # BGR: blu
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST_TEXT = 0.3  # scale of the font below which it cannot be read
 STRIP_HEIGHT = 64  # pixels below a video, for its scores over time
+LONGEST_SIDE = 16_000  # pixels of a video; x264 takes at most 16,384
 # Minimum width of the video: pixels left of the curve, and the numbers on its axis.
 AXES = {160: (34, (0.0, 0.5, 1.0)), 40: (16, (0.0, 1.0)), 0: (2, ())}
 ANNOTATION_MARK = "faces scored by inference.py"  # metadata of annotated copies, which are never scored as inputs
@@ -43,7 +44,7 @@ def draw_faces(
         cutoffs: give the verdict of each face; None draws in grey.
         verdicts: write the verdicts; False for a frame of a video, whose verdict comes from all frames.
     """
-    out = np.ascontiguousarray(image).copy()
+    out = np.array(image, order="C")
     height, width = image.shape[:2]
     thickness = max(1, round(min(height, width) / 200))
     labels: list[tuple[int, int, int, int]] = []  # left, top, right, bottom
@@ -131,21 +132,21 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
             container.metadata["comment"] = ANNOTATION_MARK
             for position, frame in reader:
                 if stream is None:
-                    height, width = frame.shape[:2]
+                    height, width = (min(side, LONGEST_SIDE) for side in frame.shape[:2])
                     strip = ScoreStrip(width, (reader.length() - 1) / reader.fps, cutoffs)
-                    rate = Fraction(reader.fps).limit_denominator(1001)
+                    rate = Fraction(reader.fps).limit_denominator(1001) or Fraction(1, 1001)
                     stream = container.add_stream("libx264", rate=rate)
                     # At most 1 ms, for variable rates, and a divisor of the frame interval, for constant rates.
                     tick = Fraction(1, rate.numerator * -(-1000 // rate.numerator))
                     stream.codec_context.time_base = tick
-                    stream.height, stream.width = _round_up_to_even(height + STRIP_HEIGHT), _round_up_to_even(width)
+                    stream.height, stream.width = (side + side % 2 for side in (height + STRIP_HEIGHT, width))
                     stream.pix_fmt = "yuv420p"  # the format that browsers play; needs even sides
                     stream.options = {"crf": "20", "bf": "0"}  # B-frames make MP4 lengths wrong at variable rates
                 while after is not None and after[0] <= position:
                     before, after = after, next(scored, None)
                     strip.add(reader.times[before[0]], before[1])
                 image = draw_faces(frame, _interpolate_faces(before, after, position), cutoffs, verdicts=False)
-                if image.shape[:2] != (height, width):  # the size may change within a video
+                if image.shape[:2] != (height, width):  # too large, or the size changes within the video
                     image = cv2.resize(image, (width, height))
                 image = np.concatenate([image, strip.draw(reader.times[position])])
                 pad_bottom, pad_right = stream.height - height - STRIP_HEIGHT, stream.width - width
@@ -160,10 +161,6 @@ def annotate_video(source: Path, target: Path, scored: Iterable[ScoredFrame], cu
         raise OSError(error.errno, error.strerror) from error
     for _ in scored:  # score any frames that this reader did not reach
         pass
-
-
-def _round_up_to_even(side: int) -> int:
-    return side + side % 2
 
 
 def _interpolate_faces(before: ScoredFrame | None, after: ScoredFrame | None, position: int) -> list[ScoredFace]:

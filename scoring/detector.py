@@ -86,8 +86,7 @@ class ForgeryDetector:
         network.precision = PRECISIONS[self.precision]
         self._scorer = fast_scorer(network)
         self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]
-        self.checkpoint = {name: value for name, value in checkpoint.items() if name != "state_dict"}
-        self.calibration = checkpoint.get("calibration")
+        self.checkpoint, self.calibration = checkpoint, checkpoint.get("calibration")
         self.training_faces = checkpoint.get("faces")
         training_faces = self.training_faces or {}
         self.recipe = Recipe(**{name: training_faces[name] for name in RECIPE_FIELDS if name in training_faces})

@@ -165,7 +165,8 @@ def export(detector: ForgeryDetector, file: Path) -> None:
                 dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}, dynamo=True, verbose=False,
             )  # fmt: skip
     except torch.onnx.errors.OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        cause = error.__cause__ or error
+        reason = [*str(cause).strip().splitlines(), type(cause).__name__][0]
         raise InputError(f"--export: ONNX does not support this network: {reason}") from error
     assert program is not None  # never None with dynamo=True
     model = program.model_proto

@@ -189,11 +189,11 @@ def unlike_training(
     images = [resize(crop, size) for crop in crops]
     measures = [measure_face(image) for image in images]
     found = {name: float(np.median([m[name] for m in measures])) for name in measures[0]}
-    found["detail"] = float(np.median([measure_detail(crop) for crop in crops]))
-    sides = [max(crop.shape[:2]) for crop in crops]
-    if not familiar["crop_side"] or abs(np.log2(np.median(sides) / familiar["crop_side"])) > SAME_SIZE:
-        found["detail"] = np.inf  # larger crops have less detail per pixel, so only equal sizes compare
-    found["side"] = np.inf if side is None else side
+    found |= {"detail": np.inf, "side": np.inf if side is None else side}
+    crop_side = np.median([max(crop.shape[:2]) for crop in crops])
+    # Larger crops have less detail per pixel, so only equal sizes compare.
+    if familiar["crop_side"] and abs(np.log2(crop_side / familiar["crop_side"])) <= SAME_SIZE:
+        found["detail"] = float(np.median([measure_detail(crop) for crop in crops]))
     notes = [
         f"the face {words} than 95 % of the training faces"
         for name, words in WORDS.items()

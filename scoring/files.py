@@ -100,7 +100,7 @@ def score_file(
 
     def frames() -> Iterator[tuple[int, list[ScoredFace]]]:
         with progress(None, file.name[:40], unit="frames", delay=1, disable=not video) as bar:
-            for position, time, faces in _score_frames(detector, file, result):
+            for position, time, faces in _score_frames(detector, result):
                 result.add(time, faces)
                 if on_frame is not None:
                     on_frame(position, time, faces)
@@ -123,14 +123,12 @@ def score_file(
     return result
 
 
-def _score_frames(
-    detector: ForgeryDetector, file: Path, result: FileScore
-) -> Iterator[tuple[int, float, list[ScoredFace]]]:
+def _score_frames(detector: ForgeryDetector, result: FileScore) -> Iterator[tuple[int, float, list[ScoredFace]]]:
     """Yield the position of each scored frame, its time in seconds, and its faces."""
-    if not is_video(file):
-        yield 0, 0.0, detector([load_image(file)])[0]
+    if not result.is_video:
+        yield 0, 0.0, detector([load_image(result.file)])[0]
         return
-    reader = FrameReader(file, detector.recipe.every, detector.recipe.frames)
+    reader = FrameReader(result.file, detector.recipe.every, detector.recipe.frames)
     try:
         for position, faces in detector.video(reader):
             yield position, reader.times[position], faces
@@ -208,4 +206,4 @@ def _annotate_image(file: Path, target: Path, faces: Sequence[ScoredFace], cutof
     metadata = PngInfo()
     metadata.add_text("Comment", ANNOTATION_MARK)
     with _open_copy(target) as part:
-        Image.fromarray(np.ascontiguousarray(image[..., ::-1])).save(part, "png", pnginfo=metadata)
+        Image.fromarray(image[..., ::-1]).save(part, "png", pnginfo=metadata)

@@ -191,7 +191,7 @@ def format_frame_count(number: int) -> str:
 
 def describe_rates(result: FileScore) -> str:
     """State the false positive and the false negative rate of a score in a sentence; "" without them."""
-    if result.false_positive_rate is None or result.false_negative_rate is None or result.cutoffs is None:
+    if result.false_positive_rate is None or result.false_negative_rate is None:
         return ""
     kind = "videos" if result.is_video else "images"
     people = f" with {len(result.people)} people" if len(result.people) > 1 else ""

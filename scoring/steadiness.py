@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from faces.videos import evenly_spaced
+
 CROP_SHARE = 0.05  # of the side, that a tighter cut leaves out
 JPEG_QUALITIES = (90, 70, 50)
 LONGEST = 1024  # pixels; networks use 224
@@ -28,13 +30,16 @@ class KeptCrops:
 
     def chosen(self) -> list[np.ndarray]:
         """Return at most `KEPT` crops."""
-        return [self._crops[i] for i in np.unique(np.linspace(0, len(self._crops) - 1, KEPT).round().astype(int))]
+        return [self._crops[i] for i in evenly_spaced(len(self._crops), KEPT)]
 
 
 def shrink(crop: np.ndarray) -> np.ndarray:
     """Shrink a crop to at most `LONGEST` pixels a side, because all its variants are in memory at once."""
-    scale = LONGEST / max(crop.shape[:2])
-    return crop if scale >= 1 else cv2.resize(crop, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = crop.shape[:2]
+    scale = LONGEST / max(height, width)
+    if scale >= 1:
+        return crop
+    return cv2.resize(crop, None, fx=max(scale, 1 / width), fy=max(scale, 1 / height), interpolation=cv2.INTER_AREA)
 
 
 def variants(crop: np.ndarray) -> list[np.ndarray]:

@@ -807,6 +807,21 @@ def test_frames_are_resized_to_the_first_frame(tmp_path: Path, monkeypatch: pyte
     assert [frame.shape for frame in frames] == [(90 + STRIP_HEIGHT, 120, 3)] * 4
 
 
+@pytest.mark.parametrize(("height", "width", "delay"), [(40, 60, 3_000_000), (8, 16_500, 100), (16_500, 8, 100)])
+def test_animations_of_unusual_speed_or_size_are_annotated(
+    model: Path, tmp_path: Path, height: int, width: int, delay: int
+) -> None:
+    """A frame of 50 minutes, and sides that are longer than x264 takes."""
+    pytest.importorskip("av")
+    first, second = (Image.fromarray(np.full((height, width, 3), level, np.uint8)) for level in (90, 200))
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second], duration=delay)
+    more = ["--faces_given", "True", "--annotate", tmp_path / "out", "--json", tmp_path / "a.json"]
+    assert score("--model", model, tmp_path / "a.png", *more) == 0
+    frames, about = read_video(tmp_path / "out/a_annotated.mp4")
+    assert len(frames) == 2 and about["times"] == pytest.approx([0, delay / 1000])
+    assert frames[0].shape[:2] == (min(height, 16_000) + STRIP_HEIGHT, min(width, 16_000))
+
+
 def test_strip_plots_the_scores_so_far() -> None:
     strip = ScoreStrip(100, 0.4, Cutoffs(0.3, 0.6))
     for time, scores in ((0, [0.9]), (0.2, [0.9, 0.2]), (0.24, []), (0.4, [0.1])):
@@ -970,6 +985,19 @@ def test_export_of_a_checkpoint_without_a_recipe(tmp_path: Path, exported_graph:
     found = metadata(tmp_path / "m.onnx")
     assert found["recipe"] == "default" and found["verdict"] is None and found["detect"]["detector"] is None
     assert [output.name for output in onnxruntime.InferenceSession(tmp_path / "m.onnx").get_outputs()] == ["score"]
+
+
+def test_export_error_without_a_message(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.onnx.errors.OnnxExporterError("steps") from AssertionError()
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    refused(capsys, "--model", model, "--export", tmp_path / "a.onnx", says="does not support this network: Assertion")
 
 
 @pytest.mark.slow
@@ -1262,7 +1290,7 @@ def test_page_for_other_machines_needs_a_password(
         refused(capsys, *serve, "--host", host, says="--password_file FILE")
     given = *serve, "--host", "0.0.0.0", "--password_file"
     refused(capsys, *given, tmp_path / "none", says="--password_file")
-    for short in ("", "short"):
+    for short in ("", "short", "顔" * 4):
         refused(capsys, *given, password_file(tmp_path, short), says="at least 12 characters")
     for host in ("127.0.0.1", "localhost", "::1"):
         assert score(*serve, "--host", host) == 0

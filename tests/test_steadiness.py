@@ -9,7 +9,7 @@ import pytest
 from scoring.detector import load_detector
 from scoring.files import score_file
 from scoring.scores import FileScore
-from scoring.steadiness import CROP_SHARE, JPEG_QUALITIES, KEPT, KeptCrops, score_variants, variants
+from scoring.steadiness import CROP_SHARE, JPEG_QUALITIES, KEPT, LONGEST, KeptCrops, score_variants, shrink, variants
 from tests.test_inference import checkpoint, photo, scored_face, steady_detector, write_image
 from tests.test_preprocessing import write_video
 
@@ -43,6 +43,11 @@ def test_jpeg_copies_keep_the_colours() -> None:
 @pytest.mark.parametrize("side", [1, 2, 5])
 def test_tiny_crops_have_variants(side: int) -> None:
     assert all(variant.size for variant in variants(noise(side, side)))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 3000), (3000, 1), (2, 5000)])
+def test_a_long_line_keeps_a_pixel_of_its_shorter_side(height: int, width: int) -> None:
+    assert sorted(shrink(noise(height, width)).shape[:2]) == [1, LONGEST]
 
 
 def test_spread_of_an_image_by_hand() -> None:
