@@ -15,8 +15,8 @@ import shlex
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +149,7 @@ def parse_arguments(argv: list[str] | None) -> PreprocessingArguments:
             f"--shard {args.shard} is too high; with --num_shards {args.num_shards}, give 0 to {args.num_shards - 1}."
         )
     job_count = max(args.jobs, args.nodes if args.submit == "slurm" else 1)
-    if (job_count > 1 or args.submit == "slurm") and args.num_shards > 1:
+    if (job_count > 1 or args.submit == "slurm") and (args.num_shards > 1 or args.shard is not None):
         raise InputError("--jobs and --submit slurm create their own shards; leave out --num_shards and --shard.")
     if args.submit == "slurm" and args.jobs > 1:
         raise InputError("--jobs runs on this machine only; with --submit slurm, give --nodes instead.")
@@ -192,25 +192,19 @@ def extract_here(sources: list[Source], args: PreprocessingArguments, recipe: Re
     workers = min(worker_count(args.num_workers), len(sources))
     outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, times))
     bar = progress(None, unit="videos", total=len(sources), leave=True)
-    with _disk_errors(args.faces), bar, outcomes as finished:
-        for outcome in finished:
-            if outcome.failure:
-                bar.write(f"{one_line(outcome.source.file)}: {outcome.failure}")
-            bar.update()
-            bar.set_postfix_str(f"{times.frames / (time.perf_counter() - began):.1f} frames/s")
-    return times
-
-
-@contextmanager
-def _disk_errors(faces: Path) -> Iterator[None]:
-    """Turn an OSError into an InputError that says how to continue."""
     try:
-        yield
+        with bar, outcomes as finished:
+            for outcome in finished:
+                if outcome.failure:
+                    bar.write(f"{one_line(outcome.source.file)}: {outcome.failure}")
+                bar.update()
+                bar.set_postfix_str(f"{times.frames / (time.perf_counter() - began):.1f} frames/s")
     except OSError as error:
         raise InputError(
-            f"{error.filename or faces}: {error.strerror or error}; free disk space or make the folder writable, "
+            f"{error.filename or args.faces}: {error.strerror or error}; free disk space or make the folder writable, "
             "and run the same command again: it skips finished videos."
         ) from error
+    return times
 
 
 # --------------------------------------------------------------------------------------------- extraction in jobs
@@ -253,7 +247,7 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     failed = [(shard, job) for shard, job in enumerate(running) if job.exception() is not None]
     if failed:
         shard, job = failed[0]
-        last_line = (job.stderr() or str(job.exception())).strip().splitlines()[-1]
+        last_line = f"{job.exception()}\n{job.stderr() or ''}".strip().splitlines()[-1]
         raise InputError(
             f"{len(failed)} of {jobs} jobs failed (shards {first_ten([str(s) for s, _ in failed])}); shard {shard} "
             f"ended with: {last_line} (logs: {logs}); fix it and run the same command again: it skips finished videos."
@@ -287,8 +281,7 @@ def label_name(args: PreprocessingArguments) -> str:
 
 def run(args: PreprocessingArguments) -> None:
     """Extract the faces, then write the label files unless --shard is given."""
-    name = args.name or args.dataset
-    subfolder = name.partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
+    subfolder = (args.name or args.dataset).partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
     videos = find_videos(args.dataset, args.videos, subfolder, args.split)
     label_folder, face_folder = args.dataset_root / label_name(args), args.faces / subfolder
     check_label_folder(label_folder)

@@ -59,7 +59,10 @@ def check_path(path: str, file: Path) -> None:
 
 
 def check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
-    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found."""
+    """Raise InputError if one of the `wanted` files and folders is missing; the message lists what was found.
+
+    If only some are missing, and these are nested folders, print a note instead.
+    """
     missing = [path for path in wanted if not (root / path).exists()]
     if not missing:
         return
@@ -70,8 +73,8 @@ def check_folders(dataset: str, root: Path, wanted: list[str]) -> None:
     deepest = root / missing[0]
     while not deepest.exists():
         deepest = deepest.parent
-    inside = next((d.name for d in sorted(root.iterdir()) if (d / wanted[0]).exists()), None) if root.is_dir() else None
-    hint = f"; give --videos {root / inside}" if inside else ""
+    inside = sorted(d.name for d in root.iterdir() if os.path.exists(d / wanted[0])) if root.is_dir() else []
+    hint = f"; give --videos {root / inside[0]}" if inside else ""
     raise InputError(
         f"--videos {root} is not the root of {dataset}: looked for {' and '.join(missing)}; found in {deepest}: "
         f"{describe_content(deepest)}{hint}."

@@ -1,7 +1,7 @@
 """Split videos so that no person and no source video is in two splits."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import scipy  # its subpackages, which are slow to import, load when they are used
@@ -42,7 +42,7 @@ def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str
 
     split_of = ["train"] * len(names)
     for kind in ({0}, {1}, {0, 1}):
-        groups = sorted((m for m, present in zip(members, labels, strict=True) if present == kind), key=_size_and_first)
+        groups = sorted((m for m, present in zip(members, labels, strict=True) if present == kind), key=_by_size)
         total = sum(map(len, groups))
         for split, share in shares.items():
             for member in _take(groups, max(1, round(share * total)), total, links):
@@ -77,15 +77,15 @@ def _fill_gaps(
     group_of = {identity: group for group in map(frozenset, groups) for identity in group}
     for sets in ([group_of[identities[0]] for identities in people], [frozenset(of) for of in people]):
         real, fake = (
-            sorted({of for of, other in zip(sets, labels, strict=True) if other == label}, key=_size_and_members)
+            sorted({of for of, other in zip(sets, labels, strict=True) if other == label}, key=_by_size)
             for label in (0, 1)
         )
         both = {one | other for one in real[:MAX_SETS] for other in fake[:MAX_SETS]}
-        chosen = _choose_disjoint(sorted(both, key=_size_and_members)[:MAX_SETS], len(splits))
-        for split, identities in zip(splits, chosen or (), strict=bool(chosen)):
-            for identity in identities:
-                split_of[identity] = split
+        chosen = _choose_disjoint(sorted(both, key=_by_size)[:MAX_SETS], len(splits))
         if chosen:
+            for split, identities in zip(splits, chosen, strict=True):
+                for identity in identities:
+                    split_of[identity] = split
             return
 
 
@@ -100,12 +100,8 @@ def _choose_disjoint(sets: list[frozenset[int]], count: int) -> list[frozenset[i
     return None
 
 
-def _size_and_members(identities: frozenset[int]) -> tuple[int, list[int]]:
+def _by_size(identities: Collection[int]) -> tuple[int, list[int]]:
     return len(identities), sorted(identities)
-
-
-def _size_and_first(members: list[int]) -> tuple[int, int]:
-    return len(members), members[0]
 
 
 def _hash(name: str) -> str:

@@ -16,6 +16,7 @@ from faces.extraction import Source, read_record
 from faces.videos import evenly_spaced
 from utils.errors import InputError, first_ten
 from utils.files import atomic_write, read_json, write_if_changed
+from utils.images import read_image
 from utils.progress import progress
 
 REPORT = "preprocessing_report.json"
@@ -160,8 +161,8 @@ def write_contact_sheet(videos: Sequence[SourceVideo], faces: Path, file: Path) 
         name = folder.relative_to(faces).as_posix() if folder.is_relative_to(faces) else folder.as_posix()
         draw.text((4, top + 2), f"{video.split} {CLASSES[video.label]}, {len(images)} faces: {name}", fill="black")
         for column, i in enumerate(evenly_spaced(len(images), SHEET_COLUMNS)):
-            with Image.open(images[i]) as face:
-                sheet.paste(face.convert("RGB").resize((SHEET_SIDE, SHEET_SIDE)), (column * SHEET_SIDE, top + band))
+            face = Image.fromarray(read_image(images[i])).resize((SHEET_SIDE, SHEET_SIDE))
+            sheet.paste(face, (column * SHEET_SIDE, top + band))
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         sheet.save(part, "PNG")

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ UNKNOWN_LABEL = "its label is unknown"
 FAKE_SOUND = "its picture is real and its sound is fake"
 NEVER_USED = (DUPLICATE, UNKNOWN_LABEL, FAKE_SOUND)
 NOBODY: Identities = frozenset()
+MAX_NAME = 200  # bytes of a folder's name; file systems allow 255
 SPLIT_CHOICES = ("disjoint", "published", "all")
 WITHOUT_PUBLISHED_TRAINING_SET = ("DeepFakeDetection", "UADFV", "FakeAVCeleb", "folder")  # starts of names
 VALIDATION = {"val": 0.15}  # shares of the identities
@@ -64,7 +66,7 @@ class SourceVideo:
         folder: the folder of its face crops below ``--faces``, escaped for a label file; absolute if it is `file`.
         label: 0 real, 1 fake.
         split: train, val or test; empty if the video is left out.
-        identities: the people and source videos that the dataset names; no two splits share one.
+        identities: the people and source videos that the dataset names.
         sources: the source videos that it was made from; empty if the dataset does not name them.
         left_out: why the video is in no split; empty if it is in one.
         mask: the video that shows which pixels are manipulated, if the dataset has one; it may be missing.
@@ -274,7 +276,7 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
 
 def _dfdc_test(root: Path) -> list[SourceVideo]:
     """List the videos in labels.csv; their files are beside or below it."""
-    found = [file for file in sorted(root.glob("**/labels.csv")) if not _in_training_part(file, root)]
+    found = [file for file in list_files(root) if file.name == "labels.csv" and not _in_training_part(file, root)]
     lists = [file for file in found if "test" in file.relative_to(root).as_posix().lower()] or found
     if len(lists) > 1:
         raise InputError(
@@ -402,10 +404,9 @@ def deepspeak(dataset: str, root: Path) -> list[SourceVideo]:
 
 def deepfake_eval_2024(dataset: str, root: Path) -> list[SourceVideo]:
     """List the videos of Deepfake-Eval-2024 (Chandra et al., 2025), split by the column Finetuning Set of its table."""
-    name = "video-metadata-publish.csv"
     table = root / "video-metadata-publish-with-links.csv"
     if not table.exists():
-        table = root / name
+        table = root / "video-metadata-publish.csv"
     check_folders(dataset, root, ["video-data", table.name])
     videos = []
     for line, row in read_listed_videos(table, "Filename", "Video Ground Truth", "Finetuning Set"):
@@ -511,8 +512,8 @@ def _from_csv(table: Path) -> list[SourceVideo]:
     if not rows:
         raise InputError(f"{table}: no rows below the header; give one row per video: path,label.")
     files = [Path(os.path.abspath(table.parent / row["path"])) for _, row in rows]
-    if bad := [line for (line, _), file in zip(rows, files, strict=True) if not file.name or "\0" in str(file)]:
-        raise InputError(f"{table}: line {bad[0]}: the path is not a file.")
+    if bad := [line for (line, _), file in zip(rows, files, strict=True) if os.path.isdir(file) or "\0" in str(file)]:
+        raise InputError(f"{table}: line {bad[0]}: the path is not a file; give a video or a photo.")
     root = Path(os.path.commonpath([file.parent for file in files]))
     if repeated := [file for file, count in Counter(map(os.path.realpath, files)).items() if count > 1]:
         raise InputError(f"{table}: listed twice: {first_ten(repeated)}; remove the repeated rows.")
@@ -586,7 +587,7 @@ def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
 
     Two videos may differ in their extension only, and no folder of images may be inside another.
     """
-    escaped = ["/".join(_quote(part) for part in (name, *video.folder.split("/"))) for video in videos]
+    escaped = ["/".join([_quote(name), *map(_folder_name, video.folder.split("/"))]) for video in videos]
     count = Counter(escaped)
     above = {str(parent) for folder in escaped for parent in PurePath(folder).parents}
     used: set[str] = set()
@@ -616,6 +617,14 @@ def _quote(part: str) -> str:
         lambda match: quote(match[0].encode("utf-8", "surrogateescape"), safe="").replace(".", "%2E"),
         part,
     )
+
+
+def _folder_name(part: str) -> str:
+    """Quote a part of a path, and end a long one with a checksum: temporary names beside it are 51 bytes longer."""
+    name = _quote(part).encode()
+    if len(name) > MAX_NAME:
+        name = name[: MAX_NAME - 9] + b"_%08x" % zlib.crc32(name)
+    return name.decode(errors="ignore")
 
 
 def _split(videos: list[SourceVideo], shares: dict[str, float], cause: str) -> list[SourceVideo]:

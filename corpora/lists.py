@@ -133,10 +133,9 @@ def read_gend(file: Path) -> list[Listed]:
         raise InputError(f"{file}: {first_ten(short)} does not end in source/video/frame; give a list of GenD.")
     words = [*re.split(r"[-_.]", file.stem), *re.split(r"[-_.]", file.absolute().parent.name)]
     split = next((word for word in words if word in SPLITS), "test")
-    by_label: dict[int, list[PurePosixPath]] = {0: [], 1: []}
-    for frame in frames:
-        by_label[int("real" not in frame.parts[-3])].append(frame)
-    return [listed for label, of_label in by_label.items() for listed in _by_folder(split, label, of_label)]
+    real = [frame for frame in frames if "real" in frame.parts[-3]]
+    fake = [frame for frame in frames if "real" not in frame.parts[-3]]
+    return _by_folder(split, 0, real) + _by_folder(split, 1, fake)
 
 
 def _by_folder(split: str, label: int, frames: list[PurePosixPath]) -> list[Listed]:

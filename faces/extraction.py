@@ -133,11 +133,11 @@ class VideoChunks(IterableDataset):
         began = time.perf_counter()
 
         def make_chunk(end: VideoEnd | None) -> Chunk:
-            nonlocal positions, frames, began
+            nonlocal positions, frames
             small = [shrink(frame) for frame in frames]
-            now = time.perf_counter()
-            chunk = Chunk(video, positions, _stack(frames), _stack(small), now - began, end)
-            positions, frames, began = [], [], now
+            seconds = time.perf_counter() - began
+            chunk = Chunk(video, positions, _stack(frames), _stack(small), seconds, end)
+            positions, frames = [], []
             return chunk
 
         try:
@@ -206,8 +206,9 @@ def extract_faces(
                     for position, frame, found in zip(chunk.positions, chunk.frames.numpy(), detections, strict=True):
                         folder.add(position, frame, found.boxes * scale, found.scores)
                 if chunk.end is not None:
-                    yield folder.finish(chunk.end)
+                    outcome = folder.finish(chunk.end)
                     del unfinished[chunk.video]
+                    yield outcome
         finally:
             pool.shutdown(cancel_futures=True)  # waits for the threads that still write into these folders
             for folder in unfinished.values():
@@ -234,10 +235,10 @@ class _FaceFolder:
     sampled_frames: int = 0
     faces: dict[int, list[dict[str, Any]]] = field(default_factory=dict)  # by track
     writes: deque[Future[float]] = field(default_factory=deque)
+    mask_state: str = ""
 
     def __post_init__(self) -> None:
         self.part, self.lock = create_part(self.source.folder, folder=True)  # two runs at once do not mix
-        self.mask_state = ""
 
     def add(self, position: int, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> None:
         """Add the next sampled frame with its boxes (N x 4, pixels) and scores (N)."""
@@ -299,8 +300,9 @@ class _FaceFolder:
                 record["mask"] = self.mask_state
             (complete / "faces.json").write_text(json.dumps(record) + "\n")
             sync_tree(complete)
-            if target.exists() and not is_done(self.source):
-                os.rename(target, self.part / "replaced")
+        if target.exists() and not is_done(self.source):  # the faces of another version of the video
+            os.rename(target, self.part / "replaced")
+        if failure is None:
             try:
                 os.rename(complete, target)
             except OSError as error:

@@ -74,10 +74,8 @@ def kind_to_skip(file: Path) -> str:
     if file.name.startswith("."):  # macOS writes a hidden file ._a.png beside a.png on foreign disks
         return "hidden"
     ending = file.suffix.lower()
-    if ending in (*IMAGE_ENDINGS, *VIDEO_ENDINGS) and ending not in TEXT_ENDINGS:
-        return ""
     if ending and ending not in TEXT_ENDINGS:
-        return ending
+        return "" if ending in (*IMAGE_ENDINGS, *VIDEO_ENDINGS) else ending
     return "" if file_kind(file) else ending or "no ending"
 
 

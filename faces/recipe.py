@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.data_roots import DataRoot, base_name, root_of
 from utils.errors import InputError
-from utils.files import atomic_write, load_json
+from utils.files import load_json, write_if_changed
 
 DETECTORS = ("retinaface", "retinaface_resnet50", "mtcnn")  # the values of --detector
 RECIPE_FILE = "preprocessing.json"  # in the dataset's folder of face crops
@@ -71,16 +71,14 @@ def claim_folder(folder: Path, recipe: dict[str, Any]) -> None:
     if existing == recipe:
         return
     if empty:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / RECIPE_FILE) as part:
-            part.write_text(json.dumps(recipe, indent=1) + "\n")
+        write_if_changed(folder / RECIPE_FILE, json.dumps(recipe, indent=1) + "\n")
     elif existing is None:
         raise InputError(
             f"{folder} contains files but no {RECIPE_FILE} of preprocessing.py; give another --faces or --name."
         )
     else:
-        different = [key for key in recipe if existing.get(key) != recipe[key]]
-        values = "; ".join(f"{key} {existing.get(key)}, not {recipe[key]}" for key in different)
+        different = [key for key in recipe | existing if existing.get(key) != recipe.get(key)]
+        values = "; ".join(f"{key} {existing.get(key)}, not {recipe.get(key)}" for key in different)
         raise InputError(
             f"the faces in {folder} were made with {values}; give the same values, or another --faces or --name."
         )

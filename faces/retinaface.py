@@ -129,21 +129,18 @@ class Head(nn.Module):
         return self.conv1x1(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, self.outputs)
 
 
-def _heads(width: int, outputs: int) -> nn.ModuleList:
-    return nn.ModuleList(Head(width, outputs) for _ in range(3))
-
-
 class RetinaFace(nn.Module):
     """The detector. `LandmarkHead` exists only so that checkpoints load; landmarks are not computed."""
 
     def __init__(self, body: MobileNet025 | ResNet50) -> None:
         super().__init__()
-        width = 64 if isinstance(body, MobileNet025) else 256
-        slope = 0.1 if width <= 64 else 0.0
+        width, slope = (64, 0.1) if isinstance(body, MobileNet025) else (256, 0.0)
         self.body = body
         self.fpn = FeaturePyramid(body.channels, width, slope)
         self.ssh1, self.ssh2, self.ssh3 = (ContextModule(width, slope) for _ in range(3))
-        self.ClassHead, self.BboxHead, self.LandmarkHead = _heads(width, 2), _heads(width, 4), _heads(width, 10)
+        self.ClassHead, self.BboxHead, self.LandmarkHead = (
+            nn.ModuleList(Head(width, outputs) for _ in ANCHOR_SIDES) for outputs in (2, 4, 10)
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the score and the box of every anchor.

@@ -98,8 +98,8 @@ class FrameReader:
         times: display time of each decoded frame, in seconds after the first frame.
 
     Raises:
-        VideoError: the file is missing, empty, or not a video that OpenCV can read; or, in the iteration, a photo that
-            Pillow cannot read.
+        VideoError: the file is missing, empty, or not a video that OpenCV can read; or, in the iteration, no frame can
+            be decoded.
     """
 
     def __init__(self, path: Path, every: int = 5, count: int | None = None) -> None:
@@ -117,7 +117,6 @@ class FrameReader:
         self.frames_read = 0
         self.times = array("d")
         self._every, self._count = every, count
-        self._limit = AllocationLimit(OPENING_BYTES)
 
     def _open(self, *options: int) -> "cv2.VideoCapture | _PictureCapture":
         if self._kind in ("image", "animation"):
@@ -129,7 +128,7 @@ class FrameReader:
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         wanted = None if self._count is None else set(evenly_spaced(self._available_frames(), self._count))
         try:
-            while self._grab():
+            while _grab(self._capture):
                 check_time()
                 position, self.frames_read = self.frames_read, self.frames_read + 1
                 self.times.append(self._time(position))
@@ -141,10 +140,6 @@ class FrameReader:
             self._capture.release()
         if self.frames_read == 0:
             raise VideoError("unreadable: no frame can be decoded")
-
-    def _grab(self) -> bool:
-        with self._limit:
-            return self._capture.grab()
 
     def _retrieve(self) -> np.ndarray | None:
         try:
@@ -190,9 +185,14 @@ class FrameReader:
         return min(self.length(), packets) if packets else self.length()
 
 
+def _grab(capture: cv2.VideoCapture | _PictureCapture) -> bool:
+    with AllocationLimit(OPENING_BYTES):
+        return capture.grab()
+
+
 def _count_grabs(capture: cv2.VideoCapture | _PictureCapture) -> int:
     total = 0
-    while capture.grab():
+    while _grab(capture):
         check_time()
         total += 1
     capture.release()

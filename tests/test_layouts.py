@@ -20,6 +20,7 @@ from corpora.layouts import DUPLICATE, LAYOUTS, SourceVideo, find_videos
 from datasets.labels import CLASSES, SPLITS, read_split
 from tests.conftest import ROOT
 from utils.errors import InputError
+from utils.files import write_if_changed
 
 SHARES = {"val": 0.15, "test": 0.15}
 MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
@@ -123,6 +124,21 @@ def test_a_root_without_the_dataset(tmp_path: Path, dataset: str, kind: str) -> 
 def test_a_root_one_level_too_high(tmp_path: Path, dataset: str, inside: str) -> None:
     touch(tmp_path, f"here/{inside}")
     refused(dataset, tmp_path, f"give --videos {tmp_path / 'here'}")
+
+
+def test_a_root_one_level_too_high_beside_a_folder_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "lost+found/", "my videos/dataset.json")
+    stat = os.stat
+
+    def refuse(path: Any, **options: Any) -> os.stat_result:
+        if "lost+found/" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    refused("DFDC-Preview", tmp_path, f"give --videos {tmp_path / 'my videos'}")
 
 
 @pytest.mark.parametrize(
@@ -483,6 +499,14 @@ def test_dfdc_with_its_test_set(tmp_path: Path, at: str) -> None:
     test = {folder: video.label for folder, video in videos.items() if video.split == "test"}
     assert test == {f"{folder}a": 0, f"{folder}b": 1, f"{folder}c": 1}
     assert len(videos) == 6 + 3
+
+
+def test_dfdc_with_a_link_to_its_test_set(tmp_path: Path) -> None:
+    make_dfdc(tmp_path / "root", range(3))
+    write(tmp_path / "elsewhere/labels.csv", "filename,label\na.mp4,0\n")
+    touch(tmp_path, "elsewhere/videos/a.mp4")
+    (tmp_path / "root/test").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert splits(list_checked_videos("DFDC", tmp_path / "root"))["test/videos/a"] == "test"
 
 
 def test_dfdc_keeps_a_source_video_in_one_split(tmp_path: Path) -> None:
@@ -922,7 +946,8 @@ def test_a_csv_file_from_another_program(tmp_path: Path, content: str | bytes) -
         ("path,label,split,identity\na.mp4,0,train,x;y\nb.mp4,1,test,z;y\n", ("leak", "y (test and train)")),
         ("path,label\na.mp4,real\n".encode("utf-16"), ("UTF-8",)),
         ("path,label\nq.mp4,real\n", ("none of the 1 videos",)),
-        ("path,label\na.mp4,real\n/,fake\n", ()),
+        ("path,label\na.mp4,real\n/,fake\n", ("line 3", "not a file")),
+        ("path,label\na.mp4,real\n.,fake\n", ("line 3", "not a file")),
         (f"path,label\na.mp4,real\n{'b' * 200_000},fake\n", ()),
     ],
     ids=lambda value: repr(value)[:40] if isinstance(value, str | bytes) else "",
@@ -970,6 +995,16 @@ def test_odd_names_fit_into_a_label_file(tmp_path: Path) -> None:
     write(tmp_path / "labels/odd/test_fake.txt", "")
     read = read_split("odd", "test", tmp_path / "labels", tmp_path / "faces")
     assert [video.path for video in read] == [video.folder for video in videos]
+
+
+def test_long_names_leave_room_for_temporary_files(tmp_path: Path) -> None:
+    touch(
+        tmp_path, *(f"videos/real/{'顔' * 70}{more}.mp4" for more in ("顔" * 12, "顔", "," * 30)), "videos/fake/a.mp4"
+    )
+    folders = {video.folder for video in find_videos("folder", tmp_path / "videos", "folder")}
+    assert len(folders) == 4 and "folder/fake/a" in folders
+    for folder in folders:
+        write_if_changed(tmp_path / "faces" / f"{folder}.failed.json", "{}\n")
 
 
 @pytest.mark.parametrize(

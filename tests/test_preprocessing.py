@@ -10,7 +10,8 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
@@ -26,8 +27,8 @@ from PIL import Image, ImageFile
 
 import preprocessing
 import training
-from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE
-from corpora.layouts import find_videos
+from corpora.label_files import SHEET_COLUMNS, SHEET_SIDE, write_contact_sheet
+from corpora.layouts import SourceVideo, find_videos
 from datasets.labels import CLASSES, SPLITS, Video, read_split
 from datasets.sources import read_sources
 from demo.dataset import draw_video, plan
@@ -38,6 +39,7 @@ from faces.videos import FrameReader
 from tests.conftest import TINY, start_fork
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from tests.test_layouts import NEWER, make_layout
+from utils.errors import InputError
 from utils.files import create_part, remove_stale_parts
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
@@ -350,7 +352,12 @@ def fixed_detector(frames: np.ndarray) -> list[Detections]:
     return [Detections(box, np.ones(1, np.float32)) for _ in frames]
 
 
-def extract(root: Path, workers: int = 0, batch_size: int = 8) -> Iterator[Outcome]:
+def no_face(frames: np.ndarray) -> list[Detections]:
+    """A detector that finds nothing."""
+    return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32)) for _ in frames]
+
+
+def extract(root: Path, workers: int = 0, batch_size: int = 8) -> Generator[Outcome, None, None]:
     """Extract the faces of ``root/videos`` with `fixed_detector`."""
     files = sorted((root / "videos").rglob("*.mp4"))
     found = [Source(file, root / "faces" / file.relative_to(root / "videos").with_suffix("")) for file in files]
@@ -403,6 +410,24 @@ def test_evenly_spaced_frames_without_a_declared_length(tmp_path: Path, monkeypa
     reader = FrameReader(numbered_video(tmp_path / "a.mp4", 61), count=4)
     reader.declared_frames = 0
     assert [position for position, _ in reader] == [0, 20, 40, 60]
+
+
+def test_frames_are_counted_within_the_memory_that_reading_them_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six small frames, then six of 64 megapixels."""
+    av = pytest.importorskip("av")
+    small, large = (cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes() for side in (64, 8000))
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25, width=64, height=64, pix_fmt="yuvj420p")
+        for number in range(12):
+            packet = av.Packet(small if number < 6 else large)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
+            container.mux(packet)
+    monkeypatch.setattr("faces.videos.OPENING_BYTES", 1 << 26)
+    reader = FrameReader(tmp_path / "a.mkv", count=3)
+    reader.declared_frames = 0
+    assert [position for position, _ in reader] == [0, 2, 5]
 
 
 @pytest.mark.parametrize("ending", ["mkv", "webm", "mp4"])
@@ -577,6 +602,7 @@ def test_names_with_spaces_commas_and_other_letters(dataset: Path, clip: Path) -
         (["--margin", "0"], "--margin: '0'"),
         (["--num_shards", "2", "--shard", "2"], "--shard 2"),
         (["--num_shards", "2", "--jobs", "2"], "--num_shards"),
+        (["--shard", "0", "--jobs", "2"], "--shard"),
         (["--num_shards", "2"], "--shard 0"),
         (["--nodes", "2"], "--nodes"),
         (["--submit", "slurm", "--jobs", "2"], "--nodes"),
@@ -605,6 +631,13 @@ def test_faces_of_another_recipe_are_refused(dataset: Path, capsys: pytest.Captu
     assert preprocessing.main(arguments(dataset, "--margin", "1.5")) == 2
     assert "margin 1.3, not 1.5" in capsys.readouterr().err
     assert inodes_and_times(dataset) == before
+
+
+def test_a_recipe_with_another_entry_is_refused(tmp_path: Path) -> None:
+    claim_folder(tmp_path / "faces", {"every": 5, "newer": 2})
+    (tmp_path / "faces/train").mkdir()
+    with pytest.raises(InputError, match="made with newer 2, not None;"):
+        claim_folder(tmp_path / "faces", {"every": 5})
 
 
 def test_folders_of_another_origin_are_refused(dataset: Path, capsys: pytest.CaptureFixture) -> None:
@@ -666,6 +699,13 @@ def test_all_faces_have_their_own_folders(two_people: Path) -> None:
     videos = read_real_videos(two_people)
     assert [len(video.images) for video in videos] == [4, 3]
     assert Image.open(two_people / "labels/folder/contact_sheet.png").height == 4 * (SHEET_SIDE + 16)
+
+
+def test_a_damaged_image_in_the_contact_sheet_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "0000.png")
+    (tmp_path / "0000.png").write_bytes((tmp_path / "0000.png").read_bytes()[:-20])
+    with pytest.raises(InputError, match="0000.png: image file is truncated"):
+        write_contact_sheet([SourceVideo(tmp_path, str(tmp_path), 0, "test")], tmp_path, tmp_path / "sheet.png")
 
 
 def read_real_videos(root: Path) -> list[Video]:
@@ -787,6 +827,12 @@ def test_an_interrupted_run_continues(
     for name in ("train_real.txt", "val_real.txt", "test_fake.txt"):
         written, expected = (root / "labels/folder" / name for root in (tmp_path, uninterrupted))
         assert written.read_text() == expected.read_text()
+
+
+def test_the_extraction_can_end_after_any_video(dataset: Path) -> None:
+    with closing(extract(dataset)) as outcomes:
+        assert next(outcomes).failure is None
+    assert len(images(dataset)) == 2 and not list((dataset / "faces").rglob(".*"))
 
 
 @pytest.mark.slow
@@ -959,14 +1005,23 @@ def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [("print('details', file=sys.stderr)\nsys.exit('the cause')", "the cause"), ("sys.exit('')", "exit status 1")],
+)
 def test_a_failed_job_is_named(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    script: str,
+    cause: str,
 ) -> None:
-    (tmp_path / "broken.py").write_text("import sys\nprint('details', file=sys.stderr)\nsys.exit('the cause')")
+    (tmp_path / "broken.py").write_text(f"import sys\n{script}")
     monkeypatch.setattr(preprocessing, "__file__", str(tmp_path / "broken.py"))  # what the jobs run
     assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "2 jobs failed" in error and "the cause" in error
+    assert "2 jobs failed" in error and cause in error
 
 
 @pytest.mark.slow
@@ -992,6 +1047,15 @@ def test_a_partial_download_is_processed_again_when_complete(dataset: Path) -> N
     assert "train/real/0,8\n" in (dataset / "labels/folder/train_real.txt").read_text()
     assert len(list((dataset / "faces/folder/train/real/0").glob("*.png"))) == 8
     assert not list((dataset / "faces").rglob(".*"))
+
+
+def test_the_faces_of_a_replaced_video_are_removed(tmp_path: Path) -> None:
+    source = Source(write_video(tmp_path / "a.mp4"), tmp_path / "faces/a")
+    list(extract_faces([source], Recipe(), fixed_detector, 8, 0, StageTimes()))
+    assert (source.folder / "0000.png").is_file() and is_done(source)
+    write_video(source.file, frames=10, people=())
+    list(extract_faces([source], Recipe(), no_face, 8, 0, StageTimes()))
+    assert os.listdir(tmp_path / "faces") == ["a.failed.json"] and is_done(source)
 
 
 @pytest.mark.slow
