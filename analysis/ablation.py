@@ -44,12 +44,11 @@ from utils.files import entries_of, read_json, write_if_changed
 from utils.progress import progress
 
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
-CHANGE = "video AUC minus default"
 
 
 def seeds(text: str) -> list[int]:
     """Parse a comma-separated list of different integers >= 0."""
-    found = [parse.number(int, 0)(part) for part in text.split(",")]
+    found = [parse.count_or_zero(part) for part in text.split(",")]
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"'{text}' is not a comma-separated list of different integers")
     return found
@@ -87,7 +86,16 @@ if __name__ == "__main__":
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.study import BLUE, ORANGE, format_mean, mean_and_deviation, prepare_folder, study_name, write_study
+from analysis.study import (
+    BLUE,
+    ORANGE,
+    format_change,
+    format_mean,
+    mean_and_deviation,
+    prepare_folder,
+    study_name,
+    write_study,
+)
 from evaluation.intervals import auc_difference
 from evaluation.metrics import score_videos
 from evaluation.predictions import Scores, read_predictions
@@ -142,21 +150,13 @@ def summarise(values: list[float | None]) -> dict[str, Any]:
 
 def make_table(tables: Tables) -> list[list[str]]:
     """Return the header and one row per configuration."""
-    rows = [
-        [name, row["label"], str(row["finished"]), *(format_mean(row[metric]) for metric in METRICS), change_of(row)]
-        for name, rows in tables.items()
-        for row in rows
-    ]
-    return [["table", "arguments", "runs", *METRICS.values(), CHANGE], *rows]
-
-
-def change_of(row: dict[str, Any]) -> str:
-    """Format the video AUC minus the video AUC of the default, with its interval."""
-    change = row["change"]
-    if change is None:
-        return "-"
-    interval = change["interval"]
-    return f"{change['difference']:+.4f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
+    table = [["table", "arguments", "runs", *METRICS.values(), "video AUC minus default"]]
+    for name, rows in tables.items():
+        for row in rows:
+            change = row["change"]
+            shown = "-" if change is None else format_change(change["difference"], change["interval"])
+            table.append([name, row["label"], str(row["finished"]), *(format_mean(row[m]) for m in METRICS), shown])
+    return table
 
 
 def describe_cells(failed: list[dict[str, str]]) -> str:

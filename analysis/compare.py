@@ -23,11 +23,7 @@ class CompareArguments:
 
     run_a: Path = parse.positional(parse.path, "folder of the first tested run")
     run_b: Path = parse.positional(parse.path, "folder of the second tested run; the study is written here")
-    video_score: str = parse.argument(
-        "mean",
-        parse.video_score,
-        parse.VIDEO_SCORE_TEXT,
-    )
+    video_score: str = parse.argument("mean", parse.video_score, parse.VIDEO_SCORE_TEXT)
 
 
 def parse_arguments(argv: list[str] | None) -> CompareArguments:
@@ -45,7 +41,7 @@ if __name__ == "__main__":
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.study import BLUE, GREY, write_study
+from analysis.study import BLUE, GREY, plot_text, write_study
 from evaluation.intervals import auc_difference
 from evaluation.metrics import score_videos
 from evaluation.predictions import Scores, read_predictions
@@ -160,17 +156,17 @@ def make_table(results: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def draw(results: dict[str, dict[str, Any]], first: Path, second: Path) -> Figure:
     """Draw each difference with its interval, one row per dataset and unit."""
-    rows = [(f"{dataset}\n{unit}", result) for dataset, units in results.items() for unit, result in units.items()]
+    rows = [(dataset, unit, result) for dataset, units in results.items() for unit, result in units.items()]
     figure = Figure(figsize=(7.5, 1.5 + 0.6 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1, zorder=0)
-    for y, (_, result) in enumerate(rows):
+    for y, (_, _, result) in enumerate(rows):
         if result["interval"]:  # a dot without an interval would look exact
             axes.plot(result["interval"], [y, y], color=BLUE, linewidth=2, solid_capstyle="butt")
             axes.plot(result["difference"], y, "o", color=BLUE)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [f"{plot_text(dataset)}\n{unit}" for dataset, unit, _ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    names = f"A: {first.resolve().name}\nB: {second.resolve().name}"
+    names = f"A: {plot_text(first.resolve().name)}\nB: {plot_text(second.resolve().name)}"
     axes.set_xlabel(f"AUC of B minus AUC of A, with 95 % interval\n{names}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)

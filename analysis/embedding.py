@@ -11,7 +11,6 @@ from utils.process import exit_on_interrupt  # isort: skip
 
 exit_on_interrupt(__name__, "analysis.embedding")  # before the slow imports
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +33,7 @@ class EmbeddingArguments(StudyArguments):
     method: str = parse.argument(
         "tsne", parse.one_of(*METHODS), "projection to two dimensions: tsne (keeps neighbours together) or pca (linear)"
     )
-    group_by: str | None = parse.argument(
-        None,
-        parse.pattern,
-        parse.GROUP_BY_TEXT,
-    )
+    group_by: str | None = parse.argument(None, parse.pattern, parse.GROUP_BY_TEXT)
 
 
 def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
@@ -61,6 +56,7 @@ from torch.utils.tensorboard import SummaryWriter
 from analysis.study import (
     BLUE,
     ORANGE,
+    plot_text,
     read_test_set,
     run_on_test_set,
     run_study,
@@ -72,7 +68,7 @@ from datasets.labels import CLASSES
 from evaluation.metrics import FFPP_MANIPULATION, group_of
 from models.checkpoints import load_trained
 from models.lib_network import LIBNetwork
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files import atomic_folder
 from utils.progress import progress
 from utils.world import World
@@ -110,8 +106,10 @@ def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
         seed: seed of both methods.
 
     Returns:
-        N x 2, without a unit.
+        N x 2, without a unit; zeros if the features of all images are equal.
     """
+    if (features == features[0]).all():  # such as of a dead block; t-SNE would end the process
+        return np.zeros((len(features), 2))
     from sklearn.decomposition import PCA  # takes a second to import
     from sklearn.manifold import TSNE
 
@@ -147,7 +145,7 @@ def draw(planes: list[np.ndarray], titles: list[str], labels: np.ndarray, groups
     kinds = [(CLASSES[0], labels == 0, BLUE, "o")]
     for i, name in enumerate(sorted(set(group[labels == 1]))):
         inside = (labels == 1) & (group == name)
-        kinds.append((name, inside, WARM[i % len(WARM)], MARKERS[i % len(MARKERS)]))
+        kinds.append((plot_text(name), inside, WARM[i % len(WARM)], MARKERS[i % len(MARKERS)]))
     size = float(np.clip(12000 / len(labels), 9, 25))  # square points
     for axes, title, plane in zip(panels.flat, titles, planes, strict=False):
         # Random layers, so that no group hides another.
@@ -181,8 +179,7 @@ def write_projector(folder: Path, features: dict[str, np.ndarray], metadata: lis
         features: N x d by name.
         metadata: N rows of label, group and path.
     """
-    # A tab or line break in a path would end the cell.
-    rows = [[re.sub(r"\s", " ", cell) for cell in row] for row in metadata]
+    rows = [[one_line(cell) for cell in row] for row in metadata]  # a tab or line break in a path would end the cell
     with atomic_folder(folder) as new, SummaryWriter(new) as writer:
         for name, values in features.items():
             writer.add_embedding(values, rows, tag=name, metadata_header=["label", "group", "path"])

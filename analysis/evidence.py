@@ -25,7 +25,6 @@ from utils.command import check_command_line
 class EvidenceArguments(StudyArguments):
     """All arguments of the study; the help texts document the fields."""
 
-    test_bs: int = parse.argument(32, parse.count, "batch size, in images")
     max_images: int | None = parse.argument(
         200, parse.count, "maximum number of images, evenly spaced over the test set"
     )
@@ -300,14 +299,14 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def draw(pictures: list[np.ndarray], titles: list[str], maps: list[Tensor], shared: list[list[float | None]]) -> Figure:
+def draw(pictures: list[np.ndarray], titles: list[str], maps: list[Tensor], shared: np.ndarray) -> Figure:
     """Draw images with each block's map, its hot pixels outlined, beside the matrix of the blocks' IoU.
 
     Args:
         pictures: the images, size x size x 3 each, uint8, RGB.
         titles: title of each image.
         maps: n x size x size for each image, 0 to 1.
-        shared: n x n, mean IoU of two blocks; None if it is not defined.
+        shared: n x n, mean IoU of two blocks; NaN if it is not defined.
     """
     n, rows = len(shared), len(pictures)
     matrix_width = 0.0 if n == 1 else 2.2 + 0.5 * n
@@ -336,18 +335,16 @@ def draw(pictures: list[np.ndarray], titles: list[str], maps: list[Tensor], shar
     return figure
 
 
-def draw_matrix(figure: SubFigure, shared: list[list[float | None]]) -> None:
+def draw_matrix(figure: SubFigure, shared: np.ndarray) -> None:
     """Draw the mean IoU of every two blocks as a matrix of numbers with an empty diagonal."""
     n = len(shared)
-    values = np.array(shared, dtype=float)
-    np.fill_diagonal(values, np.nan)
     axes = figure.subplots()
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shared, cmap="Blues", vmin=0, vmax=1)
     for i in range(n):
         for j in range(n):
-            text = "" if i == j else "-" if math.isnan(values[i, j]) else f"{values[i, j]:.2f}"
+            text = "" if i == j else "-" if math.isnan(shared[i, j]) else f"{shared[i, j]:.2f}"
             axes.text(
-                j, i, text, ha="center", va="center", fontsize=9, color="white" if values[i, j] > 0.6 else "black"
+                j, i, text, ha="center", va="center", fontsize=9, color="white" if shared[i, j] > 0.6 else "black"
             )
     axes.set_xticks(range(n), [str(i + 1) for i in range(n)])
     axes.set_yticks(range(n), [str(i + 1) for i in range(n)])
@@ -403,10 +400,10 @@ def run(args: EvidenceArguments, world: World) -> None:
         **result,
         "of_images": [dict(zip(("path", "label", "score", "overlap", "drops"), row, strict=True)) for row in of_images],
     }
-    shared: list[list[float | None]] = [[None] * network.num_LIBs for _ in range(network.num_LIBs)]
+    shared = np.full((network.num_LIBs, network.num_LIBs), np.nan)
     for pair in numbers["pairs"]:
         i, j = (block - 1 for block in pair["blocks"])
-        shared[i][j] = shared[j][i] = pair["mean"]
+        shared[i, j] = shared[j, i] = pair["mean"]  # None becomes NaN
     some = evenly_spaced(len(positions), SHOWN)
     figure = draw(
         [picture(faces, positions[k]) for k in some],

@@ -171,7 +171,7 @@ def make_plan(args: ReproduceArguments, passed_on: list[str]) -> tuple[list[Step
     needed = test_sets if args.table == "within" else [TRAINING_SET, *test_sets]
     absent = [name for name in needed if not available(name)]
     tested = [name for name in test_sets if name not in absent]
-    if absent == needed or (args.table != "within" and TRAINING_SET in absent) or (test_sets and not tested):
+    if (args.table != "within" and TRAINING_SET in absent) or (test_sets and not tested):
         raise InputError(
             f"--table {args.table}: {absent[0]} is not prepared in {args.dataset_root / absent[0]} and has no folder "
             f"in --videos; give --videos {base_name(absent[0])}=FOLDER."

@@ -30,11 +30,7 @@ class RobustnessArguments(StudyArguments):
     corruptions: list[str] = parse.argument(
         list(CORRUPTIONS), parse.some_of("corruption", CORRUPTIONS), "comma-separated corruptions to apply"
     )
-    video_score: str = parse.argument(
-        "mean",
-        parse.video_score,
-        parse.VIDEO_SCORE_TEXT,
-    )
+    video_score: str = parse.argument("mean", parse.video_score, parse.VIDEO_SCORE_TEXT)
 
 
 def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
@@ -58,6 +54,7 @@ from analysis.study import (
     GREY,
     ORANGE,
     evenly_spaced,
+    format_change,
     prepare_folder,
     read_test_set,
     run_study,
@@ -73,8 +70,6 @@ from models.checkpoints import load_trained
 from utils.devices import worker_count
 from utils.errors import InputError
 from utils.world import World
-
-Version = tuple[str, float]  # name and strength of a corruption
 
 
 class CorruptedFaces(Dataset):
@@ -95,8 +90,7 @@ class CorruptedFaces(Dataset):
         self.faces = faces
         self.chosen = chosen
         self.seed = seed
-        self.versions: list[Version | None] = [None]
-        self.versions += [(name, strength) for name in names for strength in CORRUPTIONS[name].strengths]
+        self.corruptions = [(name, strength) for name in names for strength in CORRUPTIONS[name].strengths]
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -108,7 +102,7 @@ class CorruptedFaces(Dataset):
         clean, label, position = item
         image = np.ascontiguousarray(clean.permute(1, 2, 0).numpy())
         versions = [clean]
-        for name, strength in filter(None, self.versions):
+        for name, strength in self.corruptions:
             corrupted = CORRUPTIONS[name].apply(image, strength, np.random.default_rng([self.seed, position]))
             versions.append(torch.from_numpy(np.ascontiguousarray(corrupted.transpose(2, 0, 1))))
         return torch.stack(versions), label, position
@@ -146,7 +140,7 @@ def score_versions(
     loader = make_loader(faces, batch_size, num_workers, world)
 
     def version_scores(outputs: Logits) -> Tensor:
-        return fake_probability(outputs).view(-1, len(faces.versions))
+        return fake_probability(outputs).view(-1, 1 + len(faces.corruptions))
 
     return evaluate(
         network, loader, world, channels=channels, bad_images=bad_images, title="robustness", output_fn=version_scores
@@ -211,13 +205,6 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     )
 
 
-def format_change(row: dict[str, Any], clean: dict[str, Any], key: str) -> str:
-    """Return the change of an AUC, with its interval if it has one."""
-    interval = row[f"{key}_change_interval"]
-    text = f"{row[key] - clean[key]:+.4f}"
-    return f"{text} [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else text
-
-
 def make_table(numbers: dict[str, Any]) -> list[list[str]]:
     """Return the header, the row without corruption, and one row per corruption and strength."""
     clean = numbers["clean"]
@@ -225,8 +212,10 @@ def make_table(numbers: dict[str, Any]) -> list[list[str]]:
     for name, results in numbers["corruptions"].items():
         corruption = CORRUPTIONS[name]
         for row in results:
-            changes = [[f"{row[key]:.4f}", format_change(row, clean, key)] for key in ("auc", "video_auc")]
-            rows.append([corruption.title, f"{corruption.axis_label} {row['strength']:g}", *changes[0], *changes[1]])
+            cells = [corruption.title, f"{corruption.axis_label} {row['strength']:g}"]
+            for key in ("auc", "video_auc"):
+                cells += [f"{row[key]:.4f}", format_change(row[key] - clean[key], row[f"{key}_change_interval"])]
+            rows.append(cells)
     return [["corruption", "strength", "frame AUC", "change", "video AUC", "change"], *rows]
 
 
@@ -297,9 +286,8 @@ def run(args: RobustnessArguments, world: World) -> None:
         raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
     measured = [measure(clean, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}
-    for version, result in zip(faces.versions, measured, strict=True):
-        if version is not None:
-            corruptions[version[0]].append({"strength": version[1], **result})
+    for (name, strength), result in zip(faces.corruptions, measured[1:], strict=True):
+        corruptions[name].append({"strength": strength, **result})
     numbers = {
         "checkpoint": str(args.model),
         "checkpoint_sha256": checkpoint["sha256"],

@@ -8,6 +8,7 @@ from typing import IO, Any, NamedTuple
 from utils import parsing as parse
 from utils.errors import InputError
 from utils.files import read_json
+from utils.process import Stopped
 from utils.training_arguments import (
     NOT_INHERITED,
     TrainingArguments,
@@ -148,10 +149,13 @@ def execute(script: str, arguments: list[str], log: Path) -> bool:
 
 
 def call(command: list[str], out: IO[str]) -> int:
-    """Run a command with its output in a file, and return its exit code; after Ctrl-C, wait for its checkpoint."""
+    """Run a command with its output in a file, and return its exit code; after a signal, wait for its checkpoint."""
     with subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
         try:
             return process.wait()
+        except Stopped as stop:
+            process.send_signal(stop.number)
+            raise
         except KeyboardInterrupt:
             process.wait()  # Ctrl-C has reached it too
             raise

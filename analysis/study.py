@@ -19,7 +19,7 @@ from evaluation.report import write_report
 from utils.command import run_command
 from utils.data_roots import root_of
 from utils.devices import worker_count
-from utils.errors import InputError
+from utils.errors import InputError, one_line
 from utils.files import atomic_write, entries_of, write_json
 from utils.tables import format_rows
 from utils.world import World
@@ -204,3 +204,13 @@ def format_mean(result: dict[str, Any] | None, sign: str = "") -> str:
     if result is None or result["mean"] is None:
         return "-"
     return f"{result['mean']:{sign}.4f}" + ("" if result["std"] is None else f" ± {result['std']:.4f}")
+
+
+def plot_text(name: str) -> str:
+    """Return a name as Matplotlib can draw it: without invalid bytes, and with a $ that starts no formula."""
+    return one_line(name).replace("$", r"\$")
+
+
+def format_change(change: float, interval: list[float] | None) -> str:
+    """Format a difference of two AUCs, with its interval if it has one."""
+    return f"{change:+.4f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")

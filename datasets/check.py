@@ -329,6 +329,7 @@ def run(args: CheckArguments) -> int:
     counts, found = summary(folders, sizes), any(problems.values())
     print(report(counts, problems))
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.name, "splits": counts, "problems": problems})
     print(f"\n{args.name}: {'problems found' if found else 'no problem found'}")
     return int(found)

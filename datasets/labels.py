@@ -7,7 +7,6 @@ absolute. It may contain spaces but no commas.
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,10 +228,8 @@ def oversampling_factor(dataset: str, videos: list[Video], oversample: str) -> i
     if oversample == "paper":
         return 1 if "/" in dataset else PAPER_OVERSAMPLING.get(dataset.split("_")[0], 1)
     if oversample == "auto":
-        frames: Counter[int] = Counter()
-        for video in videos:
-            frames[video.label] += len(video.images)
-        return max(1, round(frames[1] / frames[0]))
+        real, fake = (sum(len(video.images) for video in videos if video.label == label) for label in (0, 1))
+        return max(1, round(fake / real))
     return int(oversample)
 
 

@@ -196,16 +196,11 @@ def append(folder: Path, pack: Pack | None, sources: list[Source], size: int, nu
             encoded, of_images = source.names.encoded.view(np.uint8), np.array(checksums, np.uint32)
             stamp = (source.changed, source.first, source.fingerprint, checksum_of(encoded, of_images))
             line += index_line(Entry(source.path, row, count, offset, width, unreadable, *stamp))
-            rest: dict[str, bytes | memoryview] = {
-                IMAGES: b"",
-                CHECKSUMS: of_images.data,
-                NAMES: encoded.data,
-                INDEX: line,
-            }
-            for name, content in rest.items():  # the index last
-                files[name].write(content)
-                files[name].flush()
-                os.fsync(files[name].fileno())
+            rest: tuple[bytes | memoryview, ...] = b"", of_images.data, encoded.data, line
+            for file, content in zip(files.values(), rest, strict=True):  # the index last
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             row, offset = row + count, offset + count * width
             ends |= {IMAGES: row * size * size * 3, CHECKSUMS: 4 * row, NAMES: offset, INDEX: ends[INDEX] + len(line)}
             line, checksums, unreadable = b"", [], []

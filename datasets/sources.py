@@ -129,7 +129,8 @@ def group_folders(paths: Sequence[str], sources_file: Path) -> Groups:
     origins = [known.get(path) or origin_of_path(path) for path in paths]
     units = {"source" if o.sources else "identity" if o.people else "video" for o in origins}
     links = [sorted(origin.sources or origin.people or {origin.video}) for origin in origins]
-    names = sorted({name for linked in links for name in linked} | {origin.video for origin in origins})
+    linked_names = {name for linked in links for name in linked}
+    names = sorted(linked_names | {origin.video for origin in origins})
     number = {name: i for i, name in enumerate(names)}
     pairs = [
         (number[origin.video], number[name]) for origin, linked in zip(origins, links, strict=True) for name in linked
@@ -137,8 +138,6 @@ def group_folders(paths: Sequence[str], sources_file: Path) -> Groups:
     rows, columns = zip(*pairs, strict=True)
     graph = scipy.sparse.coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(names), len(names)))
     _, component = scipy.sparse.csgraph.connected_components(graph, directed=False)
-    name_of: dict[int, str] = {}
-    for name in sorted({name for linked in links for name in linked}):
-        name_of.setdefault(component[number[name]], name)
+    name_of = {component[number[name]]: name for name in sorted(linked_names, reverse=True)}  # the first name stays
     videos = [origin.video for origin in origins]
     return Groups(videos, [name_of[component[number[video]]] for video in videos], " or ".join(sorted(units)))

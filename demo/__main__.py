@@ -38,7 +38,7 @@ class DemoArguments:
         Path("dataset/demo"), parse.path, "output folder; an older synthetic dataset in it is replaced"
     )
     seed: int = parse.argument(0, parse.count_or_zero, "seed of all random numbers")
-    size: int = parse.argument(64, parse.number(int, 32), "side of a frame in pixels")
+    size: int = parse.argument(64, parse.number(int, 32, high=parse.MAX_SIZE), "side of a frame in pixels")
     people: list[int] = parse.argument([48, 12, 20], three_counts, "number of people in train, val and test")
     videos_per_person: int = parse.argument(4, parse.count, "videos per person, an even number; half of them are fake")
     frames: int = parse.argument(6, parse.count, "frames per video")

@@ -216,6 +216,8 @@ def make_demo(
     out = Path(out).resolve()
     _check_settings(seed, size, people, videos_per_person, frames, processes)
     root = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    if "," in root.as_posix():
+        raise InputError(f"--out {out}: paths in label files cannot contain commas; give another folder.")
     settings = {
         "version": VERSION,
         "seed": seed,

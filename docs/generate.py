@@ -66,10 +66,9 @@ def argument_table(arguments: Any) -> str:
             group = metadata["group"]
             rows.append(f"| **{group}** | | |")
         name = item.name.upper() if metadata.get("positional") else f"`--{item.name}`"
-        default = default_of(item)
-        shown = f"`{show_default(default)}`" if show_default(default) else ""
-        text = metadata["text"].replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| {name} | {shown} | {text} |")
+        shown = show_default(default_of(item))
+        text = metadata["text"].replace("|", "\\|")
+        rows.append(f"| {name} | {shown and f'`{shown}`'} | {text} |")
     return "\n".join(rows)
 
 

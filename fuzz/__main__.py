@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OUT = Path("output/fuzz")
 PACKAGES = (
     "analysis", "corpora", "datasets", "demo", "engine", "evaluation", "faces", "inference", "models", "preprocessing",
-    "run_folder", "scoring", "training", "utils",
+    "run_folder", "scoring", "train_state", "training", "utils",
 )  # fmt: skip
 ROW = "{:<26}" + "{:>10}" * 5
 COUNTS = struct.Struct("qq")  # cases that were refused and answered, in memory that both processes see

@@ -4,7 +4,6 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def _read_frames(file: Path, **sampled: int) -> None:
         reader = FrameReader(file, **sampled)
         assert 0 < reader.fps < 1000 and reader.declared_frames >= 0
         positions = []
-        for position, frame in _limited(iter(reader)):
+        for position, frame in islice(reader, FRAMES):
             _check_frame(frame)
             positions.append(position)
         assert positions == sorted(set(positions)) and all(np.diff(reader.times) > 0), (positions, reader.times)
@@ -132,10 +131,6 @@ def _read_frames(file: Path, **sampled: int) -> None:
             raise InputError("no frame")
     except VideoError as error:
         raise InputError(str(error)) from error
-
-
-def _limited(frames: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    return islice(frames, FRAMES)
 
 
 def check_image(content: bytes, folder: Path) -> bool:

@@ -45,8 +45,7 @@ def _saved(content: Any, **options: Any) -> bytes:
 @cache
 def small_state() -> dict[str, Tensor]:
     """Return the state dict of a network of one LIB, with zeros that take no space in a file."""
-    state = to_official(build_network(MODEL, 1, SIZE).state_dict(), MODEL)
-    return small(state)
+    return small(to_official(build_network(MODEL, 1, SIZE).state_dict(), MODEL))
 
 
 def small(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -308,7 +308,7 @@ def test_each_image_is_decoded_once_and_workers_do_not_matter(tiny: Path, monkey
     # A version is the corruption of the resized image.
     noisy = CORRUPTIONS["noise"].apply(test_set[7][0].permute(1, 2, 0).numpy(), 8, np.random.default_rng([0, 7]))
     outputs = wrapped(normalise(torch.from_numpy(noisy).permute(2, 0, 1)[None]))
-    column = robustness.CorruptedFaces(test_set, [0], names).versions.index(("noise", 8))
+    column = 1 + robustness.CorruptedFaces(test_set, [0], names).corruptions.index(("noise", 8))
     assert fake_probability(outputs).item() == pytest.approx(scores[7, column], abs=1e-6)
 
 
@@ -500,6 +500,23 @@ def test_pca_and_tsne_of_planted_clusters() -> None:
     nearest = np.argsort(np.linalg.norm(plane[:, None] - plane, axis=2), axis=1)[:, 1]
     assert (nearest // 15 == np.arange(30) // 15).mean() > 0.9
     assert embedding.project(features[:4], "tsne").shape == (4, 2)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_equal_features_have_one_place(method: str) -> None:
+    plane = embedding.project(np.ones((40, 8), np.float32), method)
+    assert plane.shape == (40, 2) and not plane.any()
+
+
+def test_names_that_are_not_utf_8_or_hold_a_formula(tmp_path: Path) -> None:
+    name = "caf\udce9 $\\no$"
+    embedding.write_projector(tmp_path / "projector", {"G": np.ones((4, 2))}, [["fake", name, f"{name}/0.png"]] * 4)
+    lines = (tmp_path / "projector/00000/G/metadata.tsv").read_text().splitlines()
+    assert lines[4] == "fake\tcaf\\udce9 $\\no$\tcaf\\udce9 $\\no$/0.png"
+    labels, groups = np.array([0, 0, 1, 1]), ["real", "real", name, name]
+    embedding.draw([np.eye(4, 2)], ["G"], labels, groups, "pca").savefig(tmp_path / "embedding.png")
+    result = {"frames": {"difference": 0.0, "interval": [-0.1, 0.1]}}
+    compare.draw({name: result}, tmp_path / name, tmp_path / "b").savefig(tmp_path / "compare.png")
 
 
 def test_silhouette_by_hand() -> None:

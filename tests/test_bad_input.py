@@ -411,6 +411,11 @@ def test_gpu_out_of_memory(refused: Refused, trained: Path, monkeypatch: pytest.
     refused("--name", "e", *test, says=("memory",), started=True)
 
 
+def test_out_of_memory_in_numpy(capsys: pytest.CaptureFixture) -> None:
+    assert run_command("training.py", lambda: np.empty(10**17).size, "a smaller --bs") == 2
+    assert capsys.readouterr().err == "training.py: error: out of memory; try a smaller --bs.\n"
+
+
 def test_a_killed_loading_process(refused: Refused, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = FaceImages.__getitem__
 

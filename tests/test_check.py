@@ -16,8 +16,8 @@ from tests.conftest import make_dataset
 def run(root: Path, code: int) -> dict[str, list[str]]:
     """Check the tiny dataset; return the problems by check, without the checks that found none."""
     where = ["--dataset_root", str(root / "labels"), "--data_root", str(root / "faces"), "--num_workers", "0"]
-    assert check.main(["tiny", *where, "--json", str(root / "check.json")]) == code
-    content = json.loads((root / "check.json").read_text())
+    assert check.main(["tiny", *where, "--json", str(root / "new/check.json")]) == code
+    content = json.loads((root / "new/check.json").read_text())
     assert set(content["problems"]) == set(check.CHECKS)
     return {name: lines for name, lines in content["problems"].items() if lines}
 
@@ -30,7 +30,7 @@ def faces(tiny: Path) -> Path:
 def test_a_dataset_without_problems(tiny: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copy(tiny / "faces/tiny/val/real/000/0000.png", tiny / "faces/tiny/val/real/000/0001.png")  # one video
     assert run(tiny, 0) == {}
-    counts = json.loads((tiny / "check.json").read_text())["splits"]
+    counts = json.loads((tiny / "new/check.json").read_text())["splits"]
     assert counts["train fake"] == {"folders": 2, "images": 6, "in_label_files": 6, "sizes": {"40x40": 6}}
     assert "40x40 (6)" in capsys.readouterr().out
 

@@ -211,9 +211,12 @@ def test_settings_out_of_range_are_refused(wrong: dict, tmp_path: Path) -> None:
         ("--people", "many", ["--people", "'many'"]),
         ("--people", "1,2", ["--people", "'1,2'"]),
         ("--size", "8", ["--size", "'8'", "32"]),
+        ("--size", "100000", ["--size", "'100000'", "2048"]),
         ("--frame", "6", ["--frame", "'--frames'"]),
         ("--videos_per_person", "3", ["--videos_per_person", "3"]),
         ("--out", "/proc/no/data", ["/proc/no"]),
+        ("--out", "/proc/data", ["/proc/data"]),
+        ("--out", "a,b", ["--out", "a,b", "commas"]),
     ],
 )
 def test_wrong_argument_is_one_line(flag: str, value: str, words: list[str], capsys: pytest.CaptureFixture) -> None:

@@ -6,6 +6,7 @@ import struct
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
@@ -159,6 +160,14 @@ def test_a_damaged_tiff_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixt
     with pytest.raises(InputError):
         read_image(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_that_read_tiffs_keep_standard_error(tmp_path: Path) -> None:
+    grey(100).save(tmp_path / "a.tif")
+    before = os.fstat(2)
+    with ThreadPoolExecutor(4) as pool:
+        assert len({image.tobytes() for image in pool.map(read_image, [tmp_path / "a.tif"] * 200)}) == 1
+    assert os.path.samestat(os.fstat(2), before)
 
 
 @pytest.mark.parametrize("ending", ["gif", "avif"])

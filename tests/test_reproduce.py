@@ -20,6 +20,7 @@ from tests.conftest import ROOT, TINY
 from tests.test_analysis import assert_fails
 from tests.test_preprocessing import LAYOUTS, fixed_detector, write_video
 from utils.data_roots import DataRoots, base_name, has_root, root_of
+from utils.process import Stopped, stop_on_signals
 from utils.training_arguments import TrainingArguments
 
 DATASETS = ("FF++_c23", "Celeb-DF-v1", "Celeb-DF-v2", "DFDC-Preview", "DFDC")
@@ -246,5 +247,15 @@ def test_a_resumed_run_may_have_an_automatic_precision(tmp_path: Path) -> None:
 def test_ctrl_c_waits_for_the_checkpoint_of_a_run(tmp_path: Path) -> None:
     script = "import os, signal, time, sys; os.kill(os.getppid(), signal.SIGINT); time.sleep(1); open(sys.argv[1], 'w')"
     with (tmp_path / "log").open("w") as log, pytest.raises(KeyboardInterrupt):
+        runs.call([sys.executable, "-c", script, str(tmp_path / "saved")], log)
+    assert (tmp_path / "saved").exists()
+
+
+def test_sigterm_ends_the_run_too(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); os.kill(os.getppid(), 15);"
+        "signal.sigtimedwait([15], 30) and open(sys.argv[1], 'w')"
+    )
+    with (tmp_path / "log").open("w") as log, stop_on_signals(), pytest.raises(Stopped):
         runs.call([sys.executable, "-c", script, str(tmp_path / "saved")], log)
     assert (tmp_path / "saved").exists()

@@ -86,7 +86,7 @@ def _run(
     except OSError as error:
         caught = error
         sentence = _describe(error)
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         from utils.devices import is_out_of_memory  # imports PyTorch
         from utils.world import is_lost_connection
 
@@ -96,7 +96,7 @@ def _run(
                 "a data loading process was killed, usually because memory ran out (in a container, shared "
                 f"memory: --shm-size); try fewer --num_workers or {less_memory}{how_to_continue()}."
             )
-        elif is_out_of_memory(error):
+        elif isinstance(error, MemoryError) or is_out_of_memory(error):
             sentence = f"out of memory; try {less_memory}."
         elif is_lost_connection(error):
             sentence = (

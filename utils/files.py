@@ -38,7 +38,7 @@ def create_part(target: Path, folder: bool = False) -> tuple[Path, int]:
                 part.mkdir(parents=True)
             descriptor = os.open(locked, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
-            if folder and isinstance(error, FileNotFoundError):
+            if folder and isinstance(error, FileNotFoundError) and error.filename == str(locked):
                 continue  # removed by another process before the lock
             raise OSError(error.errno, error.strerror, str(target)) from error
         if _lock(descriptor, wait=True) is None or locked.exists():

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ BROKEN_IMAGE = (
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None  # `open_image` has its own limit; Pillow would also warn about images below it
 _max_megapixels: float = MAX_MEGAPIXELS
+_stderr_lock = threading.Lock()  # two threads would redirect standard error for good
 
 
 def set_max_megapixels(limit: float) -> None:
@@ -111,14 +113,15 @@ def _without_messages(image: Image.Image) -> Iterator[None]:
     if image.format != "TIFF":
         yield
         return
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    with _stderr_lock:
+        kept = os.dup(2)
+        try:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def read_image(path: Path, exif_rotation: bool = False) -> np.ndarray:

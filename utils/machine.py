@@ -2,10 +2,10 @@
 
 import platform
 import re
+import subprocess
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 import torch
 
@@ -32,14 +32,9 @@ def find_commit() -> str | None:
         return None
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        with Popen(command, stdout=PIPE, stderr=DEVNULL, text=True) as git:
-            try:
-                return git.communicate(timeout=10)[0].strip() or None
-            except TimeoutExpired:
-                git.kill()
-    except OSError:
-        pass
-    return None
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
 
 
 def cpu_name() -> str:

@@ -1,12 +1,12 @@
 """Test protocols of the paper and of other projects; docs/protocols.md compares them and names the sources."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from utils.data_roots import base_name
 from utils.errors import InputError
+from utils.parsing import show_default
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def check_protocol(protocol: str | None, given: dict[str, Any]) -> None:
         value = given[name]
         if not set(value) <= set(wanted) if name == "dataset" else value != wanted:
             raise InputError(
-                f"--{name} {_as_typed(value)} contradicts --protocol {protocol}, which has {_as_typed(wanted)}; leave "
-                "out one of the two flags."
+                f"--{name} {show_default(value) or None} contradicts --protocol {protocol}, which has "
+                f"{show_default(wanted) or None}; leave out one of the two flags."
             )
 
 
@@ -82,7 +82,3 @@ def check_unknown(tested: list[str], trained: list[str]) -> None:
 def _videos_of(dataset: str) -> str:
     """Return the name of a dataset without split, manipulation and compression: FF++_c40_all has the videos of FF++."""
     return re.sub("_(raw|c23|c40)$", "", base_name(dataset).partition("/")[0])
-
-
-def _as_typed(value: str | int | Sequence[str] | None) -> str:
-    return ",".join(value) if isinstance(value, list) else str(value)

@@ -1,6 +1,7 @@
 """Learning rate schedules."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 from torch.optim import Optimizer
@@ -76,4 +77,4 @@ def cosine_factor(step: int, period: int) -> float:
 def losses_rose(losses: list[float]) -> bool:
     """Return whether the loss rises anywhere within the last five; False if there are fewer."""
     last = losses[-5:]
-    return len(last) == 5 and any(later > earlier for earlier, later in zip(last, last[1:], strict=False))
+    return len(last) == 5 and any(later > earlier for earlier, later in pairwise(last))
