@@ -496,9 +496,11 @@ def test_limits_of_time_queue_and_space(
     assert visitor.upload("a.png", bytes(2**20 + 1))[0] == 413
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + bytes(2**20)
     several = part + b"\r\n" + part + b"\r\n--x--\r\n"  # none of them larger than 1 MB
-    for more in ({}, {"Transfer-Encoding": "chunked", "Content-Length": "9"}):  # the server would ignore the length
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(several), several)
+    both = {"Transfer-Encoding": "chunked", "Content-Length": "9"}  # the server ignores the length
+    for body, headers in ((several, {}), (chunked, both)):
         try:
-            assert visitor.request("gradio_api/upload", several, "multipart/form-data; boundary=x", more)[0] == 413
+            assert visitor.request("gradio_api/upload", body, "multipart/form-data; boundary=x", headers)[0] == 413
         except OSError:  # closed before everything was sent
             pass
     assert visitor.score("a.png", face)[1]["score"] is not None
