@@ -59,7 +59,7 @@ class InferenceArguments:
     evidence: bool = parse.argument(
         False, parse.boolean, "with --annotate: also draw Grad-CAM heatmaps for the class fake"
     )
-    serve: bool = parse.argument(False, parse.boolean, "open a local web page for uploading images and videos")
+    serve: bool = parse.argument(False, parse.boolean, "start a local web page for uploading images and videos")
     host: str = parse.argument(
         "127.0.0.1",
         str,

@@ -30,7 +30,7 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor],
     with torch.no_grad():  # the backward pass ends at the feature maps
         maps = [backbone.forward_features(images) for backbone in network.backbones()]
     if any(x.ndim != 4 for x in maps):
-        raise InputError("heatmaps need the feature maps of a CNN, but this backbone has none; choose another --model.")
+        raise InputError("heatmaps need feature maps, but this backbone has none; choose another --model.")
     with torch.enable_grad():
         maps = [x.requires_grad_() for x in maps]
         features = [backbone.forward_head(x) for backbone, x in zip(network.backbones(), maps, strict=True)]
