@@ -176,7 +176,8 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
         with require_package("PyAV", by="--serve" if args.serve else "--annotate for videos"):
             import av  # noqa: F401  fail before scoring starts
     targets = annotation_targets(files, args.annotate) if args.annotate is not None else {}
-    taken = {file.resolve() for file in (args.model, *files, *targets.values())}
+    given = filter(None, (args.model, args.detector_weights, args.password_file, *files, *targets.values()))
+    taken = {file.resolve() for file in given}
     for flag, target in (("json", args.json), ("csv", args.csv), ("export", args.export)):
         if target is not None:
             if target.is_dir():

@@ -1264,6 +1264,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, image, "--json", tmp_path, says="is a folder; give a file")
     refused(capsys, "--model", model, image, "--csv", image, says="would replace")
     refused(capsys, "--model", model, image, "--export", model, says="would replace")
+    weights = "--detector_weights", tmp_path / "w.pth"
+    refused(capsys, "--model", model, image, *weights, "--csv", tmp_path / "w.pth", says="would replace")
     both = tmp_path / "both"
     refused(capsys, "--model", model, image, "--json", both, "--csv", both, says="would replace")
     drawn = tmp_path / "out/a_annotated.png"
