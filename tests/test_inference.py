@@ -1246,8 +1246,9 @@ def refused(capsys: pytest.CaptureFixture, *arguments: Any, says: str) -> None:
 
 
 def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture, fixed_face_detector: None) -> None:
-    image = write_image(tmp_path / "a.png", photo(0))
+    image, weights = write_image(tmp_path / "a.png", photo(0)), tmp_path / "w.pth"
     (tmp_path / "empty").mkdir()
+    weights.touch()
     here = tree(tmp_path)
     refused(capsys, image, says="--model")
     refused(capsys, "--model", model, says="--serve")
@@ -1264,8 +1265,8 @@ def test_wrong_arguments(model: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, "--model", model, image, "--json", tmp_path, says="is a folder; give a file")
     refused(capsys, "--model", model, image, "--csv", image, says="would replace")
     refused(capsys, "--model", model, image, "--export", model, says="would replace")
-    weights = "--detector_weights", tmp_path / "w.pth"
-    refused(capsys, "--model", model, image, *weights, "--csv", tmp_path / "w.pth", says="would replace")
+    given = "--model", model, image, "--detector_weights", weights
+    refused(capsys, *given, "--csv", weights, "--overwrite", says="would replace")
     both = tmp_path / "both"
     refused(capsys, "--model", model, image, "--json", both, "--csv", both, says="would replace")
     drawn = tmp_path / "out/a_annotated.png"
