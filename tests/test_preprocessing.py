@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import time
 import zlib
@@ -36,7 +37,7 @@ from faces.detectors import Detections
 from faces.extraction import Outcome, Source, StageTimes, extract_faces, is_done
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
-from tests.conftest import TINY, start_fork
+from tests.conftest import ROOT, TINY, start_fork
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from tests.test_layouts import NEWER, make_layout
 from utils.errors import InputError
@@ -412,10 +413,18 @@ def test_evenly_spaced_frames_without_a_declared_length(tmp_path: Path, monkeypa
     assert [position for position, _ in reader] == [0, 20, 40, 60]
 
 
-def test_frames_are_counted_within_the_memory_that_reading_them_gets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six small frames, then six of 64 megapixels."""
+READ_THREE_FRAMES = """
+import pathlib, sys
+from faces import videos
+videos.OPENING_BYTES = 1 << 26
+reader = videos.FrameReader(pathlib.Path(sys.argv[1]), count=3)
+reader.declared_frames = 0
+print(*(position for position, _ in reader))
+"""
+
+
+def test_frames_are_counted_within_the_memory_that_reading_them_gets(tmp_path: Path) -> None:
+    """Six small frames, then six of 64 megapixels; in a new process, which has no free memory."""
     av = pytest.importorskip("av")
     small, large = (cv2.imencode(".jpg", np.zeros((side, side, 3), np.uint8))[1].tobytes() for side in (64, 8000))
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
@@ -424,10 +433,8 @@ def test_frames_are_counted_within_the_memory_that_reading_them_gets(
             packet = av.Packet(small if number < 6 else large)
             packet.stream, packet.pts, packet.dts, packet.time_base = stream, number, number, Fraction(1, 25)
             container.mux(packet)
-    monkeypatch.setattr("faces.videos.OPENING_BYTES", 1 << 26)
-    reader = FrameReader(tmp_path / "a.mkv", count=3)
-    reader.declared_frames = 0
-    assert [position for position, _ in reader] == [0, 2, 5]
+    command = [sys.executable, "-c", READ_THREE_FRAMES, str(tmp_path / "a.mkv")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout == "0 2 5\n"
 
 
 @pytest.mark.parametrize("ending", ["mkv", "webm", "mp4"])
