@@ -350,7 +350,7 @@ def test_file_is_not_a_weights_file(refused: Refused, garbage: Path, kind: str) 
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        ("--model mobilenet", ("--model mobilenet", "--model test_resnet")),
+        ("--model mobilenet", ("--model mobilenet", "--model tiny_cnn")),
         ("--num_LIBs 3", ("--num_LIBs 3", "--num_LIBs 2")),
         ("--size 64 --test True", ("--size 64", "--size 32")),
         ("--balance_loss_method hyper", ("--balance_loss_method hyper", "--balance_loss_method auto")),
@@ -367,7 +367,7 @@ def test_another_network(refused: Refused, tiny: Path) -> None:
     file = tiny / "other.pth"
     torch.save({"state_dict": {"linear.1.weight": torch.ones(3)}, "epoch": 1}, file)
     refused("--resume_model", file, says=("--resume_model", "another network", "--model"))
-    refused("--pretrained", file, says=("--pretrained", str(file), "another network", "test_resnet"))
+    refused("--pretrained", file, says=("--pretrained", str(file), "another network", "tiny_cnn"))
 
 
 def test_the_best_checkpoint_is_broken(tiny: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
@@ -388,7 +388,8 @@ def test_weights_cannot_be_downloaded(refused: Refused, tiny: Path, monkeypatch:
     monkeypatch.setattr(socket, "getaddrinfo", counted)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tiny / "cache"))
-    refused("--pretrained", "True", says=("--pretrained True", "--pretrained False", "--pretrained FILE"))
+    more = "--model test_resnet --pretrained True".split()
+    refused(*more, says=("--pretrained True", "--pretrained False", "--pretrained FILE"))
     assert requests == [("127.0.0.1", 9)]
     assert not huggingface_hub.constants.HF_HUB_OFFLINE  # for the next tests
 

@@ -47,8 +47,7 @@ def test_checkpoint_has_the_authors_keys_and_shapes(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet-3", "mobilenet-2"])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("name", "prefix"), [("resnet-3", "module."), ("mobilenet-2", "")])
 def test_authors_checkpoint_survives_a_round_trip(name: str, prefix: str, tmp_path: Path) -> None:
     theirs = official(tmp_path / "theirs.pth", name, prefix)
     checkpoint = load_checkpoint(tmp_path / "theirs.pth")

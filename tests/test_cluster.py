@@ -112,8 +112,9 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.1)
 
 
-SUBMIT = ("--submit", "slurm", "--nodes", "2", "--slurm", "time=60")
-RUN = ("--epoch", "12", "--seed", "2")
+NETWORK = ("--model", "test_resnet")  # a new interpreter knows no other
+SUBMIT = ("--submit", "slurm", "--nodes", "2", "--slurm", "time=60", *NETWORK)
+RUN = ("--epoch", "12", "--seed", "2", *NETWORK)
 
 
 @pytest.fixture(scope="module")

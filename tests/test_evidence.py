@@ -2,11 +2,10 @@
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -26,7 +25,7 @@ from models.checkpoints import load_trained, save_checkpoint
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from scoring.detector import load_detector
-from tests.conftest import ROOT, arguments, make_dataset
+from tests.conftest import ROOT, arguments, make_dataset, start_fork
 from tests.test_analysis import assert_fails, read_study
 from utils.training_arguments import RECIPES
 
@@ -450,42 +449,29 @@ def test_ablation_command(tiny: Path, started: Started, capsys: pytest.CaptureFi
     assert_fails(ablation.main, command, capsys, str(file))
 
 
-STOP_IN_EPOCH_2 = """
-import os, pathlib, time
-
-replace, saved = os.replace, []
-
-
-def stop(source, target):
-    replace(source, target)
-    saved.append(pathlib.Path(target).name)
-    if saved.count("model_last.pth") == 2:
-        pathlib.Path(__file__).with_name("stopped").touch()
-        time.sleep(10_000)
-
-
-os.replace = stop
-"""
-
-
 @pytest.mark.slow
 def test_a_killed_ablation_continues(tiny: Path, started: Started) -> None:
     command = ablation_arguments(tiny, "--only", "mixup", "--seeds", "0", epoch=3)
-    run, hook = tiny / "ablation/mixup_False-seed_0", tiny / "hook"
-    hook.mkdir()
-    (hook / "sitecustomize.py").write_text(STOP_IN_EPOCH_2)  # Python imports it at start
-    with subprocess.Popen(
-        [sys.executable, "-m", "analysis.ablation", *command],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(hook)},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        limit = time.monotonic() + 600
-        while not (hook / "stopped").exists() and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert (hook / "stopped").exists()
+    run, stopped = tiny / "ablation/mixup_False-seed_0", tiny / "stopped"
+
+    def wait_in_epoch_2() -> int:
+        replace, saved = os.replace, count(1)
+
+        def stop(source: Path, target: Path) -> None:
+            replace(source, target)
+            if Path(target).name == "model_last.pth" and next(saved) == 2:
+                stopped.touch()
+                time.sleep(600)
+
+        os.replace = stop  # type: ignore[assignment]
+        return ablation.main(command)
+
+    process = start_fork(wait_in_epoch_2)
+    while not stopped.exists() and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert stopped.exists()
     assert (run / "model_last.pth").is_file() and not (run / "results.json").exists()
     assert ablation.main(command) == 0
     assert [("--resume_model" in command) for command in started] == [True, False]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -61,7 +62,7 @@ CALIBRATION = {"video_score": "mean", "wanted_fpr": None} | {
 CUTOFFS = Cutoffs(0.5, 0.5)  # for errors of 5 %, because the classes do not overlap
 
 
-def checkpoint(file: Path, model: str = "test_resnet", num_LIBs: int = 2, size: int = 32, **entries: Any) -> Path:
+def checkpoint(file: Path, model: str = "tiny_cnn", num_LIBs: int = 2, size: int = 32, **entries: Any) -> Path:
     """Write a checkpoint of an untrained network, as training.py does."""
     torch.manual_seed(0)
     network = build_network(model, num_LIBs, size)
@@ -966,14 +967,13 @@ def exported_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_export_to_a_full_disk(
-    model: Path, disk: Path, exported_graph: Any, capsys: pytest.CaptureFixture
-) -> None:  # the network takes 6 MB
+def test_export_to_a_full_disk(model: Path, disk: Path, exported_graph: Any, capsys: pytest.CaptureFixture) -> None:
     file = disk / "model.onnx"
     file.write_bytes(b"old")
+    (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free - 10**6))  # the network takes 2 MB
     assert inference.main(["--model", str(model), "--export", str(file), "--overwrite", "True"]) == 2
     assert str(file) in capsys.readouterr().err.splitlines()[-1]
-    assert tree(disk) == ["model.onnx"] and file.read_bytes() == b"old"
+    assert tree(disk) == ["model.onnx", "other"] and file.read_bytes() == b"old"
 
 
 @pytest.mark.slow

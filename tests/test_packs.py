@@ -5,9 +5,6 @@ import json
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -28,7 +25,7 @@ from datasets.images import BadImage, FaceImages, ThreadLoader, make_loader
 from datasets.labels import SPLITS, read_datasets, read_split
 from datasets.packs import Entry, Pack, find_pack, index_line
 from models.checkpoints import load_checkpoint
-from tests.conftest import ROOT, arguments, make_dataset
+from tests.conftest import arguments, make_dataset, start_fork
 from utils.errors import InputError
 from utils.world import World
 
@@ -91,13 +88,13 @@ def test_a_killed_command_continues(tiny: Path, capsys: pytest.CaptureFixture) -
     image = blocked.read_bytes()
     blocked.unlink()
     os.mkfifo(blocked)  # the command waits here for ever
-    process = subprocess.Popen([sys.executable, "-m", "datasets.pack", *pack_arguments(tiny)], cwd=ROOT)
+    process = start_fork(command.main, pack_arguments(tiny))
     deadline = time.monotonic() + 120
     while not (folder / "index.jsonl").is_file() or (folder / "index.jsonl").read_bytes().count(b"\n") < 12:
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert len(packed_folders(tiny)) == 3  # a training already uses what is there
     blocked.unlink()
     blocked.write_bytes(image)

@@ -98,7 +98,7 @@ class Visitor:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a tiny untrained network, with feature maps of 2 x 2."""
+    """The checkpoint of a tiny untrained network, with feature maps of 8 x 8."""
     return checkpoint(tmp_path_factory.mktemp("model") / "model.pth", size=64, faces=None)
 
 
@@ -117,7 +117,8 @@ def browser() -> Iterator[Any]:
 @contextmanager
 def open_page(model: Path, folder: Path, limits: str) -> Iterator[tuple[str, Path]]:
     """Serve the page in another process, which first runs `limits`; yield its address and its folder for files."""
-    code = f"import sys, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
+    # tests.conftest has the backbone.
+    code = f"import sys, tests.conftest, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
     command = [sys.executable, "-c", code, "--model", str(model), "--serve", "--detector", "mtcnn", "--gpu_num", "cpu"]
     (folder / "files").mkdir()
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder / "files"), "HOME": str(folder)}

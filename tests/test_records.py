@@ -25,7 +25,7 @@ from tests.test_preprocessing import FACE, fixed_detector, write_video
 
 SCHEMA = json.loads((ROOT / "docs/record.schema.json").read_text())
 WEIGHTS = "5" * 64
-ARGS = {"model": "test_resnet", "num_LIBs": 2, "size": 32, "dataset": ["FF++_c23"], "lr": 1e-4}
+ARGS = {"model": "tiny_cnn", "num_LIBs": 2, "size": 32, "dataset": ["FF++_c23"], "lr": 1e-4}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ FILES = ["README.md", "config.json", "familiar_features.safetensors", "model.saf
 SECRET = "/secret/of/the/machine"
 ENTRIES = {
     "args": {
-        "model": "test_resnet", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "data_root": SECRET,
+        "model": "tiny_cnn", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "data_root": SECRET,
         "dataset_root": "secret", "save_path": SECRET, "resume_model": SECRET, "pretrained": f"{SECRET}/start.pth",
         "slurm": {"partition": "secret"}, "lr": 0.1,
     },
@@ -134,7 +134,7 @@ def test_folder_has_weights_and_settings(source: Path, shared: Path) -> None:
     assert loaded["sha256"] == sha256(shared / "config.json")
     assert loaded["calibration"] == CALIBRATION and loaded["later"] == ENTRIES["later"]
     assert loaded["args"] == {
-        "model": "test_resnet", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "pretrained": "start.pth", "lr": 0.1,
+        "model": "tiny_cnn", "num_LIBs": 2, "size": 32, "dataset": ["tiny"], "pretrained": "start.pth", "lr": 0.1,
     }  # fmt: skip
     assert loaded["faces"] == {name: value for name, value in ENTRIES["faces"].items() if name != "videos"}
 
@@ -563,6 +563,7 @@ def test_the_environment_names_the_hub(hub: FakeHub, source: Path, shared: Path,
     hub.add(content(shared))
     variables = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "other")}
     argv = ["--model", "user/ff-model@main", "--faces_given", "--gpu_num", "cpu", "--json", "hub.json"]
-    command = [sys.executable, str(ROOT / "inference.py"), *argv, str(tmp_path / "face.png")]
-    subprocess.run(command, cwd=tmp_path, env=os.environ | variables, check=True)
+    code = "import sys, tests.conftest, inference; sys.exit(inference.main())"  # tests.conftest has the backbone
+    command = [sys.executable, "-c", code, *argv, str(tmp_path / "face.png")]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | variables | {"PYTHONPATH": str(ROOT)}, check=True)
     assert comparable(tmp_path / "hub.json") == expected

@@ -65,7 +65,7 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
     """Take ten steps in float64; return their losses, and the gradients of the first one."""
     args = TrainingArguments(lr=1e-3, seed=3, **options)
     seed_everything(0)
-    network = build_network("test_resnet", 2, 32)
+    network = build_network("tiny_cnn", 2, 32)
     network.freeze_unused_heads(args.lil_loss, args.gil_loss)
     for module in network.modules():
         if isinstance(module, nn.Dropout):
@@ -231,7 +231,7 @@ def test_processes_that_read_different_checkpoints_are_refused(trained: Path, ca
 
 @pytest.mark.slow
 def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Path) -> None:
-    argv = arguments(trained, "--name", "dies", "--epoch", "1000")
+    argv = arguments(trained, "--name", "dies", "--epoch", "1000", "--model", "test_resnet")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with subprocess.Popen(
         [*torchrun, str(ROOT / "training.py"), *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
