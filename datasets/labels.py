@@ -97,7 +97,7 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     if not label_folder.is_dir():
         known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir()) if dataset_root.is_dir() else []
         choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
-        raise InputError(f"there is no dataset '{dataset}' in {dataset_root}{did_you_mean(dataset, known)} {choice}")
+        raise InputError(f"{dataset_root} has no dataset '{dataset}'{did_you_mean(dataset, known)} {choice}")
     return label_folder
 
 

@@ -207,7 +207,7 @@ def require_file(file: Path, flag: str) -> None:
         checkpoints = ", ".join(path.name for path in sorted(file.glob("*.pth"))) or "none"
         raise InputError(f"{flag}: {file} is a folder; give one of its checkpoints ({checkpoints}).")
     if not file.is_file():
-        raise InputError(f"{flag}: there is no file {file}; check the path.")
+        raise InputError(f"{flag}: {file} does not exist; check the path.")
 
 
 def copy_file(source: Path, target: Path) -> None:
