@@ -1,4 +1,4 @@
-"""How steady a score is: the scores of other cuts, mirror images and recompressed copies of the same face."""
+"""How steady a score is: the scores of tighter crops, mirror images and recompressed copies of the same face."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from faces.videos import evenly_spaced
 
-CROP_SHARE = 0.05  # of the side, that a tighter cut leaves out
+CROP_SHARE = 0.05  # of the side, that a tighter crop leaves out
 JPEG_QUALITIES = (90, 70, 50)
 LONGEST = 1024  # pixels; networks use 224
 KEPT = 3  # crops of a person in a video, whose variants are scored
@@ -45,7 +45,7 @@ def shrink(crop: np.ndarray) -> np.ndarray:
 def variants(crop: np.ndarray) -> list[np.ndarray]:
     """Return variants of a face crop that show the same face, each h x w x 3, uint8.
 
-    These are five tighter cuts (four corners and centre), the crop and the five cuts mirrored, and the crop as JPEG of
+    These are five tighter crops (four corners and centre), the crop and the five tighter crops mirrored, and the crop as JPEG of
     each of `JPEG_QUALITIES`.
 
     Args:
