@@ -45,8 +45,8 @@ def shrink(crop: np.ndarray) -> np.ndarray:
 def variants(crop: np.ndarray) -> list[np.ndarray]:
     """Return variants of a face crop that show the same face, each h x w x 3, uint8.
 
-    These are five tighter crops (four corners and centre), the crop and the five tighter crops mirrored, and the crop as JPEG of
-    each of `JPEG_QUALITIES`.
+    These are five tighter crops (four corners and centre), mirror images of the crop and of these five, and the crop as
+    JPEG of each of `JPEG_QUALITIES`.
 
     Args:
         crop: H x W x 3, uint8, RGB.
