@@ -1,8 +1,9 @@
-"""Train with training.py, but with one change that has no flag, for docs/results.md.
+"""Train with training.py, but with changes that have no flag, for docs/results.md.
 
     python -m benchmarks.single_changes drop_state --name cosine_dropped --dataset realorfake ...
     python -m benchmarks.single_changes keep_state --name official_kept --lr_schedule official --dataset realorfake ...
     python -m benchmarks.single_changes torchvision_init --name torchvision --pretrained False --dataset realorfake ...
+    python -m benchmarks.single_changes torchvision_init,drop_state --name both --pretrained False ...
 
 drop_state: Adam loses its moments at the start of each epoch, as in the authors' schedule. keep_state: it keeps them
 in that schedule. torchvision_init: the last batch norm of a residual block starts with the scale 1, as in torchvision,
@@ -50,10 +51,12 @@ CHANGES: dict[str, tuple[object, str, object]] = {
 
 def main(argv: list[str]) -> int:
     """Train; return the exit code of training.py."""
-    if not argv or argv[0] not in CHANGES:
+    changes = argv[0].split(",") if argv else [""]
+    if not set(changes) <= set(CHANGES):
         print(__doc__)
         return 2
-    setattr(*CHANGES[argv[0]])
+    for change in changes:
+        setattr(*CHANGES[change])
     return training.main(argv[1:])
 
 
