@@ -211,14 +211,8 @@ def train_one_epoch(
     order.epoch, order.first_step = state.epoch + 1, state.step
     state.model.train()
     start, trained = time.perf_counter(), 0
-    bar = progress(
-        None,
-        f"epoch {state.epoch + 1}",
-        unit="images",
-        total=order.images,
-        initial=min(state.step * state.args.bs, order.images),
-        disable=not world.leads,
-    )
+    title, done = f"epoch {state.epoch + 1}", min(state.step * state.args.bs, order.images)
+    bar = progress(None, title, unit="images", total=order.images, initial=done, disable=not world.leads)
     batch: Batch
     try:
         for batch in iterate(loader):

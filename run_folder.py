@@ -4,13 +4,10 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from models.checkpoints import copy_checkpoint, save_checkpoint
 from train_state import TrainState, format_epoch
@@ -38,6 +35,7 @@ class RunFolder:
         same_run: whether the folder holds the run of ``args.resume_model``.
         last: the checkpoint to continue from.
         best: the checkpoint of the best epoch.
+        log: TensorBoard's files; None in a test, and on the other ranks.
 
     Raises:
         InputError: the folder holds another run, or results that a test would replace, without ``args.overwrite``.
@@ -53,7 +51,7 @@ class RunFolder:
         self.last, self.best = checkpoints / "model_last.pth", checkpoints / "model_best.pth"
         self._newest = modified(self.last)
         self._replaced: dict[Path, int] = {}
-        self._log: TrainingLog | None = None
+        self.log: TrainingLog | None = None
         self._saved_at = time.monotonic()
 
     def _check(self) -> bool:
@@ -104,7 +102,7 @@ class RunFolder:
             if not self._replaced and not (self.same_run and self.args.test):
                 write_json(self.path / "args.json", parse.plain_arguments(self.args))
             if state is not None:
-                self._log = TrainingLog(self.path, state.epoch * state.schedule.steps + state.step)
+                self.log = TrainingLog(self.path, state.epoch * state.schedule.steps + state.step)
                 if self.same_run:
                     self._write_lines(state)
         except Timeout as error:
@@ -127,18 +125,13 @@ class RunFolder:
         self._replaced = {}
         write_json(self.path / "args.json", parse.plain_arguments(self.args))
 
-    def log_images(self, images: Tensor, names: Sequence[str]) -> None:
-        """Show training images, N x 3 x H x W uint8 RGB, and their classes in TensorBoard."""
-        if self._log is not None and names:
-            self._log.images(images, names)
-
     def after_step(self, state: TrainState, losses: dict[str, float] | None) -> None:
         """Add the losses, if given, to TensorBoard, and write ``model_last.pth`` every ``--save_every_minutes``."""
-        if losses and self._log is not None:
+        if losses and self.log is not None:
             weights = {name: w.item() for name, w in getattr(state.objective.balance, "weights", {}).items()}
             rates = [group["lr"] for group in state.optimizer.param_groups]
             number = state.epoch * state.schedule.steps + state.step - 1
-            self._log.step(number, losses, weights, rates, state.record.speed)
+            self.log.step(number, losses, weights, rates, state.record.speed)
         minutes = self.args.save_every_minutes
         # After the last step, the epoch's own checkpoint follows, and its metrics must not be logged twice.
         if minutes and state.step < state.schedule.steps and time.monotonic() - self._saved_at >= 60 * minutes:
@@ -163,8 +156,8 @@ class RunFolder:
         self._saved_at = time.monotonic()
         if not self.world.leads:
             return
-        if self._log is not None:
-            self._log.writer.flush()
+        if self.log is not None:
+            self.log.writer.flush()
         if self.last.is_file() and self.last not in self._replaced:
             _link(self.last, self.last.with_name("model_previous.pth"))
         save_checkpoint(
@@ -178,13 +171,8 @@ class RunFolder:
         """Print the line of train.log for the finished epoch, and add its metrics to TensorBoard."""
         epoch = state.history[-1]
         print(format_epoch(epoch), flush=True)
-        if self._log is not None:
-            self._log.epoch(state.epoch * state.schedule.steps - 1, epoch["train"], epoch["val"])
-
-    def log_test(self, results: dict[str, Any]) -> None:
-        """Add the settings and the test metrics, from the content of results.json, to TensorBoard's table of runs."""
-        if self._log is not None:
-            self._log.test(parse.plain_arguments(self.args), results["datasets"])
+        if self.log is not None:
+            self.log.epoch(state.epoch * state.schedule.steps - 1, epoch["train"], epoch["val"])
 
     def _write_lines(self, state: TrainState) -> None:
         with atomic_write(self.path / "train.log") as part:
@@ -192,8 +180,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Close the logs and release the lock."""
-        if self._log is not None:
-            self._log.close()
+        if self.log is not None:
+            self.log.close()
         self._lock.release()
         if self._scratch is not None:
             self._scratch.cleanup()

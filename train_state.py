@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
@@ -160,19 +159,18 @@ class TrainState:
         self.network.recompute = args.checkpoint_blocks
         self.network.freeze_unused_heads(args.lil_loss, args.gil_loss)
         if args.sync_bn:
-            if world.device.type != "cuda" or len(world.devices) > 1:
-                raise InputError("--sync_bn True needs GPUs and torchrun, with one process per GPU; leave it out.")
-            self.network = convert_sync_batchnorm(self.network)  # timm's, which knows its batch norms with activations
-        self.channels = args.channels if checkpoint is None else checkpoint["channels"]
-        self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
-        self.epoch = self.step = 0
+            self.network = world.sync_batch_norms(self.network)
+        saved = checkpoint or {}
+        self.channels: str = saved.get("channels", args.channels)
+        self.epoch, self.step = saved.get("epoch", 0), saved.get("step", 0)
         self.record = Record()
-        self.val: Metrics | None = None
-        self.best: float | None = None
-        self.calibration: dict[str, Any] | None = None
-        self.best_file: Path | None = None
-        self.history: list[dict[str, Any]] = []
-        self.about = describe_datasets(args.dataset, args.dataset_root)
+        self.val: Metrics | None = saved.get("val")
+        self.calibration: dict[str, Any] | None = saved.get("calibration")
+        self.history: list[dict[str, Any]] = saved.get("history", [])
+        self.about = sorted({*describe_datasets(args.dataset, args.dataset_root), *saved.get("about", [])})
+        self.best_file, self.best = best_so_far(args.resume_model, saved)
+        self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
+        self.schedule.load(saved)
         if checkpoint is not None:
             load_network(self.network, checkpoint)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
@@ -191,16 +189,7 @@ class TrainState:
             world.compile(self.network.backbones(), left)
 
     def _continue(self, checkpoint: dict[str, Any]) -> None:
-        file = self.args.resume_model
-        assert file is not None
-        self.epoch, self.step = checkpoint["epoch"], checkpoint.get("step", 0)
-        self.val, self.calibration = checkpoint.get("val"), checkpoint.get("calibration")
-        self.history = checkpoint.get("history", [])
-        self.about = sorted({*self.about, *checkpoint.get("about", [])})
-        if self.val is not None:
-            self.best_file, self.best = best_so_far(file, checkpoint)
-        self.schedule.load(checkpoint)
-        balance = self.objective.balance
+        file, balance = self.args.resume_model, self.objective.balance
         try:
             balance.load_state_dict(checkpoint.get("balance", balance.state_dict()))  # the authors' have no balance
             if "optimizer" in checkpoint:

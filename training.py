@@ -22,7 +22,7 @@ from models.shared_model import find_model, require_model
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
-from utils.process import Stopped
+from utils.process import Stopped, launcher
 from utils.protocols import check_unknown
 from utils.tables import format_rows
 from utils.training_arguments import (
@@ -192,7 +192,8 @@ def test(
     results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
     folder.replace_old_run()  # not earlier: a full disk must leave its results
     write_report(folder.path)
-    folder.log_test(results)
+    if folder.log is not None:
+        folder.log.test(parse.plain_arguments(args), results["datasets"])
     print(f"\n{format_rows(table_rows(results))}")
     for table in select_tables(read_published(), args.protocol, checkpoint["args"].get("dataset"), results["datasets"]):
         print(
@@ -292,9 +293,10 @@ def describe(
     state: TrainState, train_faces: FaceImages, val_faces: FaceImages, folder: RunFolder, world: World
 ) -> None:
     """Print the devices and the numbers of images; for a new run, add training images to TensorBoard."""
-    if world.leads and state.epoch == state.step == 0:
+    if folder.log is not None and state.epoch == state.step == 0:
         shown = train_faces.__getitems__([(1, int(i)) for i in np.linspace(0, len(train_faces) - 1, 16)])
-        folder.log_images(shown.images, [CLASSES[label] for label in shown.labels])
+        if len(shown.labels):
+            folder.log.images(shown.images, [CLASSES[label] for label in shown.labels])
     real, fake = np.bincount(train_faces.labels, minlength=2)
     devices = f"{world.size * len(world.devices)} x {world.device.type} in {state.args.precision}"
     print(
@@ -335,7 +337,8 @@ def main(argv: list[str] | None = None) -> int:
         if args is None or args.test:
             return ""
         last = args.save_path / args.name / "model_last.pth"
-        return f"; continue with: python training.py --resume_model {last}" if last.is_file() else ""
+        own = "".join(f" --{name} {value}" for name in ("gpu_num", "sync_bn") if (value := getattr(args, name)))
+        return f"; continue with: {launcher()} training.py --resume_model {last}{own}" if last.is_file() else ""
 
     return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_continue)
 

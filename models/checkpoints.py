@@ -334,13 +334,15 @@ def selection_score(val: dict[str, float | None]) -> float:
     return -val["log_loss"]
 
 
-def best_so_far(file: Path, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
+def best_so_far(file: Path | None, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
     """Return the file and the `selection_score` of the run's best epoch up to `checkpoint`.
 
     This is ``model_best.pth`` beside `file`, if its score is the entry ``best`` of `checkpoint`. If that file is
     missing, damaged or from another run, this is `file` itself; both are None if `file` was written within an epoch,
-    because no score belongs to its weights.
+    because no score belongs to its weights, and if no epoch is finished.
     """
+    if file is None or checkpoint.get("val") is None:
+        return None, None
     best_file = file.with_name("model_best.pth")
     if best_file.is_file() and not best_file.samefile(file):
         try:

@@ -17,6 +17,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import engine
 import run_folder
 import run_with_submitit
 import training
@@ -26,6 +27,7 @@ from utils.errors import InputError
 from utils.files import atomic_write
 from utils.logs import TrainingLog
 from utils.parsing import Parser
+from utils.process import launcher
 from utils.training_arguments import TrainingArguments
 
 CONTINUE = ("--resume_model", "auto")
@@ -101,7 +103,7 @@ def test_a_stopped_run_continues_from_any_step(
         stop_before(step, terminate, patch)
         assert training.main(argv) == 128 + signal.SIGTERM
     said = capsys.readouterr().err
-    assert "SIGTERM" in said and f"--resume_model {last}" in said
+    assert "SIGTERM" in said and f"python training.py --resume_model {last} --gpu_num cpu" in said
     stopped = load_checkpoint(last)
     assert 3 * stopped["epoch"] + stopped["step"] == step  # the step was finished
     assert training.main([*argv, *CONTINUE, "--num_workers", "2"]) == 0
@@ -109,6 +111,45 @@ def test_a_stopped_run_continues_from_any_step(
     where = f"in epoch {epoch + 1} at step {done + 2} of 3" if done < 2 else f"with the validation of epoch {epoch + 1}"
     assert f"continuing {where}" in capsys.readouterr().out
     assert_same_run(complete / f"output/{name}", complete / "output/complete")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_every_signal_lets_the_step_finish(complete: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    number, real, calls = signal.Signals[name], engine.optimizer_step, []
+
+    def optimizer_step(*args: Any) -> None:
+        real(*args)
+        calls.append(1)
+        if len(calls) == 2:  # Adam has taken the step that the state does not count yet
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "optimizer_step", optimizer_step)
+            code = training.main(arguments(complete, *TWO_EPOCHS, "--name", name))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert code == 128 + number
+    assert load_checkpoint(complete / f"output/{name}/model_last.pth")["step"] == 2
+    assert training.main(arguments(complete, *TWO_EPOCHS, "--name", name, *CONTINUE)) == 0
+    assert_same_run(complete / f"output/{name}", complete / "output/complete")
+
+
+def test_a_run_under_nohup_ignores_sighup(complete: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_before(2, lambda: os.kill(os.getpid(), signal.SIGHUP), monkeypatch)
+        assert training.main(arguments(complete, *TWO_EPOCHS, "--name", "nohup")) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_printed_command_starts_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launcher() == "python"
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert launcher() == "torchrun --nnodes 2 --nproc_per_node 4"
 
 
 @pytest.mark.slow

@@ -8,13 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SPINS = 3_000
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 CAUGHT_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOP_SIGNALS = [signal.SIGINT, *CAUGHT_SIGNALS]
+STOP_SIGNALS += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
 
 def current_rank() -> int:
     """Return the rank of this process, from 0."""
     return int(os.environ.get("RANK", 0))
+
+
+def launcher() -> str:
+    """Return how a command line starts as many processes as this run has: python, or torchrun with its numbers."""
+    size, local_size = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return "python" if size == 1 else f"torchrun --nnodes {size // local_size} --nproc_per_node {local_size}"
 
 
 def wait_briefly() -> None:

@@ -32,8 +32,8 @@ class World:
 
     Args:
         gpu_num: the value of ``--gpu_num``. With several processes, each takes one of these GPUs.
-        catch_signals: record SIGINT, SIGTERM, SIGUSR1 and SIGUSR2; `handshake` then raises `Stopped`. A SIGINT more
-            than two seconds after the first signal raises KeyboardInterrupt.
+        catch_signals: record SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2; `handshake` then raises `Stopped`. A SIGINT
+            more than two seconds after the first signal raises KeyboardInterrupt.
 
     Attributes:
         rank: from 0.
@@ -63,7 +63,9 @@ class World:
         self._signals = STOP_SIGNALS if catch_signals else []
 
     def __enter__(self) -> "World":
-        self._handlers = {number: signal.signal(number, self._note) for number in self._signals}
+        # nohup ignores SIGHUP, and so does its command; a shell ignores SIGINT for what it runs in the background.
+        caught = [n for n in self._signals if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+        self._handlers = {number: signal.signal(number, self._note) for number in caught}
         if self.size > 1:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
@@ -181,6 +183,14 @@ class World:
         """Move a network to the device; with several devices in this process, split its batches among them."""
         to_device(network, self.device)
         return nn.DataParallel(network, self.devices) if len(self.devices) > 1 else network
+
+    def sync_batch_norms(self, network: Any) -> Any:
+        """Let the batch norms of a network use the batch of all processes; raise InputError without GPUs."""
+        from timm.layers import convert_sync_batchnorm  # timm takes a second to import
+
+        if self.device.type != "cuda" or len(self.devices) > 1:
+            raise InputError("--sync_bn True needs GPUs and torchrun, with one process per GPU; leave it out.")
+        return convert_sync_batchnorm(network)  # timm's, which knows its batch norms with activations
 
     def compile(self, modules: Sequence[Any], steps: int) -> None:
         """Compile modules, if this process has one GPU and `steps` training steps gain more time than this takes."""
