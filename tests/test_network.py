@@ -25,6 +25,13 @@ def test_backbones(model: str, size: int, width: int) -> None:
     assert [logits.shape for logits in outputs.leave_one_out] == [(3, 2)] * 2
 
 
+def test_building_a_network_leaves_its_statistics() -> None:
+    for backbone in build_network("mobilenet", 2, 32).backbones():
+        norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert norms
+        assert all(norm.num_batches_tracked == 0 and not norm.running_mean.any() for norm in norms)
+
+
 def test_efficientnet_is_b4() -> None:
     own = build_network("efficientnet", 1, 32).region_model1
     b4 = timm.create_model("efficientnet_b4", num_classes=0)

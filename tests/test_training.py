@@ -468,6 +468,7 @@ def test_command_line_of_the_authors_readme() -> None:
     args, _ = training.parse_arguments(line.split())
     assert (args.test, args.gil_loss, args.scales, args.gpu_num) == (False, False, [1, 2, 10], "0,1")
     assert training.parse_arguments(["--scales", "1, 2, 10"])[0].scales == [1, 2, 10]
+    assert training.parse_arguments([])[0].epoch == 20
     assert training.parse_arguments(["--dataset", "FF++_c23,Celeb-DF-v2"])[0].dataset == ["FF++_c23", "Celeb-DF-v2"]
 
 
