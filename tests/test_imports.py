@@ -1,6 +1,7 @@
 """Which packages the commands import: those that are slow to import only when they need them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,15 @@ print(json.dumps([early, code, [name for name in {SLOW} if name in sys.modules]]
     early, code, slow = json.loads(output.splitlines()[-1])
     # SciPy for Python 3.10 always imports scipy.sparse.
     assert (early, code, set(slow) - {"scipy.sparse"}) == (False, 0, {"timm", "torch", "torchvision"})
+
+
+def test_only_world_and_process_know_how_many_processes_there_are() -> None:
+    """The rest of the program asks `utils.world.World`; run_with_submitit.py is a launcher, as torchrun is."""
+    packages = [path.parent for path in ROOT.glob("*/__init__.py") if path.parent.name not in ("benchmarks", "tests")]
+    files = [*ROOT.glob("*.py"), *(file for package in packages for file in package.rglob("*.py"))]
+    found = {
+        str(file.relative_to(ROOT))
+        for file in files
+        if re.search(r"torch\.distributed|WORLD_SIZE|LOCAL_RANK", file.read_text())
+    }
+    assert found == {"run_with_submitit.py", "utils/process.py", "utils/world.py"}
