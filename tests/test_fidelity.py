@@ -179,13 +179,13 @@ def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Loss
 # --------------------------------------------------------------------------------------------------------- float64
 
 
-@pytest.mark.parametrize("name", REFERENCE64.get("networks", {}))
+@pytest.mark.parametrize("name", REFERENCE64["networks"])
 def test_logits(name: str, tmp_path: Path) -> None:
     assert compare_logits(REFERENCE64["networks"][name], torch.float64, tmp_path) < 1e-12
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", range(len(REFERENCE64.get("training", []))))
+@pytest.mark.parametrize("case", range(len(REFERENCE64["training"])))
 def test_training(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["training"][case]
     steps = list(training_steps(reference, torch.float64, tmp_path))
@@ -196,7 +196,7 @@ def test_training(case: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", range(len(REFERENCE64.get("recipe", []))))
+@pytest.mark.parametrize("case", range(len(REFERENCE64["recipe"])))
 def test_recipe(case: int, tmp_path: Path) -> None:
     reference = REFERENCE64["recipe"][case]
     steps = list(recipe_steps(reference, tmp_path))
