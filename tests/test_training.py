@@ -10,19 +10,23 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
+import engine
 import training
+from datasets.images import Batch
 from evaluation.metrics import METRICS
 from losses.balance import LearntBalance
 from models.checkpoints import load_checkpoint
-from tests.conftest import Run, arguments, make_dataset
+from tests.conftest import Run, TinyCNN, arguments, make_dataset
 from train_state import TrainState, make_optimizer
-from utils.devices import seed_everything
+from utils.devices import choose_precision, seed_everything
 from utils.files import sha256
 from utils.schedule import Schedule, losses_rose
 
@@ -483,6 +487,51 @@ def test_the_official_recipe_sets_what_the_authors_code_does() -> None:
     assert settings("--recipe", "official") == ["BGR", "official", "paper", "fp32", [1, 10, 2]]
     given = settings("--recipe", "official", "--lr_schedule", "cosine", "--scales", "1,2,10")
     assert given == ["BGR", "cosine", "paper", "fp32", [1, 2, 10]]
+
+
+def test_a_training_with_the_official_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real images are repeated, the network computes in float32, and its images are BGR with the mean of RGB."""
+    make_dataset(tmp_path, "FF++_c23")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert choose_precision("auto", torch.device("cpu")) == "bf16"
+    monkeypatch.setattr("datasets.images.augment", lambda image, _: image)
+    real_step, real_normalise, real_head = engine.train_step, engine.normalise, TinyCNN.forward_head
+    batches: list[Batch] = []
+    normalised: list[Tensor] = []
+    dtypes: set[torch.dtype] = set()
+
+    def train_step(state: TrainState, batch: Batch, *more: Any) -> None:
+        batches.append(batch)
+        real_step(state, batch, *more)
+
+    def normalise(images: Tensor, channels: str) -> Tensor:
+        normalised.append(real_normalise(images, channels))
+        return normalised[-1]
+
+    def forward_head(backbone: TinyCNN, maps: Tensor) -> Tensor:
+        dtypes.add(maps.dtype)
+        return real_head(backbone, maps)
+
+    monkeypatch.setattr(engine, "train_step", train_step)
+    monkeypatch.setattr(engine, "normalise", normalise)
+    monkeypatch.setattr(TinyCNN, "forward_head", forward_head)
+    argv = arguments(tmp_path, "--name", "run", "--dataset", "FF++_c23", "--recipe", "official")
+    del argv[argv.index("--precision") : argv.index("--precision") + 2]
+    assert training.main(argv) == 0
+    assert dtypes == {torch.float32}
+    images = [
+        f"{kind}/{video:03d}/{frame:04d}.png"
+        for kind, times in (("real", 4), ("fake", 1))
+        for video in range(2)
+        for _ in range(times)
+        for frame in range(3)
+    ]
+    positions = [position for batch in batches for position in batch.positions.tolist()]
+    assert sorted(positions) == list(range(len(images))) == list(range(4 * 6 + 6))
+    folder = tmp_path / "faces/FF++_c23/train"
+    first = [cv2.resize(cv2.imread(str(folder / images[i])), (32, 32)) for i in positions[:4]]  # OpenCV reads BGR
+    expected = (np.stack(first) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    assert normalised[0].permute(0, 2, 3, 1).numpy() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_checkpoint_keeps_its_channels_and_recipe(tiny: Path, capsys: pytest.CaptureFixture) -> None:
