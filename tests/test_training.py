@@ -290,7 +290,8 @@ def test_train_log_after_a_checkpoint_without_a_history(tiny: Path, capsys: pyte
     assert [line.split(":")[0] for line in lines] == ["epoch 2/3", "epoch 3/3"]
 
 
-def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["default", "official"])
+def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
     aucs = iter([0.6, 0.9, 0.9, 0.7])
     real = training.binary_metrics
 
@@ -298,7 +299,7 @@ def test_best_is_chosen_by_validation_auc(tiny: Path, monkeypatch: pytest.Monkey
         return {**real(labels, scores), "auc": next(aucs)}
 
     monkeypatch.setattr(training, "binary_metrics", scripted)
-    assert training.main(arguments(tiny, "--name", "run", "--epoch", "4")) == 0
+    assert training.main(arguments(tiny, "--name", "run", "--epoch", "4", "--recipe", recipe)) == 0
     best = torch.load(tiny / "output/run/model_best.pth", weights_only=True)
     assert (best["epoch"], best["best"]) == (2, 0.9)
     assert torch.load(tiny / "output/run/model_last.pth", weights_only=True)["best"] == 0.9
@@ -323,7 +324,8 @@ def test_a_last_batch_of_one_is_skipped_with_one_note(tiny: Path, capsys: pytest
     assert capsys.readouterr().out.count("skips its last batch of 1") == 1
 
 
-def test_the_test_set_is_read_only_at_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe", ["default", "official"])
+def test_the_test_set_is_read_only_at_the_end(tiny: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
     titles = []
     real = training.evaluate
 
@@ -332,7 +334,7 @@ def test_the_test_set_is_read_only_at_the_end(tiny: Path, monkeypatch: pytest.Mo
         return real(*args, **options)
 
     monkeypatch.setattr(training, "evaluate", evaluate)
-    assert training.main(arguments(tiny, "--name", "run", "--epoch", "2")) == 0
+    assert training.main(arguments(tiny, "--name", "run", "--epoch", "2", "--recipe", recipe)) == 0
     assert titles == ["validation 1", "validation 2", "test tiny"]
 
 
