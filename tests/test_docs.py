@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from docs.generate import COMMANDS, main
 from tests.conftest import ROOT
 from utils.parsing import Parser
+from utils.protocols import PROTOCOLS, Protocol
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -76,6 +78,17 @@ def test_fidelity_names_existing_tests() -> None:
             named += 1
             assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file}::{test}"
     assert named > 30
+
+
+def test_the_first_table_of_protocols_equals_the_code() -> None:
+    lines = (ROOT / "docs/protocols.md").read_text().partition("\n|")[2].partition("\n\n")[0].splitlines()
+    header, _, *rows = ([cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines)
+    assert header == ["--protocol", *(f"--{field.name}" for field in fields(Protocol))]
+    written = {name: [cell.replace("`", "") for cell in cells] for name, *cells in rows}
+    assert written == {
+        name: [", ".join(value) if isinstance(value, list) else str(value) for value in asdict(protocol).values()]
+        for name, protocol in PROTOCOLS.items()
+    }
 
 
 def test_the_training_core_is_short() -> None:

@@ -191,8 +191,9 @@ def test_a_test_prints_and_names_them(
     kept = {name: results[name] for name in ("protocol", "frames_per_video", "frame_choice", "video_score", "seed")}
     assert list(kept.values()) == ["paper", 2, "random", "max", 0]
     assert results["datasets"]["tiny"]["frames"] == 2 * results["datasets"]["tiny"]["videos"]
-    text = page_of(tmp_path / "output/tested").text
-    assert "Another" in text and "at most 2, random, seed 0" in " ".join(text.split())
+    text = " ".join(page_of(tmp_path / "output/tested").text.split())
+    assert "trained on tiny, protocol paper" in text and "Another" in text
+    assert "at most 2, random, seed 0" in text and "paper (docs/protocols.md)" in text
     assert training.main(arguments(tmp_path, *more, "--overwrite", "--video_score", "mean")) == 2
 
 
