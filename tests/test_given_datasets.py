@@ -1,6 +1,7 @@
 """Datasets whose images are on the disk already: the clone of realorfake, and file lists of other projects."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+import training
 from corpora import lists, realorfake
 from corpora.new_labels import write_label_files
 from datasets.labels import Video, read_datasets, read_split
 from datasets.sources import group_folders
+from tests.conftest import arguments
 from utils.errors import InputError
 from utils.images import read_image
 
@@ -196,19 +199,64 @@ def test_a_video_in_several_splits_is_kept_in_the_last(tmp_path: Path) -> None:
     assert clusters[0] == clusters[1] != clusters[2]
 
 
-def test_gend(tmp_path: Path) -> None:
-    data, files = tmp_path / "data", []
+def gend(root: Path) -> list[str]:
+    """Create frames in the layout of GenD below ``root/data``, and its lists; return their names."""
+    files = []
     for split, number in (("train", "000"), ("val", "071"), ("test", "953")):
         for source, video in (("real", number), ("Real3DPortrait", f"{number}_003")):
-            files.append(tmp_path / f"config/FF/{split}/{source}.txt")
+            files.append(root / f"config/FF/{split}/{source}.txt")
             files[-1].parent.mkdir(parents=True, exist_ok=True)
-            files[-1].write_text("\n".join(reversed(make_frames(data, f"datasets/FF/{source}/{video}"))))
+            files[-1].write_text("\n".join(reversed(make_frames(root / "data", f"datasets/FF/{source}/{video}"))))
+    return [str(file) for file in files]
+
+
+def test_gend(tmp_path: Path) -> None:
     where = ["--dataset_root", str(tmp_path / "labels"), "--name", "gend"]
-    assert lists.main([*map(str, files), "--root", str(data), *where]) == 0
+    assert lists.main([*gend(tmp_path), "--root", str(tmp_path / "data"), *where]) == 0
     for split in ("train", "val", "test"):
         assert [video.path.split("/")[2] for video in read(tmp_path, split, "gend")] == ["real", "Real3DPortrait"]
     paths = [video.path for video in read(tmp_path, "test", "gend")]
     assert len(set(group_folders(paths, tmp_path / "labels/gend/sources.csv").clusters)) == 1
+
+
+@pytest.mark.parametrize("unlisted", [False, True])
+@pytest.mark.parametrize("kind", ["deepfakebench", "gend"])
+def test_a_training_on_listed_images_copies_and_changes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture, kind: str, unlisted: bool
+) -> None:
+    """An image that is not listed has no link below the label files, and no part in the training."""
+    data, labels = tmp_path / "data", tmp_path / "labels"
+    if kind == "gend":
+        files = gend(tmp_path)
+    else:
+        files = [str(tmp_path / "list.json"), "--compression", "c23"]
+        (tmp_path / "list.json").write_text(json.dumps(bench(data)))
+    rng = np.random.default_rng(0)
+    images = sorted(data.rglob("*.png"))
+    for image in images:
+        cv2.imwrite(str(image), rng.integers(0, 255, (40, 40, 3), np.uint8))
+    if unlisted:
+        shutil.copy(images[0], images[0].with_name("unlisted.png"))
+
+    def content() -> dict[Path, tuple[int, ...]]:
+        states = {path: path.lstat() for path in data.rglob("*")}
+        return {path: (state.st_ino, state.st_mtime_ns, state.st_size) for path, state in states.items()}
+
+    before = content()
+    where = ["--root", str(data), "--dataset_root", str(labels), "--name", "given"]
+    assert lists.main([*files, *where]) == 0
+    links = sorted(path.resolve() for path in labels.rglob("*") if path.is_symlink())
+    assert links == (images[:3] if unlisted else [])
+    written = {path.name for path in labels.rglob("*") if path.is_file() and not path.is_symlink()}
+    texts = {f"{split}_{label}.txt" for split in ("train", "val", "test") for label in ("real", "fake")}
+    assert written == {*texts, "sources.csv"}
+    capsys.readouterr()
+    argv = arguments(tmp_path, "--dataset", "given", "--data_root", str(data), "--name", "run")
+    assert training.main(argv) == 0
+    assert "3 real and 3 fake images per epoch, 6 validation images" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "output/run/results.json").read_text())["datasets"]["given"]
+    assert (metrics["videos"], metrics["frames"]) == (2, 6)
+    assert content() == before
 
 
 @pytest.mark.parametrize(
