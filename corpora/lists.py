@@ -76,7 +76,8 @@ class Listed(NamedTuple):
 def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
     """Read a list of DeepfakeBench: dataset, label, split, sometimes compression, then a video's label and frames.
 
-    A label with "real" in its name is real, which holds for all labels in the project's configuration.
+    A label with "real" but not "fake" in its name is real, which holds for all labels in the configurations of
+    DeepfakeBench and DF40; DF40 has a label whichisreal_Fake.
 
     Raises:
         InputError: the file is not such a list, or has several compressions and none is chosen.
@@ -102,7 +103,8 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
                 f"{file}: the video {'/'.join(keys)} lacks a label or a split; give a list of DeepfakeBench."
             )
         if compression is None or compression in keys[:-1]:
-            listed += _by_folder(split, int("real" not in video["label"].lower()), frames)
+            name = video["label"].lower()
+            listed += _by_folder(split, int("real" not in name or "fake" in name), frames)
     return listed
 
 

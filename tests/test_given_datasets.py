@@ -199,6 +199,49 @@ def test_a_video_in_several_splits_is_kept_in_the_last(tmp_path: Path) -> None:
     assert clusters[0] == clusters[1] != clusters[2]
 
 
+def df40(name: str, **videos: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
+    """Return a list of DF40, from its name and the videos of each label, by split."""
+    content = {
+        label: {
+            split: {video: {"label": label, "frames": frames} for video, frames in of_split.get(split, {}).items()}
+            for split in ("train", "test", "val")
+        }
+        for label, of_split in videos.items()
+    }
+    return {name: content}
+
+
+def test_a_face_swap_of_df40(tmp_path: Path) -> None:
+    """The real videos are those of FaceForensics++; the test videos are in val too."""
+
+    def frames(folder: str) -> list[str]:
+        return make_frames(tmp_path / "data", folder, prefix="deepfakes_detection_datasets/")
+
+    real, fake = "FaceForensics++/original_sequences/youtube/c23/frames", "DF40/simswap/ff/frames"
+    real_test, fake_test = {"953": frames(f"{real}/953")}, {"953_974": frames(f"{fake}/953_974")}
+    content = df40(
+        "simswap_ff",
+        simswap_Real={"train": {"000": frames(f"{real}/000")}, "val": real_test, "test": real_test},
+        simswap_Fake={"train": {"000_003": frames(f"{fake}/000_003")}, "val": fake_test, "test": fake_test},
+    )
+    assert run_lists(tmp_path, content) == 0
+    for split, names in (("train", ("000", "000_003")), ("test", ("953", "953_974"))):
+        found = [(video.path, video.label, len(video.images)) for video in read(tmp_path, split)]
+        assert found == [(f"{real}/{names[0]}", 0, 3), (f"{fake}/{names[1]}", 1, 3)]
+    assert (tmp_path / "labels/bench/val_fake.txt").read_text() == ""
+
+
+def test_whole_faces_of_df40(tmp_path: Path) -> None:
+    """Each image is a video in the list, but a folder is a video in the label files; "real" is in the method's name."""
+    folders = {kind: f"DF40/whichisreal/{kind}" for kind in ("real", "fake")}
+    images = {kind: make_frames(tmp_path / "data", folder) for kind, folder in folders.items()}
+    videos = {kind: {str(number): [image] for number, image in enumerate(of)} for kind, of in images.items()}
+    content = df40("whichisreal", whichisreal_Real={"test": videos["real"]}, whichisreal_Fake={"test": videos["fake"]})
+    assert run_lists(tmp_path, content) == 0
+    found = [(video.path, video.label, len(video.images)) for video in read(tmp_path, "test")]
+    assert found == [(folders["real"], 0, 3), (folders["fake"], 1, 3)]
+
+
 def gend(root: Path) -> list[str]:
     """Create frames in the layout of GenD below ``root/data``, and its lists; return their names."""
     files = []
