@@ -1,7 +1,10 @@
 """datasets.check: each fault is found, and only it."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,7 +13,7 @@ import pytest
 
 from datasets import check
 from datasets.copies import NEAR, WORDS, near_pairs
-from tests.conftest import make_dataset
+from tests.conftest import ROOT, make_dataset
 
 
 def run(root: Path, code: int) -> dict[str, list[str]]:
@@ -63,7 +66,7 @@ def test_folders_that_differ_from_the_label_files(tiny: Path, faces: Path) -> No
     assert problems[check.TWICE] == ["train fake tiny/train/fake/001 = test fake tiny/train/fake/001"]
 
 
-def test_copies(tiny: Path, faces: Path) -> None:
+def test_copies(tiny: Path, faces: Path, capsys: pytest.CaptureFixture) -> None:
     equal = cv2.imread(str(faces / "train/real/000/0001.png"))
     cv2.imwrite(str(faces / "test/fake/000/0002.png"), equal, [cv2.IMWRITE_PNG_COMPRESSION, 0])  # another file
     shutil.copy(faces / "val/real/000/0001.png", faces / "val/fake/001/0000.png")
@@ -72,11 +75,30 @@ def test_copies(tiny: Path, faces: Path) -> None:
         cv2.imwrite(str(faces / f"train/fake/001/000{number}.png"), picture)
         picture = cv2.resize(picture, (60, 60), interpolation=cv2.INTER_AREA)
         (faces / f"test/real/001/000{number}.png").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
-    assert run(tiny, 1) == {
+    problems = {
         check.COPIES: ["val tiny/val/real/000/0001.png = val tiny/val/fake/001/0000.png"],
         check.LEAKS: ["train tiny/train/real/000/0001.png = test tiny/test/fake/000/0002.png"],
         check.NEAR_LEAKS: ["train tiny/train/fake/001/0000.png = test tiny/test/real/001/0000.png (2 pairs)"],
     }
+    assert run(tiny, 1) == problems
+    *lines, last = capsys.readouterr().out.splitlines()
+    for name in check.CHECKS:
+        (count,) = (line.split()[-1] for line in lines if re.fullmatch(rf"{name} +\d+", line))
+        assert int(count) == len(problems.get(name, []))
+        assert [line for line in lines if line.startswith(f"{name}: ")] == [
+            f"{name}: {pair}" for pair in problems.get(name, [])
+        ]
+    assert last == "tiny: problems found"
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_code_1(tiny: Path, faces: Path) -> None:
+    shutil.copy(faces / "train/real/000/0000.png", faces / "test/fake/000/0000.png")
+    where = ["--dataset_root", str(tiny / "labels"), "--data_root", str(tiny / "faces"), "--num_workers", "0"]
+    command = [sys.executable, "-m", "datasets.check", "tiny", *where]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.endswith("tiny: problems found\n")
 
 
 def test_sources_and_people_in_two_splits(tiny: Path) -> None:
