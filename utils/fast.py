@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from utils.world import current_rank
 
-TOLERANCE = {"f32": 1e-3, "bf16": 0.1}  # largest difference from PyTorch, as a share of the largest output
+TOLERANCE = {"f32": 1e-3, "bf16": 0.3}  # largest difference from PyTorch, as a share of the largest output
 
 Outputs = Tensor | tuple[Tensor, ...]
 
