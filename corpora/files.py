@@ -5,7 +5,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 import utils.files
@@ -45,6 +47,55 @@ def match_videos(root: Path, folder: str, pattern: str, shape: str) -> Iterator[
         if match is None:
             raise InputError(f"{file}: the path does not end as in {shape}; rename or remove the file.")
         yield path, match
+
+
+def find_listed(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Map listed paths that are not on the disk to the files that `match_files` finds in their folders."""
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    found: dict[Path, Path] = {}
+    for folder, listed in names.items():
+        with suppress(OSError), os.scandir(folder) as entries:  # one listing, because a search per file is slow
+            on_disk = {entry.name for entry in entries if entry.is_file()}
+            others = [folder / name for name in sorted(on_disk - listed)]
+            found |= {folder / name: file for name, file in match_files(listed - on_disk, others).items()}
+    return found
+
+
+def match_files(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
+    """Map listed names to files: by the exact name, else in another case, else with another video ending.
+
+    Each file has at most one name; names without a file are left out.
+
+    Raises:
+        InputError: two files fit a name, or two names fit a file.
+    """
+    found: dict[str, Path] = {}
+    missing, left = sorted(names), list(files)
+    for key in (str, str.lower, _with_any_ending):
+        groups = defaultdict[str, tuple[list[str], list[Path]]](lambda: ([], []))
+        for name in missing:
+            groups[key(name)][0].append(name)
+        for file in left:
+            groups[key(file.name)][1].append(file)
+        for listed, on_disk in groups.values():
+            if listed and on_disk:
+                if len(listed) + len(on_disk) > 2:
+                    raise InputError(
+                        f"cannot tell which file is {first_ten(listed)} of the list: found "
+                        f"{first_ten(list(map(str, on_disk)))}; rename or remove the wrong files."
+                    )
+                found[listed[0]] = on_disk[0]
+        used = set(found.values())
+        missing, left = [name for name in missing if name not in found], [file for file in left if file not in used]
+    return found
+
+
+def _with_any_ending(name: str) -> str:
+    """Return a name in lower case, with ``.*`` in place of a video ending."""
+    stem, ending = os.path.splitext(name.lower())
+    return f"{stem}.*" if ending in VIDEO_ENDINGS else stem + ending
 
 
 def check_path(path: str, file: Path) -> None:

@@ -19,8 +19,10 @@ from corpora.files import (
     check_folders,
     check_path,
     describe_content,
+    find_listed,
     list_files,
     list_videos,
+    match_files,
     match_videos,
     read_csv,
     read_json,
@@ -108,7 +110,8 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
             disjoint leaves out; or all, where every video is in the test set.
 
     Raises:
-        InputError: the dataset is unknown, its files are not below the root, or it has no published training set.
+        InputError: the dataset is unknown, its files are not below the root, two files fit a listed name, or the
+            dataset has no published training set.
     """
     base = check_dataset(dataset, root)
     if split == "published" and base.startswith(WITHOUT_PUBLISHED_TRAINING_SET):
@@ -119,6 +122,8 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
     if split != "disjoint":
         videos = [_change_split(video, split) for video in videos]
     videos = _folders_of_faces(videos) if base == "WildDeepfake" else _unique_folders(videos, name)
+    if found := find_listed(file for video in videos for file in (video.file, video.mask) if file):
+        videos = [replace(v, file=found.get(v.file, v.file), mask=v.mask and found.get(v.mask, v.mask)) for v in videos]
     if not videos:
         raise InputError(f"--videos {root}: there are no videos of {dataset}; found {describe_content(root)}.")
     if not any(video.file.exists() for video in videos):
@@ -203,8 +208,9 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
     tested: list[SourceVideo] = []
     rest: list[SourceVideo] = []
     left_out: list[SourceVideo] = []
+    listed = {file: path for path, file in find_listed(root / path for path in test).items()}
     on_disk = [
-        file.relative_to(root).as_posix()
+        listed.get(file, file).relative_to(root).as_posix()
         for folder in folders
         for file in list_videos(root / folder, recursive=dataset == "Celeb-DF++")
     ]
@@ -284,9 +290,11 @@ def _dfdc_test(root: Path) -> list[SourceVideo]:
         )
     videos = []
     for file in lists:
-        files = {path.name: path for path in list_videos(file.parent) if not _in_training_part(path, root)}
-        for line, row in read_listed_videos(file, "filename", "label"):
-            path = files.get(row["filename"], file.parent / row["filename"])
+        rows = list(read_listed_videos(file, "filename", "label"))
+        below = (path for path in list_videos(file.parent) if not _in_training_part(path, root))
+        folders = {name: path.parent for name, path in match_files({row["filename"] for _, row in rows}, below).items()}
+        for line, row in rows:
+            path = folders.get(row["filename"], file.parent) / row["filename"]
             videos.append(_video(root, path.relative_to(root).as_posix(), read_label(row["label"], file, line), "test"))
     return videos
 
@@ -384,21 +392,24 @@ def deepspeak(dataset: str, root: Path) -> list[SourceVideo]:
     split_of = {}
     for line, row in read_csv(root / tables[2], ("identity", "split")):
         split_of[row["identity"]] = _train_or_test(row["split"], root / tables[2], line)
-    files = {file.name.lower(): file for file in list_videos(root)}
+    rows = [
+        (label, columns, row)
+        for label, columns in enumerate((["identity"], ["identity-source", "identity-target"]))
+        for _, row in read_listed_videos(root / tables[label], "video-file", *columns)
+    ]
+    files = match_files({PurePath(row["video-file"]).name for *_, row in rows}, list_videos(root))
     videos = []
-    for label, columns in enumerate((["identity"], ["identity-source", "identity-target"])):
-        for _, row in read_listed_videos(root / tables[label], "video-file", *columns):
-            name = row["video-file"]
-            people = frozenset(row[column] for column in columns)
-            splits = {split_of.get(person, "") for person in people}
-            recording = PurePath(name).stem if label == 0 else row.get("recording-target", "")
-            source = frozenset(
-                {recording if label == 0 else f"{row['identity-target']}-{recording}"} if recording else ()
-            )
-            path = files.get(PurePath(name).name.lower(), root / name).relative_to(root).as_posix()
-            cause = "" if len(splits) == 1 and "" not in splits else "its people are in different splits, or in none"
-            split = "" if cause else min(splits)
-            videos.append(replace(_video(root, path, label, split, people, source), left_out=cause))
+    for label, columns, row in rows:
+        file = root / row["video-file"]
+        people = frozenset(row[column] for column in columns)
+        splits = {split_of.get(person, "") for person in people}
+        recording = file.stem if label == 0 else row.get("recording-target", "")
+        source = frozenset({recording if label == 0 else f"{row['identity-target']}-{recording}"} if recording else ())
+        if file.name in files:
+            file = files[file.name].with_name(file.name)
+        cause = "" if len(splits) == 1 and "" not in splits else "its people are in different splits, or in none"
+        video = _video(root, file.relative_to(root).as_posix(), label, "" if cause else min(splits), people, source)
+        videos.append(replace(video, left_out=cause))
     return _with_validation(videos, "its two people are in different splits")
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -758,6 +759,10 @@ def test_masks_are_those_of_the_fake_videos(tmp_path: Path, capsys: pytest.Captu
     masks = {v.folder: v.mask for v in find_videos("FFIW-10K", tmp_path / "ffiw", "x")}
     assert masks["x/target/val/val_00000000"] == tmp_path / "ffiw/target_mask/val/val_00000000_mask.mp4"
     assert masks["x/source/val/val_00000000"] is None
+    mask = tmp_path / "ffiw/target_mask/train/train_00000000_mask.mp4"
+    assert masks["x/target/train/train_00000000"] == mask
+    renamed = mask.rename(mask.with_name("train_00000000_MASK.avi"))
+    assert renamed in {v.mask for v in find_videos("FFIW-10K", tmp_path / "ffiw", "x")}
     fakes = "manipulated_sequences/DeepFakeDetection"
     touch(tmp_path, "original_sequences/actors/c23/videos/01__walk.mp4", f"{fakes}/c23/videos/01_02__walk__AB12.mp4")
     for there in (False, True):
@@ -811,6 +816,87 @@ def test_wilddeepfake_with_packed_archives_or_odd_names(tmp_path: Path) -> None:
     packed = tmp_path / "packed"
     touch(packed, *(f"{kind}_{split}/0.tar.gz" for kind in CLASSES for split in ("train", "test")))
     refused("WildDeepfake", packed, "0.tar.gz", "unpack")
+
+
+# -------------------------------------------------------------------------------------------------- files of lists
+
+
+def make_ffpp(root: Path) -> None:
+    touch(root, *(f"original_sequences/youtube/c23/videos/{name}.mp4" for name in ("071", "054", "720", "953")))
+    touch(root, *(f"manipulated_sequences/Deepfakes/c23/videos/{name}.mp4" for name in ("071_054", "672_720")))
+
+
+def make_small_celeb_df(root: Path) -> None:
+    touch(root, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(8) for j in range(2)), "YouTube-real/00003.mp4")
+    touch(root, *(f"Celeb-synthesis/id{a}_id{b}_0001.mp4" for a, b in itertools.permutations(range(8), 2)))
+    write(root / LIST, "1 Celeb-real/id5_0001.mp4\n0 Celeb-synthesis/id5_id7_0001.mp4\n1 YouTube-real/00003.mp4\n")
+
+
+def make_dfdc_across_parts(root: Path) -> None:
+    """A part for validation with a fake of a training video, and a training part with a fake of a validation video."""
+    make_dfdc(root, range(3))
+    for part, original in ((1, 2), (2, 0)):
+        file = root / f"dfdc_train_part_{part}/metadata.json"
+        entry = {f"across{part}.mp4": {"label": "FAKE", "original": f"real{original}.mp4"}}
+        write(file, {**json.loads(file.read_text()), **entry})
+    write(root / "test/labels.csv", "filename,label\na.mp4,0\nb.mp4,1\nc.mp4,1\nd.mp4,1\n")
+    touch(root, *(f"test/videos/{name}.mp4" for name in "abcd"))
+
+
+def make_csv(root: Path) -> None:
+    touch(root, *(f"videos/{i}.mp4" for i in range(6)))
+    write(root / "list.csv", "path,label\n" + "".join(f"videos/{i}.mp4,{i % 2}\n" for i in range(6)))
+
+
+LISTED: dict[str, Callable[[Path], Any]] = {
+    "FF++_c23/Deepfakes": make_ffpp,
+    "Celeb-DF-v2": make_small_celeb_df,
+    "DFDC-Preview": make_dfdc_preview,
+    "DFDC": make_dfdc_across_parts,
+    "folder": make_csv,
+    **{
+        name: lambda root, layout=NEWER[name]: make_layout(root, layout)
+        for name in ("DeeperForensics-1.0", "DeepSpeak-v2", "Deepfake-Eval-2024", "Celeb-DF++")
+    },
+}
+
+
+@pytest.mark.parametrize("dataset", LISTED)
+def test_listed_files_with_another_ending_or_case(tmp_path: Path, dataset: str) -> None:
+    LISTED[dataset](tmp_path)
+    root = tmp_path / "list.csv" if dataset == "folder" else tmp_path
+    before = find_videos(dataset, root, dataset)
+    present = [video for video in before if video.file.exists()]
+    listed = [video.file for video in present if video.split == "test" or not dataset.startswith("Celeb")]
+    missing, *others = sorted(listed, reverse=True)
+    missing.unlink()
+    changes = (lambda f: f.with_name(f.name.upper()), lambda f: f.with_suffix(".avi"), lambda f: f.with_suffix(".MP4"))
+    moved = {file: file.rename(change(file)) for file, change in zip(others, itertools.cycle(changes), strict=False)}
+    after = find_videos(dataset, root, dataset)
+    expected = [replace(video, file=moved.get(video.file, video.file)) for video in present if video.file != missing]
+    assert [video for video in after if video.file.exists()] == expected
+    assert len(after) == len(before)
+
+
+def test_a_listed_name_with_several_files(tmp_path: Path) -> None:
+    table = write(tmp_path / "list.csv", "path,label\na.mp4,real\n")
+    touch(tmp_path, "a.avi", "a.mov", "a.txt", "a.mkv/")
+    refused("folder", table, "a.mp4", f"{tmp_path}/a.avi, {tmp_path}/a.mov;")
+    for name in ("a.MP4", "a.mp4"):  # a better name
+        touch(tmp_path, name)
+        assert [video.file for video in find_videos("folder", table, "x")] == [tmp_path / name]
+    make_dfdc_across_parts(tmp_path)
+    touch(tmp_path, "test/copy/a.mp4")
+    refused("DFDC", tmp_path, "a.mp4", "test/copy/a.mp4")
+
+
+def test_a_file_with_several_listed_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.avi", "b.MP4", "c.mp4")
+    table = write(tmp_path / "list.csv", "path,label\na.avi,real\na.mp4,fake\nb.mp4,fake\nc.jpg,fake\n")
+    found = [video.file.name for video in find_videos("folder", table, "x") if video.file.exists()]
+    assert found == ["a.avi", "b.MP4"], "a.mp4 is not a.avi, which is listed too, and the photo c.jpg is not a video"
+    (tmp_path / "a.avi").rename(tmp_path / "a.mkv")
+    refused("folder", table, "a.avi, a.mp4", "a.mkv")
 
 
 # ------------------------------------------------------------------------------------------------- trees of folders
