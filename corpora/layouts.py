@@ -215,7 +215,7 @@ def celeb_df(dataset: str, root: Path) -> list[SourceVideo]:
         for file in list_videos(root / folder, recursive=dataset == "Celeb-DF++")
     ]
     for path in sorted({*on_disk, *test}):
-        people = re.findall(r"id\d+", PurePath(path).stem) or [path]  # the people in YouTube-real are unknown
+        people = re.findall(r"id\d+", PurePath(path).stem.lower()) or [path]  # the people in YouTube-real are unknown
         source = celeb_df_source(path)
         video = _video(root, path, folders[path.partition("/")[0]], "", frozenset(people), frozenset({source}))
         (tested if path in test else left_out if source in used else rest).append(video)
@@ -373,8 +373,8 @@ def fakeavceleb(dataset: str, root: Path) -> list[SourceVideo]:
     for folder, label in label_of.items():
         shape = "RACE/GENDER/id00076/00109.mp4"
         for path, match in match_videos(root, folder, r".+/(id\d+)/([^/_]+)[^/]*", shape):
-            people = frozenset(re.findall(r"id\d+", f"{match[1]}/{PurePath(path).stem}"))
-            video = _video(root, path, label, "", people, frozenset({f"{match[1]}/{match[2]}"}))
+            people = frozenset(re.findall(r"id\d+", f"{match[1]}/{PurePath(path).stem}".lower()))
+            video = _video(root, path, label, "", people, frozenset({f"{match[1]}/{match[2]}".lower()}))
             (only_sound if folder == "RealVideo-FakeAudio" else videos).append(video)
     return [
         *_split(videos, VALIDATION_AND_TEST, "its two people are in different splits"),

@@ -111,7 +111,7 @@ def celeb_df_source(path: str) -> str:
 
     A talking face of Celeb-DF++, such as id1_0007_test_3.mp4, names its source first.
     """
-    match = re.match(r"(id\d+)(?:_id\d+)*_(\d+)", PurePath(path).stem)
+    match = re.match(r"(id\d+)(?:_id\d+)*_(\d+)", PurePath(path).stem.lower())
     return f"{match[1]}_{match[2]}" if match else path
 
 

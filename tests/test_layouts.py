@@ -899,6 +899,25 @@ def test_a_file_with_several_listed_names(tmp_path: Path) -> None:
     refused("folder", table, "a.avi, a.mp4", "a.mkv")
 
 
+def test_people_in_upper_case(tmp_path: Path) -> None:
+    people = {}
+    for case in (str.lower, str.upper):
+        root = tmp_path / case.__name__
+        touch(root, "RealVideo-RealAudio/a/men/id1/00109.mp4", "FakeVideo-FakeAudio/a/men/id1/00109.mp4")
+        touch(
+            root, "Celeb-real/id3_0001.mp4", "Celeb-synthesis/id3_id4_0001.mp4", "YouTube-real/", "FakeVideo-RealAudio/"
+        )
+        write(root / LIST, "1 Celeb-real/id9_0001.mp4\n")
+        for file in list(root.rglob("id*")):
+            file.rename(file.with_name(case(file.name)))
+        people[case] = [
+            (video.label, video.identities, video.sources)
+            for dataset in ("FakeAVCeleb", "Celeb-DF-v2")
+            for video in find_videos(dataset, root, dataset)
+        ]
+    assert people[str.upper] == people[str.lower]
+
+
 # ------------------------------------------------------------------------------------------------- trees of folders
 
 
