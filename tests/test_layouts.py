@@ -329,16 +329,25 @@ def test_celeb_df_leaves_out_the_source_videos_of_its_test_set(celeb_df: Path) -
     assert {"Celeb-real/id1_0001", "Celeb-real/id5_0000", "Celeb-real/id7_0001"} <= kept
 
 
-def test_published_keeps_the_training_videos_that_share_a_source(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"Celeb-real/id{i}_000{j}.mp4" for i in range(8) for j in range(2)), "YouTube-real/00003.mp4")
-    touch(tmp_path, *(f"Celeb-synthesis/id{a}_id{b}_0001.mp4" for a, b in itertools.permutations(range(8), 2)))
-    write(tmp_path / LIST, "1 Celeb-real/id5_0001.mp4\n0 Celeb-synthesis/id5_id7_0001.mp4\n")
+@pytest.mark.parametrize(
+    ("dataset", "left_out"),
+    [
+        ("Celeb-DF-v2", {"Celeb-synthesis/id5_id1_0001"}),
+        ("DFDC-Preview", {"original_videos/32/32_A", "method_A/32/32_34_A"}),
+        ("DFDC", {"dfdc_train_part_1/across1", "dfdc_train_part_2/across2"}),
+    ],
+)
+def test_published_keeps_the_training_videos_that_share_a_source(
+    tmp_path: Path, dataset: str, left_out: set[str]
+) -> None:
+    LISTED[dataset](tmp_path)
     default, published, everything = (
-        {video.folder: video for video in find_videos("Celeb-DF-v2", tmp_path, "faces", split)}
+        {video.folder: video for video in find_videos(dataset, tmp_path, "faces", split)}
         for split in ("disjoint", "published", "all")
     )
     assert list(default) == list(published) == list(everything)
-    assert default["faces/Celeb-real/id1_0001"].split and default["faces/Celeb-synthesis/id5_id1_0001"].left_out
+    assert {f"faces/{folder}" for folder in left_out} <= {folder for folder in default if default[folder].left_out}
+    assert {video.split for video in default.values()} >= set(SPLITS)
     for folder, video in default.items():
         assert published[folder].split == (video.split or "train") and not published[folder].left_out
         assert everything[folder].split == "test" and not everything[folder].left_out
