@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
-from itertools import count, islice, product
+from itertools import count, cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,16 @@ def picture(frame: int, *people: int, left: int = 20) -> np.ndarray:
 
 
 def write_video(file: Path, frames: int = 6, people: tuple[int, ...] = (0,)) -> Path:
+    return write_frames(file, (picture(frame, *people) for frame in range(frames)))
+
+
+def write_frames(file: Path, frames: Iterable[np.ndarray]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     plain = file.with_name("plain.mp4")  # OpenCV cannot write to every name
     writer = cv2.VideoWriter(str(plain), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
     assert writer.isOpened()
-    for frame in range(frames):
-        writer.write(picture(frame, *people))
+    for frame in frames:
+        writer.write(frame)
     writer.release()
     os.replace(plain, file)
     return file
@@ -81,6 +85,14 @@ def fixed_detector(frames: np.ndarray) -> list[Detections]:
     """A detector that returns the place where `picture` puts the face."""
     box = np.array([[20, 20, 20 + FACE, 20 + FACE]], np.float32)
     return [Detections(box, np.ones(1, np.float32)) for _ in frames]
+
+
+BOXES = np.array([[120, 40, 180, 100], [10, 10, 90, 130]], np.float32)  # the larger face is not the first
+
+
+def two_faces(frames: np.ndarray) -> list[Detections]:
+    """A detector that returns the places where `two_person_clip` has its faces."""
+    return [Detections(BOXES, np.ones(2, np.float32)) for _ in frames]
 
 
 def no_face(frames: np.ndarray) -> list[Detections]:
@@ -117,6 +129,15 @@ def without_mtcnn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of 6 frames with one face."""
     return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def two_person_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 2 frames with two faces at `BOXES`."""
+    image = np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
+    for person, (left, top, right, bottom) in enumerate(BOXES.astype(int)):
+        image[top:bottom, left:right] = cv2.resize(faces(person)[0], (right - left, bottom - top))
+    return write_frames(tmp_path_factory.mktemp("two people") / "clip.mp4", [image] * 2)
 
 
 def folder_dataset(root: Path, clip: Path, videos: int = 2) -> Path:
@@ -350,13 +371,64 @@ def test_newer_datasets_give_label_files_with_sources(
         assert not images(tmp_path) and {len(list(Path(v.path).glob("[!.]*"))) for v in listed} == {1, 2}
 
 
+@pytest.mark.parametrize("name", [name for name in (*LAYOUTS, *NEWER) if name not in ("FF++_c23", "WildDeepfake")])
+def test_every_layout_with_missing_and_renamed_videos_of_two_people(
+    name: str, tmp_path: Path, two_person_clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (two_faces, {"detector": "fixed"}))
+    root, base = tmp_path / "videos", name.partition("/")[0]
+    if name in LAYOUTS:
+        LAYOUTS[name](two_person_clip, root)
+    else:
+        make_layout(root, NEWER[name], lambda file: shutil.copy(two_person_clip, file))
+    lost, *others = sorted(video.file for video in find_videos(name, root, base) if video.file.exists())
+    lost.unlink()
+    endings = cycle((".MP4", ".avi", ".mp4"))
+    renamed = {file.rename(file.with_suffix(ending)) for file, ending in zip(others, endings, strict=False)}
+    assert preprocessing.main(arguments(tmp_path, "--dataset", name, "--frames", "1", "--crop_size", "64")) == 0
+    videos = find_videos(name, root, base)
+    assert {video.file for video in videos if video.file.exists()} == renamed
+    missing = sum(1 for video in videos if video.split and not video.file.exists())
+    assert report(tmp_path, name)["causes"] == ({"missing": missing} if missing else {})
+    assert (f"without faces: {missing} missing\n" in capsys.readouterr().out) == (missing > 0)
+    folders = [video.folder for video in videos if video.split and video.file.exists()]
+    labels = (line for file in (tmp_path / "labels" / name).glob("*.txt") for line in file.read_text().splitlines())
+    assert sorted(line[2:] for line in labels) == sorted(f"{folder},1" for folder in folders)
+    assert all(cropped_box(tmp_path / "faces" / folder) == BOXES[1].tolist() for folder in folders)
+
+
+def cropped_box(folder: Path) -> list[float]:
+    """The box of the first image in a folder of face crops."""
+    return json.loads((folder / "faces.json").read_text())["faces"][0][0]["box"]
+
+
+def write_mask(file: Path, brightness: int = 255) -> None:
+    """Write a manipulation mask for the smaller face of `BOXES`."""
+    mask = np.full((HEIGHT, WIDTH, 3), 8, np.uint8)  # compression leaves noise
+    mask[50:90, 130:170] = brightness
+    write_frames(file, [mask] * 6)
+
+
+def test_deepfakedetection_crops_the_manipulated_face(
+    tmp_path: Path, two_person_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mask of the first fake video shows the smaller face; the second fake video has no mask."""
+    monkeypatch.setattr(preprocessing, "load_face_detector", lambda *_: (two_faces, {"detector": "fixed"}))
+    real, fake = "original_sequences/actors/c23", "manipulated_sequences/DeepFakeDetection/c23"
+    names = [f"{real}/videos/01__walk", f"{fake}/videos/01_02__walk__A", f"{fake}/videos/01_03__walk__A"]
+    copy_clip(two_person_clip, tmp_path / "videos", *(f"{name}.mp4" for name in names))
+    write_mask(tmp_path / "videos/manipulated_sequences/DeepFakeDetection/masks/videos/01_02__walk__A.mp4")
+    assert preprocessing.main(arguments(tmp_path, "--dataset", "DeepFakeDetection", "--split", "all")) == 0
+    folders = [tmp_path / "faces/DeepFakeDetection" / name.replace("/videos", "") for name in names]
+    assert [cropped_box(folder) for folder in folders] == BOXES[[1, 0, 1]].tolist()
+    larger, smaller, other = ((folder / "0000.png").read_bytes() for folder in folders)
+    assert larger == other != smaller
+    assert report(tmp_path, "DeepFakeDetection_all")["masks"] == {"chose among several faces": 1}
+
+
 @pytest.mark.parametrize("mask", ["right", "dark", "broken", None])
 def test_the_face_that_meets_the_mask_is_cropped(mask: str | None, tmp_path: Path, clip: Path) -> None:
     """The left face is larger, the right one is manipulated."""
-    boxes = np.array([[10, 10, 90, 130], [120, 40, 180, 100]], np.float32)
-
-    def two_faces(frames: np.ndarray) -> list[Detections]:
-        return [Detections(boxes, np.ones(2, np.float32)) for _ in frames]
 
     def run() -> dict[str, Any]:
         times = StageTimes()
@@ -372,12 +444,7 @@ def test_the_face_that_meets_the_mask_is_cropped(mask: str | None, tmp_path: Pat
     if mask == "broken":
         source.mask.write_bytes(b"no video")
     else:
-        writer = cv2.VideoWriter(str(source.mask), cv2.VideoWriter_fourcc(*"mp4v"), 25, (WIDTH, HEIGHT))
-        for _ in range(6):
-            frame = np.full((HEIGHT, WIDTH, 3), 8, np.uint8)  # compression leaves noise
-            frame[50:90, 130:170] = 8 if mask == "dark" else 255
-            writer.write(frame)
-        writer.release()
+        write_mask(source.mask, 8 if mask == "dark" else 255)
     assert not is_done(source), "the face was chosen without the mask"
     record = run()
     assert record["faces"][0][0]["box"][0] == (120 if mask == "right" else 10)
