@@ -1,7 +1,8 @@
 """One training step, one epoch of training, and one pass of evaluation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -214,7 +215,7 @@ def train_one_epoch(
     title, done = f"epoch {state.epoch + 1}", min(state.step * state.args.bs, order.images)
     bar = progress(None, title, unit="images", total=order.images, initial=done, disable=not world.leads)
     batch: Batch
-    try:
+    with bar, advise_on_memory("--bs", state.args.bs):
         for batch in iterate(loader):
             bad_images.add(batch.bad)
             counts = world.handshake(len(batch.labels))
@@ -233,12 +234,6 @@ def train_one_epoch(
             else:
                 state.step += 1
             bar.update(sum(counts))
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("--bs", state.args.bs) from error
-        raise
-    finally:
-        bar.close()
     world.handshake(0)
     state.record.read(state.epoch, state.step)
     if not state.record.losses:
@@ -296,21 +291,17 @@ def evaluate(
     positions, scores = [], []
     batch_size, image_count = loader.batch_size or 1, len(loader.dataset)  # type: ignore[arg-type]  # no __len__
     batch: Batch
-    try:
-        with progress(None, title, unit="images", total=image_count, disable=not world.leads) as bar:
-            for batch in iterate(loader):
-                if world.stop:
-                    break
-                bad_images.add(batch.bad)
-                if len(batch.labels):
-                    images = normalise(batch.images.to(world.device, non_blocking=True), channels)
-                    scores.append(output_fn(network(images)))
-                    positions.append(batch.positions.clone())  # a worker's tensor keeps a file open
-                bar.update(len(batch.labels) + len(batch.bad))
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise out_of_memory("--test_bs", batch_size * world.size) from error
-        raise
+    bar = progress(None, title, unit="images", total=image_count, disable=not world.leads)
+    with bar, advise_on_memory("--test_bs", batch_size * world.size):
+        for batch in iterate(loader):
+            if world.stop:
+                break
+            bad_images.add(batch.bad)
+            if len(batch.labels):
+                images = normalise(batch.images.to(world.device, non_blocking=True), channels)
+                scores.append(output_fn(network(images)))
+                positions.append(batch.positions.clone())  # a worker's tensor keeps a file open
+            bar.update(len(batch.labels) + len(batch.bad))
     world.handshake(0)
     found = [(torch.cat(positions).numpy(), torch.cat(scores).cpu().numpy())] if positions else []
     parts = [part for parts in world.gather_objects(found) for part in parts]
@@ -325,8 +316,15 @@ def evaluate(
     return position, score
 
 
-def out_of_memory(flag: str, batch_size: int) -> InputError:
-    """Return an error that suggests half the batch size if that is possible."""
-    smaller = batch_size // 2
-    hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
-    return InputError(f"out of memory with {flag} {batch_size}; try {hint}a smaller --size or --num_LIBs.")
+@contextmanager
+def advise_on_memory(flag: str, batch_size: int) -> Iterator[None]:
+    """Turn a lack of memory inside the block into an InputError, which suggests half the batch size if possible."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = batch_size // 2
+        hint = f"{flag} {smaller}, or " if smaller >= (2 if flag == "--bs" else 1) else ""
+        advice = f"try {hint}a smaller --size or --num_LIBs."
+        raise InputError(f"out of memory with {flag} {batch_size}; {advice}") from error
