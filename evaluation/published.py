@@ -17,7 +17,7 @@ class PublishedTable(NamedTuple):
     Attributes:
         protocol: key of `utils.protocols.PROTOCOLS`; None for numbers that only docs/published.md shows.
         unit: frames or videos.
-        trained_on: name of the training set.
+        trained_on: name of the training set, followed by " (assumed)" if no source names it.
         source: citation and URL.
         datasets: test set name -> its number of videos, or None if the source does not give it.
         rows: method -> one AUC per dataset, 0 to 1, with the digits of the source; "" if the source has none.
@@ -29,6 +29,11 @@ class PublishedTable(NamedTuple):
     source: str
     datasets: dict[str, int | None]
     rows: dict[str, list[str]]
+
+    @property
+    def training_set(self) -> str:
+        """The name of the training set alone."""
+        return self.trained_on.removesuffix(" (assumed)")
 
 
 @cache  # one warning per process
@@ -86,7 +91,7 @@ def select_tables(
             for column, (dataset, videos) in enumerate(table.datasets.items())
             if dataset in tested and (videos is None or abs(tested[dataset] - videos) <= TOLERANCE * videos)
         }
-        if columns and protocol and (protocol, trained_on) == (table.protocol, [table.trained_on]):
+        if columns and protocol and (protocol, trained_on) == (table.protocol, [table.training_set]):
             datasets = {dataset: table.datasets[dataset] for dataset in columns}
             rows = {method: [cells[i] for i in columns.values()] for method, cells in table.rows.items()}
             rows = {method: cells for method, cells in rows.items() if any(cells)}
@@ -104,7 +109,7 @@ def paper_auc(protocol: str | None, trained_on: str, dataset: str) -> str:
         dataset: name of the test set.
     """
     for table in read_published():
-        if (table.protocol, table.unit, table.trained_on) == (protocol, "frames", trained_on) and PAPER in table.rows:
+        if (table.protocol, table.unit, table.training_set) == (protocol, "frames", trained_on) and PAPER in table.rows:
             return dict(zip(table.datasets, table.rows[PAPER], strict=True)).get(dataset, "")
     return ""
 
@@ -113,7 +118,7 @@ def published_markdown(tables: list[PublishedTable]) -> str:
     """Return the tables as the generated part of docs/published.md."""
     sections = []
     for table in tables:
-        counts = ["" if videos is None else str(videos) for videos in table.datasets.values()]
+        counts = ["unknown" if videos is None else str(videos) for videos in table.datasets.values()]
         rows = {"method": list(table.datasets), "---": ["---"] * len(counts), "*test videos*": counts, **table.rows}
         lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
         heading = f"## {table.protocol or 'no protocol'}: AUC of {table.unit}, trained on {table.trained_on}"
