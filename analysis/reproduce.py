@@ -50,6 +50,7 @@ from utils.training_arguments import TrainingArguments
 TRAINING_SET, PROTOCOL = "FF++_c23", "paper"
 WITHIN = [TRAINING_SET, "Celeb-DF-v2", "DFDC-Preview", "DFDC"]
 ABLATIONS = ("losses", "blocks", "backbone", "divergence", "balance")
+FOOTNOTE = "AUCs with *: the paper tested another number of videos, or its number is unknown (docs/published.md)."
 
 
 @dataclass(kw_only=True)
@@ -110,7 +111,7 @@ from analysis.estimate import Cost, Estimator
 from analysis.study import prepare_folder
 from corpora.label_files import is_prepared
 from corpora.layouts import SourceVideo, check_dataset, find_videos
-from evaluation.published import paper_auc
+from evaluation.published import is_same_size, paper_auc
 from models.backbones import check_model_name
 from utils.devices import select_devices
 
@@ -136,12 +137,15 @@ class Step(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the table: the AUCs of a run on a test set; without a run if the dataset is not available."""
+    """A row of the table: the AUCs of a run on a test set; without a run if the dataset is not available.
+
+    `published` is the paper's frame AUC and its number of test videos (see `paper_auc`).
+    """
 
     label: str
     run: Run | None
     dataset: str
-    published: str = ""
+    published: tuple[str, int | None] = ("", None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -289,10 +293,14 @@ def format_hours(hours: float | None) -> str:
 
 
 def make_table(first: str, rows: list[Row]) -> list[list[str]]:
-    """Return the header, which starts with `first`, and the rows: published and measured AUCs."""
+    """Return the header, which starts with `first`, and the rows: published and measured AUCs.
+
+    A published AUC that has another number of test videos, or an unknown number, ends with `*`.
+    """
     table = [[first, "published frame AUC", "frame AUC", "video AUC", "videos"]]
     for row in rows:
         measured = ["-"] * 3
+        published, videos = row.published
         if row.run is not None and is_finished(row.run):
             file = row.run.folder / "results.json"
             results = read_json(file)
@@ -300,7 +308,9 @@ def make_table(first: str, rows: list[Row]) -> list[list[str]]:
                 found = results["datasets"][row.dataset]
                 aucs = ["-" if found[name] is None else f"{found[name]:.4f}" for name in ("auc", "video_auc")]
                 measured = [*aucs, str(found["videos"])]
-        table.append([row.label, row.published, *measured])
+                if published and not (videos and is_same_size(found["videos"], videos)):
+                    published += "*"
+        table.append([row.label, published, *measured])
     return table
 
 
@@ -318,12 +328,13 @@ def run(args: ReproduceArguments, passed_on: list[str]) -> None:
             failed.append(step.name)
             print(f"failed: {step.name}", file=sys.stderr)
     table = make_table("arguments" if args.table in ABLATIONS else "test set", rows)
-    print(f"\n{format_rows(table)}\n")
+    footnote = f"\n{FOOTNOTE}\n" * any(row[1].endswith("*") for row in table)
+    print(f"\n{format_rows(table)}\n{footnote}")
     if not any(row[1] for row in table[1:]):
         print("This project has no published numbers for this table (docs/published.md).")
     file = args.save_path / f"{args.table}.md"
     lines = [table[0], ["---"] * len(table[0]), *table[1:]]
-    write_if_changed(file, "".join(f"| {' | '.join(line)} |\n" for line in lines))
+    write_if_changed(file, "".join(f"| {' | '.join(line)} |\n" for line in lines) + footnote)
     print(f"table: {file}")
     if failed:
         raise InputError(

@@ -64,6 +64,11 @@ def check_table(table: PublishedTable) -> None:
             raise ValueError(f"'{method}' has a cell that is not a quoted AUC from 0 to 1")
 
 
+def is_same_size(tested: int, published: int) -> bool:
+    """Return whether a test has the published number of videos, apart from a few videos without a detected face."""
+    return abs(tested - published) <= TOLERANCE * published
+
+
 def select_tables(
     tables: list[PublishedTable],
     protocol: str | None,
@@ -89,7 +94,7 @@ def select_tables(
         columns = {
             dataset: column
             for column, (dataset, videos) in enumerate(table.datasets.items())
-            if dataset in tested and (videos is None or abs(tested[dataset] - videos) <= TOLERANCE * videos)
+            if dataset in tested and (videos is None or is_same_size(tested[dataset], videos))
         }
         if columns and protocol and (protocol, trained_on) == (table.protocol, [table.training_set]):
             datasets = {dataset: table.datasets[dataset] for dataset in columns}
@@ -100,8 +105,10 @@ def select_tables(
     return selected
 
 
-def paper_auc(protocol: str | None, trained_on: str, dataset: str) -> str:
-    """Return the frame AUC that the paper published, with the digits of the source; "" if it is not in published.json.
+def paper_auc(protocol: str | None, trained_on: str, dataset: str) -> tuple[str, int | None]:
+    """Return the frame AUC that the paper published, with the digits of the source, and its number of test videos.
+
+    The AUC is "" if it is not in published.json; the number is None if it is unknown.
 
     Args:
         protocol: the protocol of the test, or None.
@@ -110,8 +117,9 @@ def paper_auc(protocol: str | None, trained_on: str, dataset: str) -> str:
     """
     for table in read_published():
         if (table.protocol, table.unit, table.training_set) == (protocol, "frames", trained_on) and PAPER in table.rows:
-            return dict(zip(table.datasets, table.rows[PAPER], strict=True)).get(dataset, "")
-    return ""
+            aucs = dict(zip(table.datasets, table.rows[PAPER], strict=True))
+            return aucs.get(dataset, ""), table.datasets.get(dataset)
+    return "", None
 
 
 def published_markdown(tables: list[PublishedTable]) -> str:

@@ -71,7 +71,7 @@ def printed_commands(text: str) -> list[list[str]]:
 def table_of(root: Path, name: str) -> dict[str, list[str]]:
     """The rows of a table by their first cell."""
     lines = (root / "output" / f"{name}.md").read_text().splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert len({len(row) for row in rows}) == 1
     return {row[0]: row[1:] for row in rows[2:]}
 
@@ -111,8 +111,9 @@ def test_tables_from_videos_to_aucs(
     assert list(rows) == [f"{name}_all" for name in DATASETS[1:]]
     for name, row in rows.items():
         found = results["datasets"][name]
-        assert row == ["0.818 0.864 0.851 0.721".split()[list(rows).index(name)],
+        assert row == ["0.818* 0.864* 0.851* 0.721*".split()[list(rows).index(name)],
                        f"{found['auc']:.4f}", f"{found['video_auc']:.4f}", str(found["videos"])]  # fmt: skip
+    assert (tmp_path / "output/cross.md").read_text().endswith(f"\n\n{reproduce.FOOTNOTE}\n")
     assert results["datasets"]["Celeb-DF-v2_all"]["videos"] == sum(1 for _ in (videos / "Celeb-DF-v2").rglob("*.mp4"))
 
     # Nothing is left to do, and another table shares the default. It needs no videos: there are label files.
@@ -225,8 +226,24 @@ def test_timings(tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_paper_aucs() -> None:
-    assert paper_auc("paper", "FF++_c23", "Celeb-DF-v2_all") == "0.864"
-    assert paper_auc("paper", "FF++_c23", "Celeb-DF-v2") == paper_auc("sbi", "FF++_c23", "Celeb-DF-v2_all") == ""
+    assert paper_auc("paper", "FF++_c23", "Celeb-DF-v2_all") == ("0.864", 6529)
+    assert paper_auc("paper", "FF++_c23", "DFDC_all") == ("0.721", None)
+    for protocol, dataset in (("paper", "Celeb-DF-v2"), ("sbi", "Celeb-DF-v2_all")):
+        assert paper_auc(protocol, "FF++_c23", dataset) == ("", None)
+
+
+def test_published_aucs_of_other_test_sets_are_marked(tmp_path: Path) -> None:
+    run = runs.make_run(["tiny"], tmp_path, [], {})
+    run.folder.mkdir()
+
+    def published(name: str, videos: int) -> str:
+        found = {"datasets": {name: {"auc": 0.5, "video_auc": None, "videos": videos}}}
+        (run.folder / "results.json").write_text(json.dumps(found))
+        row = reproduce.Row(name, run, name, paper_auc("paper", "FF++_c23", name))
+        return reproduce.make_table("test set", [row])[1][1]
+
+    assert [published("Celeb-DF-v2_all", n) for n in (6529, 5877, 5876, 7182)] == ["0.864", "0.864", "0.864*", "0.864*"]
+    assert published("DFDC_all", 124_154) == "0.721*" and published("tiny", 2) == ""
 
 
 def test_a_split_has_the_folder_of_its_dataset() -> None:
