@@ -207,7 +207,7 @@ def extract_faces(
                         folder.add(position, frame, found.boxes * scale, found.scores)
                 if chunk.end is not None:
                     outcome = folder.finish(chunk.end)
-                    del unfinished[chunk.video]
+                    unfinished.pop(chunk.video).discard()  # popped first: it must close its lock once
                     yield outcome
         finally:
             pool.shutdown(cancel_futures=True)  # waits for the threads that still write into these folders
@@ -313,7 +313,6 @@ class _FaceFolder:
             failed_record(target).unlink(missing_ok=True)
         else:
             write_if_changed(failed_record(target), json.dumps({**record, "cause": failure}) + "\n")
-        self.discard()
         return Outcome(self.source, self.sampled_frames, failure)
 
     def _kept_tracks(self) -> list[int]:
