@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import training
 from analysis import estimate, reproduce, runs
 from corpora.label_files import LABEL_FILES, REPORT, is_prepared
 from evaluation.published import paper_auc
+from faces import extraction
+from models.backbones import BACKBONES, build_network
 from run_folder import RunFolder
-from tests.conftest import ROOT, TINY
+from tests.conftest import ROOT, TINY, make_dataset
 from tests.test_analysis import assert_fails
 from tests.test_preprocessing import LAYOUTS, fixed_detector, write_video
 from utils.data_roots import DataRoots, base_name, has_root, root_of
@@ -89,23 +92,41 @@ def test_tables_from_videos_to_aucs(
     plan = printed_commands(capsys.readouterr().out)
     assert started == [] and list(tmp_path.iterdir()) == []
 
-    # Ctrl-C in the first step of the training.
-    after_step = RunFolder.after_step
+    extracted: list[Path] = []
+    finish = extraction._FaceFolder.finish
 
-    def stop(folder: RunFolder, *args: Any) -> None:
-        after_step(folder, *args)
-        os.kill(os.getpid(), signal.SIGINT)
+    def record(folder: extraction._FaceFolder, end: extraction.VideoEnd) -> extraction.Outcome:
+        extracted.append(folder.source.folder)
+        return finish(folder, end)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "after_step", stop)
-        assert reproduce.main(command) == 130
-    assert started == plan[:-1] and not (tmp_path / "output/cross.md").exists()
+    monkeypatch.setattr(extraction._FaceFolder, "finish", record)
 
-    # The same command again: it skips the preparations, continues the training, and tests.
+    def interrupted(owner: Any, name: str, number: int) -> list[list[str]]:
+        """Press Ctrl-C when a function returns in the started command `number`; return the started commands."""
+        function = getattr(owner, name)
+
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            if len(started) == number:
+                os.kill(os.getpid(), signal.SIGINT)
+            return result
+
+        started.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stop)
+            assert reproduce.main(["--speed", "100,200,10", *command]) == 130
+        assert not (tmp_path / "output/cross.md").exists()
+        return list(started)
+
+    # Ctrl-C after the first video of the second preparation, in the first step of the training, and in the test. Each
+    # time, the same command again skips what is finished, and continues the preparation or the training.
+    assert interrupted(extraction._FaceFolder, "finish", 2) == plan[:2]
+    assert interrupted(RunFolder, "after_step", 5) == plan[1:-1]
+    resumed = [*plan[-2], "--resume_model", str(tmp_path / "output/FF++_c23/default-seed_0/model_last.pth")]
+    assert interrupted(training, "evaluate", 2) == [resumed, plan[-1]]
     started.clear()
-    assert reproduce.main(command) == 0
-    last = tmp_path / "output/FF++_c23/default-seed_0/model_last.pth"
-    assert started == [[*plan[-2], "--resume_model", str(last)], plan[-1]]
+    assert reproduce.main(command) == 0 and started == plan[-1:]
+    assert len(set(extracted)) == len(extracted)
     results = json.loads((tmp_path / "output/FF++_c23/default-seed_0-paper/results.json").read_text())
     rows = table_of(tmp_path, "cross")
     assert list(rows) == [f"{name}_all" for name in DATASETS[1:]]
@@ -145,18 +166,44 @@ def test_every_table_has_a_plan(tmp_path: Path, started: list[list[str]], capsys
         assert len({str(training.parse_arguments(part[1:])) for part in trainings}) == trained[table]
 
 
-def test_estimate_of_the_papers_training(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """20 epochs of 264,598 fake and 4 x 73,649 real images, without the videos."""
+@pytest.mark.slow
+def test_every_table_runs_to_its_end(tmp_path: Path, started: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in reproduce.WITHIN:
+        make_dataset(tmp_path, name)
+    for name in list(BACKBONES):
+        monkeypatch.setitem(BACKBONES, name, "tiny_cnn")
+    rows = {"within": 4, "losses": 4, "blocks": 6, "backbone": 3, "divergence": 2, "balance": 2}
+    for table, number in rows.items():
+        assert reproduce.main(command_line(tmp_path, table, "--speed", "100,200,10")) == 0
+        cells = table_of(tmp_path, table).values()
+        assert len(cells) == number
+        assert all(row[0] == "" and {0 <= float(auc) <= 1 for auc in row[1:3]} == {True} for row in cells)
+        assert {row[3] for row in cells} == {"4"}
+    assert len(started) == sum(rows.values()) - 4  # the default of FF++_c23 is in five tables
+
+
+def test_estimate_of_the_papers_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 epochs of 264,598 fake and 4 x 73,649 real images, without the videos, and with 40 GB on the disk."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=40_000_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", {tmp_path: usage}.__getitem__)
     where = ["--data_root", str(tmp_path / "faces"), "--dataset_root", str(tmp_path / "labels")]
     argv = ["--table", "balance", *where, "--videos", str(tmp_path / "later"), "--save_path", str(tmp_path / "output")]
     argv += ["--speed", "2000,6900,100", "--dry_run"]
-    assert reproduce.main([*argv, "--", "--model", "test_resnet", "--num_LIBs", "2"]) == 0
+    assert reproduce.main([*argv, "--", "--model", "test_resnet", "--num_LIBs", "6"]) == 0
     lines = capsys.readouterr().out.splitlines()
     train, held_out = 264_598 + 4 * 73_649, 140 * 73_649 / 720 + 560 * 264_598 / 2_880
     hours = (20 * (train / 2000 + held_out / 6900) + held_out / 6900) / 3600
     images = (73_649 + 264_598) * 1000 / 720
     wanted = [f"{images / 100 / 3600:.1f} h, {images * 91e3 / 1e9:.1f} GB", f"{hours:.1f} h, "]
     assert [any(text in line for line in lines) for text in wanted] == [True, True], lines
+    parameters = sum(weight.numel() for weight in build_network("test_resnet", 6, 256).parameters())
+    checkpoints = 2 * parameters * 4 * (3 + 3 + 1 + 2)  # two runs, with a file at epochs 10 and 20
+    assert [line for line in lines if line.startswith("disk: ")] == [
+        f"disk: {tmp_path / 'faces'} needs {images * 91e3 / 1e9:.1f} GB, and 40.0 GB are free; this is not enough",
+        f"disk: {tmp_path / 'output'} needs {checkpoints / 1e9:.1f} GB, and 40.0 GB are free",
+    ]
     assert f"to do: {images / 100 / 3600 + 2 * hours:.1f} h," in "\n".join(lines)
     assert_fails(reproduce.main, argv[:-1], capsys, "--videos", "later")
 
