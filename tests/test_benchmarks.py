@@ -1,13 +1,17 @@
 """The benchmarks run, and end with a line of JSON; their speeds are not tested."""
 
 import json
+import re
+from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gpu, train_step
+from benchmarks import evaluation, gpu, results, train_step
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
+from evaluation.predictions import make_scores, write_predictions
 from models import backbones
 from utils.schedule import Schedule
 
@@ -57,3 +61,31 @@ def test_torchvision_weights_differ_only_in_the_scales_of_the_last_batch_norms(m
     changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
     assert changed == {f"region_model1.layer{layer}.{block}.bn2.weight" for layer in range(1, 5) for block in range(2)}
     assert all((ours[name] == 0).all() and (theirs[name] == 1).all() for name in changed)
+
+
+def test_the_table_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def write(name: str, shift: float, images: int = 40) -> None:
+        paths = [f"faces/{number // 4}/{number % 4}.png" for number in range(images)]
+        labels = np.arange(images) // 4 % 2
+        scores = np.random.default_rng(int(name[-1])).normal(labels * shift, 1)
+        videos = [Path(path).parent.name for path in paths]
+        (tmp_path / name).mkdir()
+        scored = make_scores(paths, labels, 1 / (1 + np.exp(-scores)), videos, videos)
+        write_predictions(tmp_path / name / "predictions.csv", {"set": scored})
+
+    for seed in range(3):
+        write(f"default-seed_{seed}", 1)
+        write(f"better-seed_{seed}", 9)
+    (tmp_path / "default_test").mkdir()  # not a run of a study
+    monkeypatch.setattr("sys.argv", ["results", str(tmp_path)])
+    results.main()
+    header, _, better, default = (re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines())
+    assert [better[0], default[0]] == ["better", "default"] and len(header) == 5
+    assert better[1:3] == ["1.000, 1.000, 1.000", "1.000"]
+    assert float(default[2]) == pytest.approx(np.mean([float(auc) for auc in default[1].split(", ")]), abs=1.1e-3)
+    change, low, high = map(float, re.findall(r"[-+]\d\.\d+", better[3]))
+    assert change == pytest.approx(1 - float(default[2]), abs=6e-4) and 0 < low < change < high
+    assert float(better[4]) < 0.05 and not any(default[3:])  # no difference from itself
+    write("smaller-seed_0", 1, images=36)
+    with pytest.raises(SystemExit, match="other images"):
+        results.main()

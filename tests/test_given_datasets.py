@@ -1,6 +1,7 @@
 """Datasets whose images are on the disk already: the clone of realorfake, and file lists of other projects."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from corpora import lists, realorfake
 from corpora.new_labels import write_label_files
 from datasets.labels import Video, read_datasets, read_split
 from datasets.sources import group_folders
-from tests.conftest import arguments
+from tests.conftest import ROOT, arguments
 from utils.errors import InputError
 from utils.images import read_image
 
@@ -80,6 +81,10 @@ def test_the_split_of_realorfake(tmp_path: Path) -> None:
     assert lines["train_real"][0] == "0,train/real/000,4" and lines["test_fake"][-1] == "1,test/fake/013,4"
     images = [image for _, images in realorfake.list_folders() for image in images]
     assert len(set(images)) == len(images) == 800
+    published = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared")) / "data/realorfake/labels/realorfake"
+    if not published.is_dir():
+        pytest.skip(f"no label files in {published}")
+    assert {file.stem: file.read_text().splitlines() for file in published.glob("*.txt")} == lines
 
 
 def make_frames(root: Path, folder: str, count: int = 3, separator: str = "/", prefix: str = "") -> list[str]:
