@@ -5,9 +5,12 @@ processor and the tolerances are strict. tests/fidelity_reference.json comes fro
 second training step are comparable. The environment variables FIDELITY_REFERENCE64 and FIDELITY_REFERENCE replace them.
 """
 
+import copy
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +209,37 @@ def test_recipe(case: int, tmp_path: Path) -> None:
         # With fixed weights, this project has one parameter group and the authors' code two.
         theirs = reference["learning_rates_network_and_loss_weights"][step][: len(rates)]
         assert rates == pytest.approx(theirs, rel=1e-12, abs=0), f"step {step}"
+
+
+@pytest.mark.slow
+def test_another_reference(tmp_path: Path) -> None:
+    """FIDELITY_REFERENCE64 gives other numbers: the right ones pass, and one wrong number fails."""
+    names = {"networks": "mobilenet-2", "training": 0, "recipe": 0}
+    network, training, recipe = right = [copy.deepcopy(REFERENCE64[key][name]) for key, name in names.items()]
+    training["steps"], recipe["steps"], recipe["epochs"] = training["steps"][:1], recipe["steps"][:1], 1
+    # Adam's first step moves each weight by its rate, 1e-3; the classification loss alone is above 1.
+    training["learnt_weights_after"] = {"classification": 1.001, "global": 0.999, "local": 0.999}
+    network, training, recipe = wrong = copy.deepcopy(right)
+    for numbers, key in (
+        (network["p_y_given_z"][0], 0),
+        (training["steps"][0], "local"),
+        (recipe["steps"][0], "local"),
+    ):
+        numbers[key] *= 1 + 1e-5
+    networks, *lists = map(list, zip(right, wrong, strict=True))
+    file = tmp_path / "reference64.json"
+    file.write_text(json.dumps(dict(zip(names, [dict(enumerate(networks)), *lists], strict=True))))
+    tests = [f"tests/test_fidelity.py::test_{name}" for name in ("logits", "recipe", "training")]
+    output = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "-rpf", "-p", "no:cacheprovider", *tests],
+        cwd=HERE.parent,
+        env={**os.environ, "FIDELITY_REFERENCE64": str(file)},
+        capture_output=True,
+        text=True,
+    ).stdout
+    outcomes = re.findall(r"^(PASSED|FAILED) (\S+)", output, flags=re.MULTILINE)
+    expected = [(word, f"{test}[{case}]") for case, word in enumerate(("PASSED", "FAILED")) for test in tests]
+    assert sorted(outcomes) == sorted(expected), output
 
 
 # --------------------------------------------------------------------------------------------------------- float32
