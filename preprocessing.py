@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from corpora.layouts import LAYOUTS, SPLIT_CHOICES, SourceVideo, check_dataset, find_videos
 from faces.recipe import DETECTORS, Recipe, claim_folder, read_recipe
 from utils import parsing as parse
-from utils.command import check_command_line, run_command
+from utils.command import check_command_line, run_command, traceback_flag
 from utils.errors import InputError, first_ten, one_line, require_package
 from utils.files import remove_stale_parts, require_file
 from utils.jobs import SLURM_TEXT, LocalJob, check_job_arguments, key_values, submit_jobs
@@ -221,7 +221,7 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
         cores_per_job = max(1, core_count() // jobs)
         workers = min(workers, cores_per_job)
         os.environ.setdefault("OMP_NUM_THREADS", str(cores_per_job))
-    command = [sys.executable, str(Path(__file__).absolute())]
+    command = [sys.executable, str(Path(__file__).absolute()), *traceback_flag]
     for key, value in {**vars(args), "num_workers": workers, "num_shards": jobs}.items():
         if value is not None and key not in NOT_FOR_JOBS:
             command += [f"--{key}", str(value.absolute() if isinstance(value, Path) else value)]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from utils import parsing as parse
+from utils.command import remember_traceback, traceback_flag
 from utils.errors import InputError
 from utils.files import read_json
 from utils.process import Stopped
@@ -40,6 +41,7 @@ def split_command_line(argv: list[str], reserved: tuple[str, ...] = RESERVED) ->
     Raises:
         InputError: training.py rejects an argument after ``--``, or it is one of the `reserved` flags.
     """
+    remember_traceback(argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     passed_on = argv[cut + 1 :]
     for part in passed_on:
@@ -145,7 +147,7 @@ def execute(script: str, arguments: list[str], log: Path) -> bool:
     """Run a command of this project, such as training.py, append its output to a log, and say whether it succeeded."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
-        return call([sys.executable, str(ROOT / script), *arguments], out) == 0
+        return call([sys.executable, str(ROOT / script), *arguments, *traceback_flag], out) == 0
 
 
 def call(command: list[str], out: IO[str]) -> int:

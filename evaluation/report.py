@@ -20,6 +20,7 @@ from scipy.special import ndtri
 from evaluation.metrics import calibration_bins, score_videos
 from evaluation.predictions import Scores, read_predictions
 from evaluation.published import read_published, select_tables
+from utils.command import show_traceback
 from utils.errors import InputError, printable
 from utils.files import atomic_write, load_json, read_json
 from utils.images import read_image
@@ -508,6 +509,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
         same = tested is None or content.get("numbers", {}).get("checkpoint_sha256", tested) == tested
         pictures = [(plot, data_uri(read_plot(file.parent, plot), PLOT_SIZE, "PNG")) for plot in plots]
     except Exception as error:  # a broken study file must not prevent the report
+        show_traceback(error)
         missing = isinstance(error, KeyError | TypeError)
         problem = "title, text, table or plots is missing" if missing else str(error).replace(f"{file.parent}/", "")
         return {"title": file.name, "problem": problem}

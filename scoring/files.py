@@ -18,6 +18,7 @@ from faces.videos import FrameReader
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
 from scoring.scores import FileScore, format_frame_count
+from utils.command import show_traceback
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.images import IMAGE_ENDINGS, read_image
@@ -119,6 +120,7 @@ def score_file(
         if target is not None and not video:
             _annotate_image(file, target, last[0][1], result.drawn_cutoffs())
     except (NotScored, VideoError) as cause:
+        show_traceback(cause)
         result.cause = str(cause)
     return result
 

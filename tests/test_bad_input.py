@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any, BinaryIO
@@ -25,6 +26,7 @@ import torch
 import engine
 import training
 from datasets.images import FaceImages
+from docs.generate import COMMANDS
 from models.checkpoints import load_checkpoint
 from models.lib_network import LIBNetwork
 from tests.conftest import Run, arguments, make_dataset
@@ -474,6 +476,15 @@ def test_a_traceback_only_when_asked_for(tiny: Path, command: Run) -> None:
     done = command("--dataset_root", str(tiny / "nowhere"), "--traceback")
     assert done.returncode == 2 and done.stderr.startswith("Traceback")
     assert "nowhere" in done.stderr.splitlines()[-1]  # other tests check that there is no traceback without the flag
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_traceback(command: str, capsys: pytest.CaptureFixture) -> None:
+    module = import_module({"-m demo": "demo.__main__"}.get(command) or command.removeprefix("-m ").removesuffix(".py"))
+    for flags, shown in ((["--traceback"], True), ([], False)):  # the second command forgets the flag of the first
+        for wrong in (["--nonsense", "1"], ["--", "--nonsense", "1"]):
+            assert module.main([*flags, *wrong]) == 2
+            assert capsys.readouterr().err.startswith("Traceback") is shown
 
 
 @pytest.mark.parametrize(

@@ -417,6 +417,9 @@ def test_files_without_a_score_are_reported_and_the_others_scored(
     assert tree(tmp_path / "out") == ["good_annotated.png"]
     printed = capsys.readouterr().out
     assert re.search(r"wall\.mp4: not scored: .*3 frames\n", printed)
+    for flags, shown in ((["--traceback"], True), ([], False)):
+        assert score("--model", model, tmp_path / "in/cut.png", *flags) == 3
+        assert ("Traceback" in capsys.readouterr().err) is shown
 
 
 def test_content_identifies_files_with_unknown_endings(

@@ -1127,7 +1127,10 @@ def test_without_slurm(dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "cause"),
-    [("print('details', file=sys.stderr)\nsys.exit('the cause')", "the cause"), ("sys.exit('')", "exit status 1")],
+    [
+        ("print('details', file=sys.stderr)\nsys.exit(f'the cause: {sys.argv[1]}')", "the cause: --traceback"),
+        ("sys.exit('')", "exit status 1"),
+    ],
 )
 def test_a_failed_job_is_named(
     dataset: Path,
@@ -1139,7 +1142,7 @@ def test_a_failed_job_is_named(
 ) -> None:
     (tmp_path / "broken.py").write_text(f"import sys\n{script}")
     monkeypatch.setattr(preprocessing, "__file__", str(tmp_path / "broken.py"))  # what the jobs run
-    assert preprocessing.main(arguments(dataset, "--jobs", "2")) == 2
+    assert preprocessing.main([*arguments(dataset, "--jobs", "2"), "--traceback"]) == 2  # the jobs get the flag
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "2 jobs failed" in error and cause in error
 

@@ -18,10 +18,20 @@ from PIL import Image
 
 from analysis.study import write_study
 from evaluation.metrics import dataset_metrics, group_metrics
-from evaluation.report import CURVE_POINTS, MISTAKES, summary, thin_curve, warn, worst_mistakes, write_report
+from evaluation.report import (
+    CURVE_POINTS,
+    MISTAKES,
+    read_study,
+    summary,
+    thin_curve,
+    warn,
+    worst_mistakes,
+    write_report,
+)
 from evaluation.results import average
 from evaluation.verdicts import calibrate, measure_verdicts
 from tests.conftest import scores_of
+from utils import command
 from utils.errors import InputError
 
 HOSTILE = "<script>alert(1)</script>"
@@ -280,6 +290,16 @@ def test_studies(tmp_path: Path) -> None:
     assert str(folder) not in page.text.replace(str(folder.parent / "faces"), "")
     (plot,) = (attributes for tag, attributes in page.elements if tag == "img" and "plot.png" in attributes["alt"])
     assert Image.open(io.BytesIO(base64.b64decode(plot["src"].partition(",")[2]))).size == (1600, 400)
+
+
+@pytest.mark.parametrize("flags", [[], ["--traceback"]])
+def test_the_traceback_of_a_damaged_study(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(command, "traceback_flag", flags)
+    (tmp_path / "study.json").write_text("{")
+    assert read_study(tmp_path / "study.json", None)["problem"]
+    assert ("Traceback" in capsys.readouterr().err) is bool(flags)
 
 
 @pytest.mark.slow

@@ -249,8 +249,8 @@ def test_datasets_that_are_not_available(
 def test_a_failed_step_is_named(
     tmp_path: Path, videos: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(_: list[str], out: IO[str]) -> int:
-        print("it broke", file=out)
+    def broken(command: list[str], out: IO[str]) -> int:
+        print("it broke", *[part for part in command if part == "--traceback"], file=out)
         return 2
 
     monkeypatch.setattr(runs, "call", broken)
@@ -259,6 +259,9 @@ def test_a_failed_step_is_named(
     assert (tmp_path / "output/prepare_FF++_c23.log").read_text() == "it broke\n"
     assert all(row[1] == "-" for row in table_of(tmp_path, "balance").values())
     assert_fails(reproduce.main, ["--detector_weights", "missing.pth", *argv], capsys, "missing.pth")
+    assert reproduce.main(["--traceback", *argv]) == 2
+    logs = list((tmp_path / "output").rglob("*.log"))
+    assert len(logs) == 3 and {log.read_text() for log in logs} == {"it broke\nit broke --traceback\n"}
 
 
 def test_timings(tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

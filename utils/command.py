@@ -5,13 +5,27 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 from tqdm.utils import ObjectWrapper
 
 from utils.errors import InputError, one_line, printable
 from utils.process import Stopped, current_rank, exit_on_interrupt, stop_on_signals, wait_briefly
+
+traceback_flag: list[str] = []  # --traceback, if this command has it; its child commands get it too
+
+
+def remember_traceback(argv: Sequence[str]) -> None:
+    """Remember until the end of the command whether its command line has ``--traceback``."""
+    if "--traceback" in argv:
+        traceback_flag[:] = ["--traceback"]
+
+
+def show_traceback(error: Exception) -> None:
+    """Print the traceback of an error that becomes one sentence, if the command line has ``--traceback``."""
+    if traceback_flag:
+        traceback.print_exception(error)
 
 
 class SafeOutput(ObjectWrapper):
@@ -53,6 +67,7 @@ def run_command(
                 return _run(program, work, end, less_memory, how_to_continue)
     finally:
         threading.excepthook = hook
+        traceback_flag.clear()
 
 
 def _report_thread(failed: threading.ExceptHookArgs) -> None:
@@ -115,8 +130,7 @@ def _run(
         # If rank 0 fails for the same reason, it says so, and torchrun ends this process within these seconds.
         time.sleep(3)
         program = f"{program}: rank {rank}"
-    if "--traceback" in sys.argv:
-        traceback.print_exception(caught)
+    show_traceback(caught)
     del caught  # its traceback holds this frame: the cycle would keep the memory of `work`
     print(f"{program}: error: {sentence}", file=sys.stderr)
     return 2

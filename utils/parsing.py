@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
+from utils.command import remember_traceback
 from utils.errors import InputError, did_you_mean
 
 Arguments = TypeVar("Arguments")  # a dataclass whose fields are made by `argument` and `positional`
@@ -139,6 +140,7 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
         """
         self.set_defaults(**(defaults or {}))
         parts = list(sys.argv[1:] if argv is None else argv)
+        remember_traceback(parts)
         if any(item.metadata.get("positional") for item in self.items):
             # The word after a boolean flag may be a positional argument instead of its value.
             flags = {f"--{item.name}" for item in self.items if item.metadata["parse"] is boolean}
@@ -153,7 +155,7 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
             meant = USUAL_NAMES.get(flag.replace("-", "_").lstrip("_"), flag)
             self.error(f"unknown argument {flag}{did_you_mean(meant, self._option_string_actions)}")
         values = vars(namespace)
-        del values["traceback"]  # read by `utils.command.run_command`
+        del values["traceback"]  # see `remember_traceback`
         return self.arguments(**values)
 
 
