@@ -1,11 +1,11 @@
 """Write the generated parts of the documentation: docs/arguments.md and the tables of docs/published.md.
 
-    python -m docs.generate           write them
-    python -m docs.generate --check   exit with code 1 if a page is out of date
+    python -m docs.generate
 
 The first comes from the commands' arguments, the second from evaluation/published.json.
 """
 
+import argparse
 import re
 import sys
 from dataclasses import fields
@@ -102,4 +102,8 @@ def main(check: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main("--check" in sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        "python -m docs.generate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with code 1 if a page is out of date")
+    sys.exit(main(parser.parse_args().check))

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import runpy
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -23,6 +25,16 @@ EXCEPTIONS = {"engine": "train_state", "run_with_submitit": "training"}  # for a
 
 def test_generated_pages_are_up_to_date(capsys: pytest.CaptureFixture) -> None:
     assert main(check=True) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("flag", "code"), [("--help", 0), ("--chekc", 2)])
+def test_generator_reads_its_flags(
+    flag: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["generate", flag])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "docs/generate.py"), run_name="__main__")
+    assert stop.value.code == code and "--check" in "".join(capsys.readouterr())
 
 
 def test_readme_is_short() -> None:
