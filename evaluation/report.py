@@ -23,7 +23,7 @@ from evaluation.published import read_published, select_tables
 from utils.command import show_traceback
 from utils.errors import InputError, printable
 from utils.files import atomic_write, load_json, read_json
-from utils.images import BROKEN_IMAGE, read_image
+from utils.images import BROKEN_IMAGE, open_image, read_image
 
 NO_COLUMN = ("groups", "verdicts", "clusters")  # shown elsewhere
 CURVE_POINTS = 1000  # more would only make the file larger
@@ -508,7 +508,7 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
             raise ValueError("plots must be a list of file names")
         same = tested is None or content.get("numbers", {}).get("checkpoint_sha256", tested) == tested
         pictures = [(plot, data_uri(read_plot(file.parent, plot), PLOT_SIZE, "PNG")) for plot in plots]
-    except BROKEN_IMAGE as error:  # damaged JSON raises some of these too; the report continues
+    except (InputError, *BROKEN_IMAGE) as error:  # damaged JSON raises some of these too; the report continues
         show_traceback(error)
         missing = isinstance(error, KeyError | TypeError)
         problem = "title, text, table or plots is missing" if missing else str(error).replace(f"{file.parent}/", "")
@@ -520,5 +520,5 @@ def read_plot(folder: Path, name: str) -> Image.Image:
     """Read the image of a study; reject a path outside the folder, so that a report cannot embed other files."""
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} is not inside {folder.name}")
-    with Image.open(folder / name) as picture:
+    with open_image(folder / name) as picture:
         return picture.convert("RGBA")

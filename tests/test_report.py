@@ -31,7 +31,7 @@ from evaluation.report import (
 from evaluation.results import average
 from evaluation.verdicts import calibrate, measure_verdicts
 from tests.conftest import scores_of
-from utils import command
+from utils import command, images
 from utils.errors import InputError
 
 HOSTILE = "<script>alert(1)</script>"
@@ -300,6 +300,14 @@ def test_the_traceback_of_a_damaged_study(
     (tmp_path / "study.json").write_text("{")
     assert read_study(tmp_path / "study.json", None)["problem"]
     assert ("Traceback" in capsys.readouterr().err) is bool(flags)
+
+
+def test_a_plot_with_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "plot.png")
+    (tmp_path / "study.json").write_text('{"title": "", "text": "", "table": [], "plots": ["plot.png"]}')
+    assert read_study(tmp_path / "study.json", None)["problem"] is None
+    monkeypatch.setattr(images, "_max_megapixels", 0.001)
+    assert "megapixels" in read_study(tmp_path / "study.json", None)["problem"]
 
 
 @pytest.mark.slow
