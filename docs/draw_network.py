@@ -1,6 +1,7 @@
 """Draw the network of the paper to docs/network.svg: ``python docs/draw_network.py``."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,14 +15,14 @@ INK, MUTED, PAPER = "#1e293b", "#64748b", "#ffffff"
 BLUE, PALE_BLUE = "#2563eb", "#dbeafe"  # features
 TEAL, PALE_TEAL = "#0f766e", "#ccfbf1"  # fusion and prediction
 GREY, PALE_GREY, ORANGE = "#f1f5f9", "#e2e8f0", "#c2410c"  # heads, border, losses
-STYLE = {"svg.hashsalt": "network", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # the font of mathtext
+STYLE: Any = {"svg.hashsalt": "network", "svg.fonttype": "path", "font.family": "DejaVu Sans"}  # the font of mathtext
 BEZIER = [Curve.MOVETO] + 3 * [Curve.CURVE4]
 Point = tuple[float, float]
 
 
-def write(ax: Axes, at: Point, text: str, size: float = 13, colour: str = MUTED, **options: str) -> None:
+def write(ax: Axes, at: Point, text: str, size: float = 13, colour: str = MUTED, **options: Any) -> None:
     """Write text, centred on the point `at` unless `options` change that."""
-    ax.text(*at, text, **({"size": size, "color": colour, "ha": "center", "va": "center"} | options))
+    ax.text(*at, text, size=size, color=colour, **({"ha": "center", "va": "center"} | options))
 
 
 def box(ax: Axes, at: Point, size: Point, fill: str, edge: str, text: str = "", line: str = "-") -> None:
