@@ -5,7 +5,7 @@
 From Python:
 
     from inference import load_detector
-    detector = load_detector("output/ff/model_best.pth")
+    detector = load_detector("output/ff/model_best.pth", detector="mtcnn")
     detector(images)  # H x W x 3 arrays, uint8, RGB
 """
 

@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import urllib.error
 from fractions import Fraction
@@ -112,11 +113,34 @@ def photo(*people: int) -> np.ndarray:
     return np.ascontiguousarray(picture(0, *people)[..., ::-1])
 
 
+PAGE = (ROOT / "docs/inference.md").read_text()
+EXAMPLES = {
+    "page": re.findall(r"```python\n(import numpy.*?)```", PAGE, flags=re.DOTALL)[0],
+    "docstring": textwrap.dedent(inference.__doc__.partition("From Python:\n\n")[2]) + "print(detector(images)[0][0])",
+}
+
+
 def tree(root: Path) -> list[str]:
     return sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
 
 
 # ----------------------------------------------------------------------------------------------------------- scores
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_examples_in_python_need_no_network(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, lambda *_, **__: pytest.fail("the example connects to the network"))
+    Path("output/ff").mkdir(parents=True)
+    checkpoint(Path("output/ff/model_best.pth"), faces=None)
+    write_image(tmp_path / "photo.png", photo(0))
+    write_video(tmp_path / "clip.mp4")
+    exec(EXAMPLES[example], {"images": [photo(0)]})
+    assert re.search(r" (real|fake|uncertain)\n0 \[\(0, 0\.|score=0\.", capsys.readouterr().out)
 
 
 @pytest.mark.slow
