@@ -131,6 +131,13 @@ def test_arguments(refused: Refused, argv: str, says: tuple[str, ...]) -> None:
     refused(*argv.split(" "), says=says)
 
 
+def test_the_missing_folder_is_named(refused: Refused, tiny: Path) -> None:
+    (tiny / "empty").mkdir()
+    for folder, dataset_is_missing in (("empty", True), ("nowhere", False)):
+        said = refused("--dataset_root", tiny / folder, says=(folder, "--dataset_root"))
+        assert ("'tiny'" in said) is dataset_is_missing
+
+
 def test_no_gpu(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused("--gpu_num", "0", says=("--gpu_num 0", "CUDA", "cpu"))

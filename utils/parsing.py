@@ -218,7 +218,7 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("an empty path; give . for the current folder")
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-        raise argparse.ArgumentTypeError(f"'{text}' is a URL; download the file and give its path")
+        raise argparse.ArgumentTypeError(f"'{text}' is a URL; give the path of a file or folder on this machine")
     return Path(text)
 
 
