@@ -82,6 +82,12 @@ def assert_fails(main: Callable[[list[str]], int], argv: list, capsys: pytest.Ca
         assert word in lines[0]
 
 
+def assert_short(printed: str) -> None:
+    """Assert that a study prints one short paragraph between its table and its files."""
+    *_, summary, _ = printed.split("\n\n")
+    assert 5 < len(summary.split()) < 60, summary
+
+
 # ------------------------------------------------------------------------------------------------------------- compare
 
 
@@ -147,7 +153,9 @@ def test_compare_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         assert videos["auc_b"] == pytest.approx(roc_auc_score(video_labels, highest))
         assert videos["count"] == 12
     assert len(content["table"]) == 5
-    assert f"{aucs[1] - aucs[0]:+.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{aucs[1] - aucs[0]:+.4f}" in printed
+    assert_short(printed)
 
 
 def test_report_shows_studies_and_overwrite_removes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +384,7 @@ def test_robustness_command(trained: Path, capsys: pytest.CaptureFixture) -> Non
     for name in some.split(","):
         assert [row["strength"] for row in numbers["corruptions"][name]] == list(CORRUPTIONS[name].strengths)
     assert len(content["table"]) == 1 + 1 + 15
-    capsys.readouterr()
+    assert_short(capsys.readouterr().out)
 
     more = ["--save_path", str(trained / "elsewhere"), "--max_images", "8", "--corruptions", "blur"]
     assert robustness.main(study_arguments(trained, *more)) == 0

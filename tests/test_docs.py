@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 from utils.parsing import Parser
 from utils.protocols import PROTOCOLS, Protocol
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 # Packages and files of the root folder; each imports only from those before it. Tests and benchmarks may import all.
 ORDER = (
     "utils", "losses", "models", "faces", "datasets", "corpora", "evaluation", "engine", "train_state", "run_folder",

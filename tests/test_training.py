@@ -240,9 +240,7 @@ def test_resume_takes_new_arguments_and_keeps_the_others(tiny: Path, capsys: pyt
     new = "--epoch 2 --lr 0.002 --scales 1,2,3".split()
     assert training.main(["--resume_model", str(last), *MACHINE_ARGUMENTS, *new]) == 0
     said = capsys.readouterr().out
-    assert "note: continuing with --lr 0.002" in said
-    assert "note: continuing with --scales 1.0,2.0,3.0" in said
-    assert "the learning rate jumps from 0.0e+00 to 1.0e-03, because the cosine now covers 2 epochs" in said
+    assert all(words in said for words in ("--lr 0.002", "--scales 1.0,2.0,3.0", "0.0e+00", "1.0e-03", "2 epochs"))
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 2
     assert (checkpoint["args"]["lr"], checkpoint["args"]["seed"]) == (0.002, 3)
@@ -284,7 +282,8 @@ def test_train_log_after_a_checkpoint_without_a_history(tiny: Path, capsys: pyte
         "new",
     ]
     assert training.main(resume) == 2
-    assert "--epoch 1 is the total number of epochs" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--epoch 1 " in error and str(tiny / "foreign.pth") in error
     assert training.main([*resume, "--epoch", "3"]) == 0
     lines = (tiny / "new/train.log").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 2/3", "epoch 3/3"]
