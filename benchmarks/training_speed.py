@@ -8,6 +8,7 @@ Both sides train the same epoch in turns, with the Python that runs this command
 """
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, help="number of processes for torchrun")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each side and case (default: 3)")
     args = parser.parse_args()
+    os.environ.pop("GOMP_SPINCOUNT", None)  # each checkout sets its own
     here = [str(HERE / "training.py")]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
     pair = ([str(args.before / "training.py")], here) if args.before else (here, [*torchrun, *here])

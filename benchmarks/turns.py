@@ -1,4 +1,8 @@
-"""Time two ways of the same work in turns."""
+"""Time two ways of the same work in turns.
+
+The threads of PyTorch wait as briefly as in the commands (`utils.process.wait_briefly`, called in
+``benchmarks/__init__.py``); ``GOMP_SPINCOUNT`` changes this.
+"""
 
 import argparse
 import statistics
