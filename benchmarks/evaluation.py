@@ -67,7 +67,7 @@ def measure(
     baseline, speed = in_turns(ways, bs, max(1, steps // repeats), repeats, SECONDS)
     return {
         "baseline": round(baseline, 2), "ours": round(speed, 2), "ratio": round(speed / baseline, 3),
-        "unit": "images/s", "precision": precision, "processor": processor(), "torch": torch.__version__,
+        "unit": "images/s", "precision": precision, "processor": processor(device), "torch": torch.__version__,
     }  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def measure(args: TrainingArguments, side: int = 8192, steps: int = 40) -> dict[
     world = World(args.gpu_num)
     args.precision = choose_precision(args.precision, world.device)
     result: dict[str, Any] = {
-        "processor": processor(), "torch": torch.__version__, "precision": args.precision,
+        "processor": processor(world.device), "torch": torch.__version__, "precision": args.precision,
         "model": f"{args.num_LIBs} x {args.model}, {args.size} px, batch {args.bs}",
     }  # fmt: skip
 

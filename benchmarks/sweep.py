@@ -67,12 +67,10 @@ def main() -> None:
             )  # fmt: skip
             speeds[number][batch] = round(speed(args, world), 1)
             print(f"{number} LIBs, batch {batch}: {speeds[number][batch]} images/s", flush=True)
-    title = f"{processor()}, {options.model}, {options.size} px, {precision}"
+    name = processor(world.device)
     if options.plot is not None:
-        draw(speeds, title, options.plot)
-    print(
-        json.dumps({"processor": processor(), "torch": torch.__version__, "precision": precision, "images/s": speeds})
-    )
+        draw(speeds, f"{name}, {options.model}, {options.size} px, {precision}", options.plot)
+    print(json.dumps({"processor": name, "torch": torch.__version__, "precision": precision, "images/s": speeds}))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def measure(args: TrainingArguments, steps: int, seconds: float = SECONDS) -> di
     baseline, ours = in_turns(ways, args.bs, max(1, steps // repeats), repeats, seconds)
     return {
         "baseline": round(baseline, 2), "ours": round(ours, 2), "ratio": round(ours / baseline, 3),
-        "unit": "images/s", "precision": args.precision, "processor": processor(), "torch": torch.__version__,
+        "unit": "images/s", "precision": args.precision, "processor": processor(world.device),
+        "torch": torch.__version__,
     }  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import torch
 
+from utils.devices import choose_precision
+from utils.machine import cpu_name
+
 
 def in_turns(ways: list[Callable[[], None]], images: int, turns: int, repeats: int, seconds: float) -> list[float]:
     """Time ways of the same work in turns (A B A B), after one turn each to warm up.
@@ -65,8 +68,9 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def processor() -> str:
-    """Return the name of the GPU, or of the CPU and its number of threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{torch.backends.cpu.get_cpu_capability()} CPU, {torch.get_num_threads()} threads"
+def processor(device: torch.device) -> str:
+    """Return the name of a GPU, or of the CPU with its instructions and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    bf16 = " with bf16" if choose_precision("auto", device) == "bf16" else ""
+    return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}{bf16}, {torch.get_num_threads()} threads"
