@@ -8,7 +8,6 @@ with `FaceImages` and `make_loader`, as training.py does. Both read the same noi
 turns, for training images, and under ``test`` for test images.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.turns import make_parser
 from datasets import pack
 from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
@@ -112,14 +112,12 @@ def seconds_per_image(make: Callable[[int], DataLoader]) -> float:
     return (time.perf_counter() - start) / count
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print the speeds of the turns, then one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=TrainingArguments.size, help="side of the images in pixels")
-    parser.add_argument("--bs", type=int, default=TrainingArguments.bs, help="images per batch")
-    parser.add_argument("--num_workers", type=int, default=TrainingArguments.num_workers, help="worker processes")
-    parser.add_argument("--steps", type=int, default=8, help="maximum number of batches per turn of the authors' way")
-    args = parser.parse_args()
+    defaults = TrainingArguments()
+    # --model, --num_LIBs, --precision and --gpu_num have no use: no network
+    parser = make_parser(__doc__, size=defaults.size, bs=defaults.bs, num_workers=defaults.num_workers, steps=8)
+    args = parser.parse_args(argv)
     cv2.setNumThreads(0)  # as in the worker processes
     workers, world = worker_count(args.num_workers), World("cpu")
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +125,7 @@ def main() -> None:
         files = write_images(root)
         print(f"{FILES} PNG files of {sum(map(os.path.getsize, files)) // FILES} bytes on average")
         where = ["--dataset_root", str(root / "dataset"), "--data_root", str(root / "faces")]
-        if pack.main(["noisy", "--size", str(args.size), *where]):
+        if pack.main(["noisy", "--size", str(args.size), "--num_workers", str(args.num_workers), *where]):
             raise SystemExit(2)
         videos = read_split("noisy", "train", root / "dataset", root / "faces", args.size)
 
