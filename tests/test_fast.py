@@ -1,6 +1,7 @@
 """Scores and face detection with OpenVINO agree with PyTorch."""
 
 import math
+import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from faces.videos import FrameReader
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
-from tests.conftest import arguments
+from tests.conftest import ROOT, arguments
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from utils import fast
 
@@ -144,6 +145,25 @@ def test_a_wrong_conversion_is_not_used(capsys: pytest.CaptureFixture) -> None:
     later = fast.OpenVINOLater(Unsupported().eval(), 0)
     assert later(torch.ones(5, 3, 4, 4))[0, 0].item() == 10
     assert "does not support" in capsys.readouterr().err
+
+
+SIGNAL = """
+import signal
+import torch
+from utils.fast import convert
+networks = [convert(torch.nn.Conv2d(3, 1, 1), torch.ones(1, 3, 4, 4)) for _ in range(2)]
+del networks[0]
+del networks[0]
+signal.signal(signal.SIGINT, lambda *_: print("received"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_arrives_after_two_networks() -> None:
+    """The process crashed when OpenVINO had a core for each network."""
+    pytest.importorskip("openvino")
+    assert subprocess.check_output([sys.executable, "-c", SIGNAL], cwd=ROOT, text=True) == "received\n"
 
 
 def test_float64_networks_stay_in_pytorch() -> None:

@@ -4,7 +4,9 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ def convert(network: nn.Module, image: Tensor, precision: str = "f32") -> Callab
         "ENABLE_CPU_PINNING": False,  # several processes would pin their threads to the same cores
         "PERFORMANCE_HINT": "LATENCY",  # one batch at a time
     }
-    compiled = openvino.Core().compile_model(model, "CPU", options)
+    compiled = _core().compile_model(model, "CPU", options)
 
     def run(images: Tensor) -> Outputs:
         outputs = compiled(images.contiguous().numpy())
@@ -105,6 +107,13 @@ def convert(network: nn.Module, image: Tensor, precision: str = "f32") -> Callab
         if not difference <= TOLERANCE[precision]:
             raise ArithmeticError(f"the outputs differ by {difference:.1e}")
     return run
+
+
+@cache  # a signal crashes the process after two cores are deleted, the older one first
+def _core() -> Any:
+    import openvino
+
+    return openvino.Core()
 
 
 def _listed(outputs: Outputs) -> list[Tensor]:
