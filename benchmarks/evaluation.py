@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.turns import in_turns, make_parser, processor
 from datasets.transforms import normalise
@@ -41,16 +42,19 @@ def authors_step(network: LIBNetwork, images: torch.Tensor, device: torch.device
     return step
 
 
-def our_step(network: LIBNetwork, images: torch.Tensor, device: torch.device) -> Callable[[], None]:
-    """Return a function that scores `images`, B x 3 x H x W uint8, as test mode does."""
-    to_device(network, device)
-    scorer = fast_scorer(network, LONG).eval()
+def scoring_step(scorer: nn.Module, images: torch.Tensor, device: torch.device) -> Callable[[], None]:
+    """Return a function that scores `images`, B x 3 x H x W uint8, with a scorer such as `models.fast.fast_scorer`."""
 
     @torch.no_grad()
     def step() -> None:
         fake_probability(scorer(normalise(images.to(device, non_blocking=True)))).cpu()
 
     return step
+
+
+def our_step(network: LIBNetwork, images: torch.Tensor, device: torch.device) -> Callable[[], None]:
+    """Return a function that scores `images`, B x 3 x H x W uint8, as test mode does."""
+    return scoring_step(fast_scorer(to_device(network, device), LONG).eval(), images, device)
 
 
 def measure(

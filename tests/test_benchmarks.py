@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gpu, input_pipeline, results, train_step
+from benchmarks import evaluation, gpu, input_pipeline, results, scorers, train_step
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
@@ -35,6 +35,20 @@ def test_the_gpu_benchmark_measures_everything(capsys: pytest.CaptureFixture) ->
     assert parts <= found.keys()
     assert found["training"].keys() >= {"baseline", "ours", "ratio", "TFLOP/s"}
     assert found["input"]["end to end"] > 0
+
+
+@pytest.mark.slow
+def test_ways_of_scoring_are_timed(capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("openvino")
+    scorers.main(TINY)
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(found["images/s"]) == 5 and min(found["images/s"].values()) > 0
+    assert found["seconds to prepare"].keys() == found["images/s"].keys()
+
+
+def test_openvino_pays_from_the_break_even_on() -> None:
+    assert scorers.break_even(10, 20, 4) == 80  # 8 s each
+    assert scorers.break_even(20, 10, 4) is None
 
 
 @pytest.mark.parametrize("name", ["cosine", "official"])
