@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gpu, input_pipeline, results, scorers, train_step
+from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, training
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
+from tests.conftest import arguments
 from utils.schedule import Schedule
 
 TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --num_workers 0 --gpu_num cpu".split()
@@ -49,6 +50,19 @@ def test_ways_of_scoring_are_timed(capsys: pytest.CaptureFixture) -> None:
 def test_openvino_pays_from_the_break_even_on() -> None:
     assert scorers.break_even(10, 20, 4) == 80  # 8 s each
     assert scorers.break_even(20, 10, 4) is None
+
+
+@pytest.mark.slow
+def test_agreement_has_the_auc_of_the_test(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("openvino")
+    assert training.main(arguments(tiny, "--name", "run")) == 0
+    where = ["--dataset_root", str(tiny / "labels"), "--data_root", str(tiny / "faces")]
+    agreement.main([str(tiny / "output/run/model_best.pth"), "--dataset", "tiny", *where])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    results = json.loads((tiny / "output/run/results.json").read_text())
+    assert found["PyTorch fp32"] == {"auc": results["datasets"]["tiny"]["auc"], "largest difference": 0}
+    assert found["OpenVINO fp32"]["largest difference"] < 1e-4
+    assert 0 < found["PyTorch bf16"]["largest difference"] < 0.1
 
 
 @pytest.mark.parametrize("name", ["cosine", "official"])
