@@ -8,12 +8,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, training
+from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, training, video
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
-from tests.conftest import arguments
+from tests.conftest import ROOT, arguments
+from tests.test_inference import checkpoint
 from utils.schedule import Schedule
 
 TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --num_workers 0 --gpu_num cpu".split()
@@ -63,6 +65,31 @@ def test_agreement_has_the_auc_of_the_test(tiny: Path, capsys: pytest.CaptureFix
     assert found["PyTorch fp32"] == {"auc": results["datasets"]["tiny"]["auc"], "largest difference": 0}
     assert found["OpenVINO fp32"]["largest difference"] < 1e-4
     assert 0 < found["PyTorch bf16"]["largest difference"] < 0.1
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_video_sum_to_the_total(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(ROOT)
+    first, *others = (Image.fromarray(np.full((40, 40, 3), 60 * i, np.uint8)) for i in range(4))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    model = checkpoint(tmp_path / "model.pth", "test_resnet")
+    video.main(["--model", str(model), str(tmp_path / "a.gif"), *"--faces_given True --every 1 --gpu_num cpu".split()])
+    out = capfd.readouterr().out
+    assert "4 frames" in out
+    found = json.loads(out.splitlines()[-1])
+    for values in zip(*found["seconds"].values(), strict=True):
+        assert sum(values[:-1]) == pytest.approx(values[-1], abs=1e-6)
+    assert all(found["seconds"][name][0] > 0 for name in ("imports", "checkpoint", "score", "spread", "rest"))
+    assert 0 < found["MiB"][0] <= found["MiB"][1]
+
+
+def test_a_stage_within_a_stage_counts_to_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "SPENT", {"score": [0.0, 0.0], "spread": [0.0, 0.0]})
+    with video.stage("spread"), video.stage("score"):
+        pass
+    assert video.SPENT["score"] == [0, 0] and video.SPENT["spread"][0] > 0
 
 
 @pytest.mark.parametrize("name", ["cosine", "official"])
