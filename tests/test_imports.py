@@ -1,7 +1,11 @@
 """Which packages the commands import: those that are slow to import only when they need them."""
 
 import json
+<<<<<<< HEAD
 import re
+=======
+import os
+>>>>>>> Test how the commands let threads wait
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +39,15 @@ for line in lines:
     except SystemExit as end:
         code = end.code
     print(json.dumps([line, code, [name for name in slow if name in sys.modules]]), file=sys.stderr)
+"""
+
+START = """
+import json, os, runpy, sys
+del sys.argv[0]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit:
+    print(json.dumps({name: value for name, value in os.environ.items() if "OMP_" in name}), file=sys.stderr)
 """
 
 
@@ -78,6 +91,29 @@ def test_wrong_command_lines_import_nothing_slow() -> None:
     ]
     assert run_all(lines) == [[line, 2, []] for line in lines]
     assert not (ROOT / "missing").exists()
+
+
+@pytest.mark.parametrize("command", ["training.py", "inference.py"])
+@pytest.mark.parametrize(
+    ("given", "added"),
+    [({}, {"GOMP_SPINCOUNT": "3000"}), ({"GOMP_SPINCOUNT": "77"}, {}), ({"OMP_WAIT_POLICY": "ACTIVE"}, {})],
+)
+def test_threads_wait_briefly_unless_the_user_says_how(
+    monkeypatch: pytest.MonkeyPatch, command: str, given: dict[str, str], added: dict[str, str]
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"OMP_NUM_THREADS": "3", **given}.items():
+        monkeypatch.setenv(name, value)
+    expected = {name: value for name, value in os.environ.items() if "OMP_" in name} | added
+    assert json.loads(run_python(START, command, "--help").splitlines()[-1]) == expected
+
+
+def test_benchmarks_wait_briefly_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    script = "import os, sys, benchmarks; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules, file=sys.stderr)"
+    assert run_python(script) == "3000 False\n"
 
 
 @pytest.mark.slow
