@@ -18,7 +18,7 @@ from datasets.images import Batch
 from datasets.mixup import Mix
 from datasets.samplers import TrainingBatches
 from losses.terms import Logits
-from train_state import Record
+from train_state import Record, TrainState
 from utils.training_arguments import TrainingArguments
 from utils.workers import iterate
 from utils.world import World
@@ -105,6 +105,14 @@ def test_the_schedule_sets_the_rates_of_each_step() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_training_on_the_cpu_has_channels_last_weights() -> None:
+    args = TrainingArguments(model="tiny_cnn", num_LIBs=2, size=32, pretrained=False, precision="fp32")
+    network = TrainState(args, None, 1, World("cpu")).network
+    weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
+    assert len(weights) == 4 and not any(weight.is_contiguous() for weight in weights)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
 def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 
