@@ -144,7 +144,18 @@ def test_a_wrong_conversion_is_not_used(capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("openvino")
     later = fast.OpenVINOLater(Unsupported().eval(), 0)
     assert later(torch.ones(5, 3, 4, 4))[0, 0].item() == 10
-    assert "does not support" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "differ from PyTorch's by 0.33 of" in err and "support" not in err  # 2 in the trace, 3 in PyTorch
+
+
+def test_the_note_names_the_error_of_openvino(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def convert(*_: Any) -> Any:
+        raise NotImplementedError
+
+    monkeypatch.setattr(fast, "find_spec", lambda name: name)
+    monkeypatch.setattr(fast, "convert", convert)
+    assert fast.OpenVINOLater(Doubled().eval(), 0)(torch.ones(1, 3, 4, 4))[0, 0].item() == 2
+    assert "does not support this network (NotImplementedError)" in capsys.readouterr().err
 
 
 SIGNAL = """

@@ -51,6 +51,8 @@ class OpenVINOLater(nn.Module):
             else:
                 try:
                     self.compiled = convert(self.source, images[:1], self.precision)
+                except ArithmeticError as error:
+                    _note(f"using PyTorch, because {error}")
                 except Exception as error:  # OpenVINO has no common exception
                     _note(f"using PyTorch, because OpenVINO does not support this network ({type(error).__name__})")
         return self.network(images) if self.compiled is None else self.compiled(images)
@@ -75,7 +77,8 @@ def convert(network: nn.Module, image: Tensor, precision: str = "f32") -> Callab
         The compiled network, for images of any number and size that the network takes, on as many threads as PyTorch.
 
     Raises:
-        Exception: OpenVINO does not support the network, or its output differs from PyTorch's.
+        ArithmeticError: an output differs from PyTorch's by more than `TOLERANCE`.
+        Exception: OpenVINO does not support the network.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # would send usage data
     import openvino
@@ -105,7 +108,7 @@ def convert(network: nn.Module, image: Tensor, precision: str = "f32") -> Callab
     for ours, theirs in zip(_listed(run(images)), _listed(network(images)), strict=True):
         difference = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
         if not difference <= TOLERANCE[precision]:
-            raise ArithmeticError(f"the outputs differ by {difference:.1e}")
+            raise ArithmeticError(f"OpenVINO's outputs differ from PyTorch's by {difference:.2g} of the largest output")
     return run
 
 
