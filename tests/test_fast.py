@@ -63,6 +63,22 @@ def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str
     assert scorer.compiled is not None
 
 
+def test_openvino_scores_in_bf16() -> None:
+    """A CPU without bf16 instructions computes in float32."""
+    pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    network = trained_statistics(build_network("test_resnet", 2, SIZE))
+    images = torch.randn(16, 3, SIZE, SIZE)
+    with torch.no_grad():
+        expected = fake_probability(network(images))
+        network.precision = torch.bfloat16
+        scorer = fast_scorer(network, 10**6)
+        found = fake_probability(scorer(images))
+    assert scorer.compiled is not None and scorer.precision == "bf16"
+    assert torch.allclose(found, expected, rtol=0, atol=0.05)
+    assert expected.std() > 0.02  # else equal scores mean nothing
+
+
 def test_only_the_fused_head_is_computed() -> None:
     network = build_network("test_resnet", 3, 32).eval()
     images = torch.randn(2, 3, 32, 32)
