@@ -23,7 +23,7 @@ from datasets import pack as command
 from datasets.folders import real_path
 from datasets.images import BadImage, FaceImages, ThreadLoader, make_loader
 from datasets.labels import SPLITS, read_datasets, read_split
-from datasets.packs import Entry, Pack, find_pack, index_line
+from datasets.packs import IMAGES, Entry, Pack, find_pack, index_line
 from models.checkpoints import load_checkpoint
 from tests.conftest import arguments, make_dataset, start_fork
 from utils.errors import InputError
@@ -81,6 +81,17 @@ def test_another_size_is_not_used(tiny: Path) -> None:
     assert not packed_folders(tiny)
     videos = read_split("tiny", "test", tiny / "labels", tiny / "faces", 16)
     assert torch.equal(FaceImages(videos, SIZE)[0][0], faces(tiny, packed=False)[0][0])
+
+
+def test_the_size_is_printed_before_it_is_written(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    append, printed = command.append, []
+    monkeypatch.setattr(command, "append", lambda *given: printed.append(capsys.readouterr().out) or append(*given))
+    size = (write_pack(tiny, size=200) / IMAGES).stat().st_size
+    assert f" {size / 1e6:.1f} MB; 36 to write" in printed[0]
+    assert size == 36 * 200 * 200 * 3
+    assert (command.space(2_345_000_000), command.space(999_900_000)) == ("2.3 GB", "999.9 MB")
 
 
 def test_a_killed_command_continues(tiny: Path, capsys: pytest.CaptureFixture) -> None:
