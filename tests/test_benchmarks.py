@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, training, video
+import training
+from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, video
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones

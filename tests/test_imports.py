@@ -1,11 +1,8 @@
 """Which packages the commands import: those that are slow to import only when they need them."""
 
 import json
-<<<<<<< HEAD
-import re
-=======
 import os
->>>>>>> Test how the commands let threads wait
+import re
 import subprocess
 import sys
 from pathlib import Path
