@@ -62,7 +62,7 @@ def batches(count: int) -> list[Batch]:
 
 
 def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Take ten steps in float64; return their losses, and the gradients of the first one."""
+    """Take ten steps in float64; return their losses, with the epoch's means last, and the first step's gradients."""
     args = TrainingArguments(lr=1e-3, seed=3, **options)
     seed_everything(0)
     network = build_network("tiny_cnn", 2, 32)
@@ -87,7 +87,8 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
                 found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
                 gradients = {name: gradient.cpu().numpy().copy() for name, gradient in found.items()}
         state.record.read(0, state.step)
-    return state.record.losses, gradients
+    images = sum(map(len, state.record.labels))
+    return [*state.record.losses, {**state.record.means(), **state.record.metrics(), "images": images}], gradients
 
 
 NAMES = ("mi_calculator", "balance_loss_method", "mixup")
@@ -168,6 +169,22 @@ def test_two_processes_test_like_one(trained: Path, capfd: pytest.CaptureFixture
     one, two = (rows(trained / f"output/{name}/predictions.csv") for name in ("one", "two"))
     assert len(one) == 18 and [row[:3] for row in one] == [row[:3] for row in two]
     assert [float(row[3]) for row in two[1:]] == pytest.approx([float(row[3]) for row in one[1:]], abs=1e-6)
+    one, two = (json.loads((trained / f"output/{name}/results.json").read_text()) for name in ("one", "two"))
+    assert two["datasets"]["tiny"]["frames"] == 17
+    assert_close(two, one)
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Assert that two JSON values are equal, numbers within 1e-5."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            assert_close(found[key], expected[key])
+    elif isinstance(expected, list):
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(ours, theirs)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected)
 
 
 @pytest.mark.slow
