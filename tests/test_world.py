@@ -27,6 +27,7 @@ from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint
 from tests.conftest import ROOT, arguments, in_processes, make_dataset
+from tests.test_interruptions import EVERY_STEP
 from train_state import Record, make_optimizer
 from utils.devices import seed_everything
 from utils.schedule import Schedule
@@ -244,6 +245,15 @@ def test_processes_that_read_different_checkpoints_are_refused(trained: Path, ca
     assert in_processes(2, train) == [2, 2]
     assert "share" in capfd.readouterr().err
     assert (trained / "output/run/model_last.pth").read_bytes() == before
+
+
+def test_rank_0_alone_writes(trained: Path) -> None:
+    def train() -> int:
+        folder = trained / f"of_rank_{os.environ['RANK']}"
+        return training.main(arguments(trained, "--name", "run", "--save_path", str(folder), *EVERY_STEP))
+
+    assert in_processes(2, train) == [0, 0]
+    assert (trained / "of_rank_0/run/results.json").is_file() and not (trained / "of_rank_1").exists()
 
 
 @pytest.mark.slow
