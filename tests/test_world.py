@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,9 @@ import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.distributed import run as torchrun
 
+import engine
 import training
 from analysis import embedding, evidence, robustness
 from datasets.images import Batch
@@ -26,8 +30,8 @@ from engine import Objective, train_step
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint
-from tests.conftest import ROOT, arguments, in_processes, make_dataset
-from tests.test_interruptions import EVERY_STEP
+from tests.conftest import ROOT, arguments, in_processes, make_dataset, start_fork
+from tests.test_interruptions import EVERY_STEP, TWO_EPOCHS, assert_same_run
 from train_state import Record, make_optimizer
 from utils import fast
 from utils.devices import seed_everything
@@ -298,3 +302,63 @@ def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Pa
     assert f"--resume_model {last}" in error, error
     assert load_checkpoint(last)["epoch"] >= 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+# ---------------------------------------------------------------------------------------------- torchrun
+
+
+def start_torchrun(options: str, *argv: str) -> Any:
+    """Start torchrun with training.py, all in forks of this process, which import nothing again."""
+    program = ["--start_method", "fork", "--run_path", str(ROOT / "training.py")]
+    return start_fork(torchrun.main, [*options.split(), *program, *argv])
+
+
+def exit_codes(runs: list[Any]) -> list[int]:
+    """Wait for processes up to a minute, and kill those that have not ended."""
+    for run in runs:
+        run.join(60)
+        run.kill()
+        run.join()
+    return [run.exitcode for run in runs]
+
+
+def in_second_epoch(action: Callable[[World], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call `action` in rank 1 before the second step of the second epoch."""
+
+    def train_step(state: Any, batch: Batch, counts: list[int], world: World) -> None:
+        if (world.rank, state.epoch, state.step) == (1, 1, 1):
+            action(world)
+        real_step(state, batch, counts, world)
+
+    real_step = engine.train_step
+    monkeypatch.setattr(engine, "train_step", train_step)
+
+
+@pytest.fixture(scope="module")
+def complete(trained: Path) -> Path:
+    """``output/complete``, a run of two processes over two epochs."""
+    assert in_processes(2, lambda: training.main(arguments(trained, *TWO_EPOCHS, "--name", "complete"))) == [0, 0]
+    return trained / "output/complete"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_stops_after_a_step(
+    trained: Path, complete: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, how: signal.Signals
+) -> None:
+    def signal_torchrun(world: World) -> None:
+        os.kill(os.getppid(), how)
+        while not world.stop:  # until torchrun has passed the signal on
+            time.sleep(0.01)
+
+    argv = arguments(trained, *TWO_EPOCHS, "--name", how.name)
+    last = trained / f"output/{how.name}/model_last.pth"
+    with monkeypatch.context() as patch:
+        in_second_epoch(signal_torchrun, patch)
+        assert exit_codes([start_torchrun("--standalone --nproc_per_node 2", *argv)]) == [1]
+    said = capfd.readouterr().err
+    assert f"stopped by {how.name}" in said and f"--resume_model {last}" in said
+    stopped = load_checkpoint(last)
+    assert (stopped["epoch"], stopped["step"]) == (1, 2)
+    assert in_processes(2, lambda: training.main([*argv, "--resume_model", "auto"])) == [0, 0]
+    assert_same_run(last.parent, complete)
