@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -362,3 +363,27 @@ def test_a_signal_to_torchrun_stops_after_a_step(
     assert (stopped["epoch"], stopped["step"]) == (1, 2)
     assert in_processes(2, lambda: training.main([*argv, "--resume_model", "auto"])) == [0, 0]
     assert_same_run(last.parent, complete)
+
+
+@pytest.mark.slow
+def test_two_machines_with_torchrun_each(
+    trained: Path, complete: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """One process is killed; both torchruns end, and a second start completes the run of one torchrun."""
+
+    def train() -> list[int]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            where = f"--rdzv_backend c10d --rdzv_id run --rdzv_endpoint localhost:{free.getsockname()[1]}"
+        options = f"--nnodes 2 --nproc_per_node 1 --local_addr 127.0.0.1 {where}"
+        argv = arguments(trained, *TWO_EPOCHS, "--name", "machines", "--resume_model", "auto")
+        return exit_codes([start_torchrun(options, *argv) for _ in range(2)])
+
+    with monkeypatch.context() as patch:
+        in_second_epoch(lambda _: os.kill(os.getpid(), signal.SIGKILL), patch)
+        assert train() == [1, 1]
+    said = capfd.readouterr().err
+    assert re.search(r"rank\s*:\s*1 .*\n *exitcode\s*:\s*-9 ", said), said
+    assert f"--resume_model {trained}/output/machines/model_last.pth" in said
+    assert train() == [0, 0]
+    assert_same_run(trained / "output/machines", complete)
