@@ -310,6 +310,9 @@ def test_every_tenth_checkpoint_is_kept(tiny: Path) -> None:
     )
     kept = sorted(file.name for file in (tiny / "output/run").glob("model_*"))
     assert kept == ["model_10.pth", "model_best.pth", "model_last.pth", "model_previous.pth"]
+    tenth, last = (tiny / f"output/run/model_{name}.pth" for name in ("10", "last"))
+    assert "optimizer" not in load_checkpoint(tenth) and load_checkpoint(tenth)["epoch"] == 10
+    assert tenth.stat().st_size < 0.4 * last.stat().st_size
 
 
 def test_save_model_false_writes_no_checkpoint(tiny: Path) -> None:
