@@ -241,18 +241,19 @@ def killed_at_random(root: Path, times: int, epochs: int, seed: int) -> int:
             while process.is_alive() and not list((root / "output/run").glob(".model_last*.part")):
                 pass
         else:
-            time.sleep(draw.uniform(0, 0.5))
+            time.sleep(draw.uniform(0, 0.05 if moment < 0.9 else 0.5))
         process.kill()
         process.join()
+        assert process.exitcode == -signal.SIGKILL, "the training had ended before the kill"
         writing += bool(list((root / "output/run").glob(".model_*.part")))
     return writing
 
 
 @pytest.mark.slow
 def test_a_run_killed_25_times_equals_an_uninterrupted_one(tiny: Path) -> None:
-    epochs = ("--epoch", "20")  # of three steps
+    epochs = ("--epoch", "30")  # of three steps
     assert training.main(arguments(tiny, "--name", "complete", *epochs)) == 0
-    assert killed_at_random(tiny, times=25, epochs=20, seed=1) > 0  # while a checkpoint was half written
+    assert killed_at_random(tiny, times=25, epochs=30, seed=1) > 0  # while a checkpoint was half written
     assert training.main(arguments(tiny, "--name", "run", *epochs, *EVERY_STEP, *CONTINUE)) == 0
     assert_same_run(tiny / "output/run", tiny / "output/complete")
     assert not list((tiny / "output/run").glob(".*.part"))
