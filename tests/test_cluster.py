@@ -139,12 +139,24 @@ def test_a_training_on_two_nodes_is_requeued_and_continues(
     def starts() -> int:
         return log.read_text().count("training on 2 x cpu") if log.is_file() else 0
 
-    limit = ["scancel", "--signal", "USR2", job]  # as SLURM signals before the time limit; the job requeues itself
-    by_hand = ["scontrol", "requeue", job]
-    preemption = ["sbatch", "--partition", "urgent", "--nodes", "2", "--output", "/dev/null", "--wrap", "true"]
-    for number, interrupt in enumerate((limit, by_hand, preemption), start=1):
+    def time_limit() -> None:
+        """Let SLURM signal before the limit, which it checks every 30 seconds; then the job requeues itself."""
+        (task,) = tasks(job, 1)
+        os.kill(task, signal.SIGSTOP)  # else the run might end first; SLURM lets it go on
+        subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=2"], check=True)
+        wait_for(lambda: output("squeue", "-h", "-o", "%T").strip() == "PENDING")
+        subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=60"], check=True)
+
+    def by_hand() -> None:
+        subprocess.run(["scontrol", "requeue", job], check=True)
+
+    def preemption() -> None:
+        options = ["--partition", "urgent", "--nodes", "2", "--output", "/dev/null"]
+        subprocess.run(["sbatch", *options, "--wrap", "true"], check=True)
+
+    for number, interrupt in enumerate((time_limit, by_hand, preemption), start=1):
         wait_for(lambda: starts() == number and (folder / "model_last.pth").is_file())  # noqa: B023
-        subprocess.run(interrupt, check=True)
+        interrupt()
     wait_for(lambda: not output("squeue", "-h"))
     assert starts() == 4 and log.read_text().count("\ncontinuing ") == 3
     assert_same_run(folder, root / "output/complete")
@@ -165,14 +177,19 @@ def test_when_a_task_is_killed_the_job_ends(cluster: None, root: Path) -> None:
     job = output("squeue", "-h", "-o", "%i").strip()
     last = root / "output/dies/model_last.pth"
     wait_for(last.is_file)
-    variables = {f"SLURM_JOB_ID={job}".encode(), b"SLURM_PROCID=1"}
-    victims = [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if variables <= environment(pid)]
+    victims = tasks(job, 1)
     assert victims
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not output("squeue", "-h"))
     assert load_checkpoint(last)["epoch"] >= 1
+
+
+def tasks(job: str, number: int) -> list[int]:
+    """Return the processes of a task of a job, from 0."""
+    variables = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={number}".encode()}
+    return [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if variables <= environment(pid)]
 
 
 def environment(process: Path) -> set[bytes]:
