@@ -183,6 +183,7 @@ def test_when_a_task_is_killed_the_job_ends(cluster: None, root: Path) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not output("squeue", "-h"))
+    assert "task 1: Killed" in (last.parent / f"jobs/{job}_0_log.err").read_text()
     assert load_checkpoint(last)["epoch"] >= 1
 
 
