@@ -209,10 +209,16 @@ def test_preprocessing_on_two_nodes(cluster: None, dataset: Path) -> None:  # no
 
 @pytest.mark.parametrize("option", ["mem_gb=4", "partition=nowhere"])
 def test_what_sbatch_refuses_is_one_sentence(
-    cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture, option: str
+    cluster: None,
+    tmp_path: Path,
+    dataset: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture,
+    option: str,
 ) -> None:
     make_dataset(tmp_path)
-    argv = arguments(tmp_path, "--submit", "slurm", "--slurm", option)
-    assert training.main(argv) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--submit slurm" in line and (option.split("=")[0].replace("_", "-") in line)
+    submit = ("--submit", "slurm", "--slurm", option)
+    commands = (training, arguments(tmp_path, *submit)), (preprocessing, faces.arguments(dataset, *submit))
+    for command, argv in commands:
+        assert command.main(argv) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "--submit slurm" in line and (option.split("=")[0].replace("_", "-") in line)
