@@ -167,6 +167,12 @@ class RunFolder:
         self.replace_old_run()
         self._write_lines(state)
 
+    def complete_best(self, state: TrainState) -> None:
+        """Write ``model_best.pth`` if a crash left the weights of the best epoch in ``model_last.pth`` alone."""
+        if self.world.leads and self.same_run and state.best_file == self.last:
+            copy_checkpoint(self.last, self.best)
+            state.best_file = self.best
+
     def log_epoch(self, state: TrainState) -> None:
         """Print the line of train.log for the finished epoch, and add its metrics to TensorBoard."""
         epoch = state.history[-1]

@@ -261,6 +261,7 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
             raise
 
         # Read the test sets once, with the best checkpoint.
+        folder.complete_best(state)
         best = load_best(state, folder, FaceImages(train_videos, args.size), val_faces, world)
         saved = state.best_file if args.save_model else None
         test(network, test_sets, args, world, folder, saved, best)

@@ -1,5 +1,6 @@
 """A training that is stopped, killed or short of disk continues as if nothing had happened."""
 
+import json
 import os
 import random
 import re
@@ -282,6 +283,19 @@ def test_only_the_last_checkpoint_holds_what_continuing_needs(finished: Path) ->
     assert sizes["best"] < 0.4 * sizes["last"]
     assert "optimizer" in load_checkpoint(finished / "model_last.pth")
     assert "optimizer" not in load_checkpoint(finished / "model_best.pth")
+
+
+def test_a_crash_between_the_last_two_renames_costs_no_checkpoint(complete: Path) -> None:
+    """The last epoch is the best, its ``model_last.pth`` is in place, and its ``model_best.pth`` is not."""
+    folder = complete / "output/crashed"
+    shutil.copytree(complete / "output/complete", folder)
+    (folder / "model_best.pth").unlink()
+    (folder / "results.json").unlink()
+    assert training.main(arguments(complete, *TWO_EPOCHS, "--name", "crashed", *CONTINUE)) == 0
+    best, last = (load_checkpoint(folder / f"model_{name}.pth") for name in ("best", "last"))
+    assert all(torch.equal(best["state_dict"][key], value) for key, value in last["state_dict"].items())
+    assert "familiar" in best
+    assert Path(json.loads((folder / "results.json").read_text())["checkpoint"]).name == "model_best.pth"
 
 
 def test_a_best_and_last_checkpoint_is_serialised_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
