@@ -1,8 +1,10 @@
 """Worker processes of data loaders."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import cv2
@@ -18,11 +20,18 @@ def init_worker(_: int) -> None:
     the main process still waits for. On SIGTERM, a worker gives the main process half a minute to end first.
     """
     cv2.setNumThreads(0)
+    sys.excepthook = _report_unless_disconnected
     for number in (*STOP_SIGNALS, *CAUGHT_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked by `iterate`
+
+
+def _report_unless_disconnected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error of a worker; when the main process ends, the thread that shares tensors loses its connection."""
+    if not issubclass(kind, ConnectionError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def iterate(loader: DataLoader) -> Iterator[Any]:
