@@ -96,7 +96,7 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
     label_folder = dataset_root / dataset
     if not label_folder.is_dir():
         if not dataset_root.is_dir():
-            raise InputError(f"there is no folder {dataset_root}; give the folder of the datasets with --dataset_root.")
+            raise InputError(f"--dataset_root {dataset_root} does not exist; give the folder of the datasets.")
         known = sorted(d.name for d in dataset_root.iterdir() if d.is_dir())
         choice = f"Choose from: {first_ten(known)}." if known else "The folder has no datasets; check --dataset_root."
         raise InputError(f"{dataset_root} has no dataset '{dataset}'{did_you_mean(dataset, known)} {choice}")
