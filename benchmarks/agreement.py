@@ -1,4 +1,4 @@
-"""Compare the scores of a test set in PyTorch and OpenVINO, in fp32 and bf16, on a CPU.
+"""Compare the scores of a dataset in PyTorch and OpenVINO, in fp32 and bf16, on a CPU.
 
     python -m benchmarks.agreement output/demo/model_best.pth [--dataset demo]
 
@@ -29,13 +29,15 @@ def main(argv: list[str] | None = None) -> None:
     """Print a line for each way, then one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="checkpoint to score with")
-    parser.add_argument("--dataset", default="demo", help="test set (default: demo)")
+    parser.add_argument("--dataset", default="demo", help="dataset to score (default: demo)")
+    parser.add_argument("--splits", nargs="+", default=["test"], help="its splits to score (default: test)")
     parser.add_argument("--dataset_root", type=Path, default=Path("dataset"), help="folder of the label files")
     parser.add_argument("--data_root", type=Path, default=Path("."), help="base folder of paths in the label files")
     args = parser.parse_args(argv)
     network, checkpoint = load_trained(args.checkpoint)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
-    faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root, size), size)
+    where = args.dataset_root, args.data_root, size
+    faces = FaceImages([video for split in args.splits for video in read_split(args.dataset, split, *where)], size)
     world = World("cpu")
     loader, bad_images = make_loader(faces, 32, 0, world), BadImages(False)
     print(f"{args.dataset}: {len(faces)} images, {processor(CPU)}")
