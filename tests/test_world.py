@@ -178,6 +178,7 @@ def test_two_processes_test_like_one(trained: Path, capfd: pytest.CaptureFixture
     assert [float(row[3]) for row in two[1:]] == pytest.approx([float(row[3]) for row in one[1:]], abs=1e-6)
     one, two = (json.loads((trained / f"output/{name}/results.json").read_text()) for name in ("one", "two"))
     assert two["datasets"]["tiny"]["frames"] == 17
+    assert one["run"].pop("date") and two["run"].pop("date")
     assert_close(two, one)
 
 
