@@ -208,7 +208,7 @@ def test_retinaface_and_mtcnn_agree_on_real_videos() -> None:
 
 
 @needs_videos
-@pytest.mark.parametrize("path, frames", [("519", 151), ("634", 68), ("004", 62)])
+@pytest.mark.parametrize("path, frames", [("519", 151), ("634", 68), ("004", 62), ("750_743", 63)])
 def test_frame_counts_of_the_authors_lists(path: str, frames: int) -> None:
     (file,) = (f for f in VIDEOS.rglob(f"{path}.mp4") if "FF++" in f.parts)
     assert sum(1 for _ in FrameReader(file, every=5)) == frames
