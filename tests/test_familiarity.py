@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import training
+from benchmarks import familiar_features
 from models.checkpoints import load_trained
 from scoring.familiarity import distances, face_side, measure_detail, measure_face, unlike_training
 from tests.conftest import arguments, make_dataset
@@ -90,3 +91,16 @@ def test_face_sides_come_from_faces_json(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/faces.json").write_text("[1, 2]")
     assert face_side(tmp_path / "other/0.png") is None
+
+
+def test_other_features_are_compared(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (trained / "faces/dataset").symlink_to(trained / "labels")
+    monkeypatch.chdir(trained / "faces")
+    model = str(trained / "output/run/model_best.pth")
+    monkeypatch.setattr("sys.argv", ["familiar_features", "--model", model, "--train", "tiny", "--test", "tiny"])
+    familiar_features.main()
+    *_, fused, divided, blocks = capsys.readouterr().out.splitlines()
+    for row, name in ((fused, "fused feature "), (divided, "fused feature divided"), (blocks, "features of all")):
+        assert row.startswith(name) and 0 <= float(row.split()[-1].rstrip("%")) <= 100
