@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo_baseline --data dataset/demo
 
-An AUC near 0.5 means that colour does not reveal the forgeries.
+An AUC near 0.5 means that this model cannot find the forgeries in these histograms.
 """
 
 import sys
