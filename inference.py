@@ -35,7 +35,7 @@ MIN_PASSWORD = 12  # characters, too many to guess over a network
 
 @dataclass(kw_only=True)
 class InferenceArguments:
-    """The arguments of inference.py."""
+    """The arguments of inference.py; the help texts document the fields."""
 
     paths: list[Path] = parse.positional(parse.path, "images, videos, and folders to search for them", "*")
     model: Path = parse.required(parse.path, parse.MODEL_TEXT)
@@ -169,7 +169,7 @@ def find_inputs(args: InferenceArguments) -> tuple[list[Path], dict[Path, Path]]
     """List the files to score and the annotated copy of each, and check the outputs.
 
     Raises:
-        InputError: an input or PyAV is missing, or an output would replace another file.
+        InputError: there is no file to score, PyAV is missing, or an output would replace another file.
     """
     files = find_files(args.paths) if args.paths else []
     if args.serve or (args.annotate is not None and any(is_video(file) for file in files)):

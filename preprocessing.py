@@ -187,7 +187,11 @@ def find_unfinished(videos: Sequence[SourceVideo], faces: Path) -> list[Source]:
 
 
 def extract_here(sources: list[Source], args: PreprocessingArguments, recipe: Recipe, detector: Detector) -> StageTimes:
-    """Extract the faces of `sources` in this process, with a progress bar; return the times of the stages."""
+    """Extract the faces of `sources` in this process, with a progress bar; return the times of the stages.
+
+    Raises:
+        InputError: a folder cannot be written, such as on a full disk.
+    """
     times, began = StageTimes(), time.perf_counter()
     workers = min(worker_count(args.num_workers), len(sources))
     outcomes = closing(extract_faces(sources, recipe, detector, args.bs, workers, times))
@@ -214,7 +218,7 @@ def run_jobs(args: PreprocessingArguments, sources: list[Source], jobs: int, lab
     """Run this command once per shard, on this machine or on a SLURM cluster, and wait for the jobs.
 
     Raises:
-        InputError: with SLURM, it or submitit is not installed; or a job failed.
+        InputError: a job failed, or SLURM or submitit is not installed.
     """
     logs, workers = label_folder / "jobs", args.num_workers
     if args.submit == "local":
@@ -280,7 +284,12 @@ def label_name(args: PreprocessingArguments) -> str:
 
 
 def run(args: PreprocessingArguments) -> None:
-    """Extract the faces, then write the label files unless --shard is given."""
+    """Extract the faces, then write the label files unless ``--shard`` is given.
+
+    Raises:
+        InputError: the folder of the videos, of the faces or of the label files is wrong; also as for `extract` and
+            `write_outputs`.
+    """
     subfolder = (args.name or args.dataset).partition("/")[0]  # FF++_c23/Deepfakes uses the faces of FF++_c23
     videos = find_videos(args.dataset, args.videos, subfolder, args.split)
     label_folder, face_folder = args.dataset_root / label_name(args), args.faces / subfolder

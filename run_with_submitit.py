@@ -29,7 +29,7 @@ class TrainingJob:
         self.submitted = time.time()
 
     def __call__(self) -> None:
-        """Train in this process."""
+        """Train in this process, and ask for a requeue if SLURM or submitit interrupts the training."""
         from submitit.helpers import TorchDistributedEnvironment
 
         import training
@@ -41,7 +41,7 @@ class TrainingJob:
         os.environ |= {"LOCAL_RANK": str(task.local_rank), "LOCAL_WORLD_SIZE": str(task.local_world_size)}
         # An older checkpoint belongs to a run that --overwrite replaces.
         continues = self.last.is_file() and self.last.stat().st_mtime > self.submitted
-        run = self.last.parent  # the flags may have left its name and its place to a checkpoint
+        run = self.last.parent  # named here, because the flags may have left the name to a checkpoint
         more = ["--name", run.name, "--save_path", str(run.parent), "--resume_model", "auto", "--overwrite", "False"]
         code = training.main([*self.argv, *more] if continues else self.argv)
         if code == 128 + signal.SIGUSR2 or (code == 128 + signal.SIGTERM and is_preempted()):
@@ -71,7 +71,7 @@ def submit_training(args: TrainingArguments, argv: list[str]) -> None:
 
     Args:
         args: the parsed command line.
-        argv: the command line; the job gets it without the flags that only submit it.
+        argv: the command line; the job gets it without ``--submit``, ``--nodes`` and ``--slurm``.
 
     Raises:
         InputError: submitit or SLURM is not installed, or sbatch refuses the job.

@@ -40,7 +40,7 @@ from datasets.labels import read_datasets
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError, first_ten
-from utils.files import entries_of, read_json, write_if_changed
+from utils.files import read_json, report_invalid_entries, write_if_changed
 from utils.progress import progress
 
 METRICS = {"auc": "frame AUC", "video_auc": "video AUC"}
@@ -109,7 +109,7 @@ def measure(job: Run) -> dict[str, float | None]:
     """Return the test AUCs of a finished run; the mean over the test sets if it has several."""
     file = job.folder / "results.json"
     results = read_json(file)
-    with entries_of(file, f"remove {job.folder} and run the command again"):
+    with report_invalid_entries(file, f"remove {job.folder} and run the command again"):
         metrics = results.get("average") or list(results["datasets"].values())[0]
         return {name: None if metrics[name] is None else float(metrics[name]) for name in METRICS}
 
@@ -222,7 +222,11 @@ def draw(tables: Tables) -> Figure:
 
 
 def run(args: AblationArguments, passed_on: list[str]) -> None:
-    """Train the missing runs, then write the study."""
+    """Train the missing runs, then write the study.
+
+    Raises:
+        InputError: a dataset or an argument is wrong, or a run failed; the study is then written from the other runs.
+    """
     # Check all input before the first of many runs.
     base = parse_training(["--dataset", ",".join(args.dataset), *passed_on])
     check_model_name(base.model)

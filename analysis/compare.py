@@ -27,7 +27,11 @@ class CompareArguments:
 
 
 def parse_arguments(argv: list[str] | None) -> CompareArguments:
-    """Parse and check the command line."""
+    """Parse and check the command line.
+
+    Raises:
+        InputError: an argument is wrong or missing, or names a missing file or folder.
+    """
     args: CompareArguments = parse.Parser("-m analysis.compare", __doc__, CompareArguments).parse(argv)
     for folder in (args.run_a, args.run_b):
         if not folder.is_dir():

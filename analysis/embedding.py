@@ -37,7 +37,11 @@ class EmbeddingArguments(StudyArguments):
 
 
 def parse_arguments(argv: list[str] | None) -> EmbeddingArguments:
-    """Parse and check the command line."""
+    """Parse and check the command line.
+
+    Raises:
+        InputError: an argument is wrong or missing, or names a missing file or folder.
+    """
     args = parse.Parser("-m analysis.embedding", __doc__, EmbeddingArguments).parse(argv)
     check_study_arguments(args)
     return args
@@ -108,7 +112,7 @@ def project(features: np.ndarray, method: str, seed: int = 0) -> np.ndarray:
     Returns:
         N x 2, without a unit; zeros if the features of all images are equal.
     """
-    if (features == features[0]).all():  # such as of a dead block; t-SNE would end the process
+    if (features == features[0]).all():  # as for a dead block; t-SNE would end the process
         return np.zeros((len(features), 2))
     from sklearn.decomposition import PCA  # takes a second to import
     from sklearn.manifold import TSNE
@@ -210,7 +214,11 @@ def describe_method(dataset: str, images: int, method: str) -> str:
 
 
 def run(args: EmbeddingArguments, world: World) -> None:
-    """Compute and project the features, and write the study."""
+    """Compute and project the features, and write the study.
+
+    Raises:
+        InputError: the checkpoint or the test set cannot be used, or fewer than four images or one class are readable.
+    """
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     faces = read_test_set(args, size)

@@ -51,7 +51,8 @@ VIDEOS = {
     "DFDC": {"train": (19_154, 100_000)},
 }
 BYTES_PER_IMAGE = 91_000  # measured on FF++ c23 (docs/preprocessing.md)
-CPU_BATCH, READ_BATCH, STEPS = 8, 16, 3
+CPU_BATCH, READ_BATCH = 8, 16  # images
+STEPS = 3  # timed calls, after a first one
 
 # The arguments on which the speed of a network depends.
 TIMED = ("model", "num_LIBs", "size", "bs", "lil_loss", "gil_loss", "mi_calculator", "mixup", "precision")
@@ -68,7 +69,12 @@ class Speed(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The hours, None if unknown, and the bytes of a step."""
+    """The cost of a step.
+
+    Attributes:
+        hours: None if unknown.
+        size: disk space in bytes.
+    """
 
     hours: float | None
     size: float
@@ -95,7 +101,7 @@ class Estimator:
     ) -> None:
         self.speed, self.detector, self.weights = speed, detector, weights
         self.dataset_root, self.list_videos = dataset_root, cache(list_videos)
-        self.networks: dict[tuple, Speed] = {}
+        self.speeds: dict[tuple, Speed] = {}
 
     def preparation(self, dataset: str, faces: Path, args: TrainingArguments) -> Cost:
         """Estimate the extraction of the faces that are missing below `faces`."""
@@ -113,7 +119,7 @@ class Estimator:
         """Estimate the epochs that are missing, with their validation, and the test."""
         args = parse_training(run.arguments)
         (dataset,) = args.dataset
-        count, speed = self.count(dataset), self.network(args)
+        count, speed = self.count(dataset), self.network_speed(args)
         repeat = repetitions(dataset, count, args.oversample)
         log = run.folder / "train.log"
         finished = len(log.read_bytes().splitlines()) if log.is_file() else 0
@@ -126,19 +132,19 @@ class Estimator:
         """Estimate a test; its files are small."""
         args = parse_training(run.arguments)
         images = sum(images_of(self.count(name), "test", frames=args.frames_per_video) for name in args.dataset)
-        return Cost(images / self.network(args).test / 3600, 0)
+        return Cost(images / self.network_speed(args).test / 3600, 0)
 
     def count(self, dataset: str) -> Count:
-        """Count the videos and images: from the label files if they exist, or else from the videos."""
+        """Count the videos and images of a dataset: from its label files if they exist, or else from its videos."""
         folder = self.dataset_root / dataset
         return count_labels(folder) if is_prepared(folder) else count_videos(dataset, self.list_videos(dataset))
 
-    def network(self, args: TrainingArguments) -> Speed:
+    def network_speed(self, args: TrainingArguments) -> Speed:
         """Return the speed of the network that `args` describe."""
         key = tuple(getattr(args, name) for name in TIMED)
-        if key not in self.networks:
-            self.networks[key] = time_network(args, self.speed)
-        return self.networks[key]
+        if key not in self.speeds:
+            self.speeds[key] = time_network(args, self.speed)
+        return self.speeds[key]
 
 
 # ------------------------------------------------------------------------------------------------------- images
@@ -166,7 +172,14 @@ def count_videos(dataset: str, videos: list[SourceVideo] | None) -> Count:
 
 
 def images_of(count: Count, split: str, repeat_real: float = 1, frames: int | None = None) -> float:
-    """Return the number of images of a split, with the real ones repeated, or with some frames of each video only."""
+    """Return the number of images of a split.
+
+    Args:
+        count: the videos and images of the dataset.
+        split: train, val or test.
+        repeat_real: how often the real images are repeated.
+        frames: number of frames of each video; None for all.
+    """
     parts = [count.get((split, label), (0, 0.0)) for label in (0, 1)]
     real, fake = (images if frames is None else min(images, videos * frames) for videos, images in parts)
     return repeat_real * real + fake

@@ -1,4 +1,4 @@
-"""Measure what each block relies on: where it looks, how much the blocks' regions overlap, what each block adds.
+"""Measure where each block looks, how much the regions of the blocks overlap, and how much each block adds.
 
     python -m analysis.evidence --model output/ff/model_best.pth --dataset FF++_c23 --data_root /data/faces
 
@@ -31,7 +31,11 @@ class EvidenceArguments(StudyArguments):
 
 
 def parse_arguments(argv: list[str] | None) -> EvidenceArguments:
-    """Parse and check the command line."""
+    """Parse and check the command line.
+
+    Raises:
+        InputError: an argument is wrong or missing, or names a missing file or folder.
+    """
     args = parse.Parser("-m analysis.evidence", __doc__, EvidenceArguments).parse(argv)
     check_study_arguments(args)
     return args
@@ -47,7 +51,7 @@ from matplotlib.figure import Figure, FigureBase, SubFigure
 from torch import Tensor, nn
 
 from analysis.study import (
-    evenly_spaced,
+    choose_positions,
     format_mean,
     mean_and_deviation,
     read_test_set,
@@ -359,7 +363,11 @@ def draw_matrix(figure: SubFigure, shared: np.ndarray) -> None:
 
 
 def run(args: EvidenceArguments, world: World) -> None:
-    """Measure overlaps and drops, and write the study."""
+    """Measure overlaps and drops, and write the study.
+
+    Raises:
+        InputError: the checkpoint or the test set cannot be used, or the backbones have no feature maps.
+    """
     network, checkpoint = load_trained(args.model)
     trained, channels = checkpoint["args"], checkpoint["channels"]
     size = trained["size"]
@@ -404,7 +412,7 @@ def run(args: EvidenceArguments, world: World) -> None:
     for pair in numbers["pairs"]:
         i, j = (block - 1 for block in pair["blocks"])
         shared[i, j] = shared[j, i] = pair["mean"]  # None becomes NaN
-    some = evenly_spaced(len(positions), SHOWN)
+    some = choose_positions(len(positions), SHOWN)
     figure = draw(
         [picture(faces, positions[k]) for k in some],
         [f"{CLASSES[labels[k]]}\nscore {scores[k]:.2f}" for k in some],
@@ -417,7 +425,11 @@ def run(args: EvidenceArguments, world: World) -> None:
 
 
 def picture(faces: FaceImages, position: int) -> np.ndarray:
-    """Return an image as the network sees it: size x size x 3, uint8, RGB."""
+    """Return an image as the network sees it: size x size x 3, uint8, RGB.
+
+    Raises:
+        InputError: the image can no longer be read.
+    """
     item = faces[position]
     if isinstance(item, BadImage):
         raise InputError(f"the image {item.path} can no longer be read: {item.reason}; run the study again.")

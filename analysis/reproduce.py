@@ -42,7 +42,7 @@ from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.data_roots import DATA_ROOT_TEXT, DataRoot, base_name, has_root, parse_data_root, root_of
 from utils.errors import InputError, first_ten
-from utils.files import entries_of, read_json, require_file, write_if_changed
+from utils.files import read_json, report_invalid_entries, require_file, write_if_changed
 from utils.protocols import PROTOCOLS
 from utils.tables import format_rows
 from utils.training_arguments import TrainingArguments
@@ -120,11 +120,11 @@ class Step(NamedTuple):
     """A command of the plan.
 
     Attributes:
-        name: what it does.
-        command: as the user types it, after ``python``.
-        execute: runs it, and returns whether it succeeded.
-        is_done: returns whether it has nothing left to do.
-        cost: estimates its hours and bytes.
+        name: verb and object, such as "prepare DFDC".
+        command: the command as the user types it, after ``python``.
+        execute: runs the command, and returns whether it succeeded.
+        is_done: returns whether the command has nothing left to do.
+        cost: estimates hours and bytes.
         place: the folder that needs the disk space.
     """
 
@@ -137,9 +137,13 @@ class Step(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the table: the AUCs of a run on a test set; without a run if the dataset is not available.
+    """A row of the table.
 
-    `published` is the paper's frame AUC and its number of test videos (see `paper_auc`).
+    Attributes:
+        label: first cell.
+        run: the run whose AUCs the row shows; None if the dataset is not available.
+        dataset: the test set.
+        published: the paper's frame AUC and its number of test videos, see `evaluation.published.paper_auc`.
     """
 
     label: str
@@ -183,7 +187,7 @@ def make_plan(args: ReproduceArguments, passed_on: list[str]) -> tuple[list[Step
     if absent:
         print(f"note: left out, because they have no label files and no folder in --videos: {first_ten(absent)}")
 
-    steps = [preparation(dataset, args, base, estimator) for dataset in needed if dataset not in absent]
+    steps = [preparation_step(dataset, args, base, estimator) for dataset in needed if dataset not in absent]
     if args.table in ABLATIONS:
         runs = [make(TRAINING_SET, changes) for changes in make_grid([args.table], base)[args.table].values()]
         names = [label(row, base) for row in TABLES[args.table]]
@@ -222,7 +226,7 @@ def run_step(verb: str, run: Run, estimator: Estimator, args: ReproduceArguments
     return Step(name, command, partial(train, run), partial(is_finished, run), cost, args.save_path)
 
 
-def preparation(dataset: str, args: ReproduceArguments, base: TrainingArguments, estimator: Estimator) -> Step:
+def preparation_step(dataset: str, args: ReproduceArguments, base: TrainingArguments, estimator: Estimator) -> Step:
     """Return the step that makes the faces and label files of a dataset with preprocessing.py."""
     faces = root_of(dataset, args.data_root)
     arguments = ["--dataset", base_name(dataset), "--faces", str(faces)]
@@ -283,7 +287,7 @@ def print_plan(table: str, steps: list[Step]) -> None:
 
 
 def format_hours(hours: float | None) -> str:
-    """Format hours, in minutes below one hour; None if there was nothing to time."""
+    """Format hours, in minutes below one hour; None means that there was nothing to time."""
     if hours is None:
         return "unknown time (no video to time; give --speed)"
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
@@ -304,7 +308,7 @@ def make_table(first: str, rows: list[Row]) -> list[list[str]]:
         if row.run is not None and is_finished(row.run):
             file = row.run.folder / "results.json"
             results = read_json(file)
-            with entries_of(file, f"remove {row.run.folder} and run the command again"):
+            with report_invalid_entries(file, f"remove {row.run.folder} and run the command again"):
                 found = results["datasets"][row.dataset]
                 aucs = ["-" if found[name] is None else f"{found[name]:.4f}" for name in ("auc", "video_auc")]
                 measured = [*aucs, str(found["videos"])]
@@ -315,7 +319,11 @@ def make_table(first: str, rows: list[Row]) -> list[list[str]]:
 
 
 def run(args: ReproduceArguments, passed_on: list[str]) -> None:
-    """Print the plan, run it, and print the table."""
+    """Print the plan, run it, and print the table.
+
+    Raises:
+        InputError: see `make_plan`; or a step failed.
+    """
     steps, rows = make_plan(args, passed_on)
     print_plan(args.table, steps)
     if args.dry_run:

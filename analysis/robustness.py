@@ -34,7 +34,11 @@ class RobustnessArguments(StudyArguments):
 
 
 def parse_arguments(argv: list[str] | None) -> RobustnessArguments:
-    """Parse and check the command line."""
+    """Parse and check the command line.
+
+    Raises:
+        InputError: an argument is wrong or missing, or names a missing file or folder.
+    """
     args = parse.Parser("-m analysis.robustness", __doc__, RobustnessArguments).parse(argv)
     check_study_arguments(args)
     return args
@@ -53,7 +57,7 @@ from analysis.study import (
     BLUE,
     GREY,
     ORANGE,
-    evenly_spaced,
+    choose_positions,
     format_change,
     prepare_folder,
     read_test_set,
@@ -257,12 +261,16 @@ def draw(numbers: dict[str, Any]) -> Figure:
 
 
 def run(args: RobustnessArguments, world: World) -> None:
-    """Score the corrupted test set and write the study."""
+    """Score the corrupted test set and write the study.
+
+    Raises:
+        InputError: the checkpoint or the test set cannot be used, or the readable images have one class only.
+    """
     check_installed(args.corruptions)
     network, checkpoint = load_trained(args.model)
     size, channels = checkpoint["args"]["size"], checkpoint["channels"]
     test_set = read_test_set(args, size)
-    chosen = evenly_spaced(len(test_set), args.max_images)
+    chosen = choose_positions(len(test_set), args.max_images)
     if len(set(test_set.labels[chosen])) < 2:
         limit = "" if args.max_images is None else f"--max_images {args.max_images}: "
         raise InputError(f"{limit}the chosen images of {args.dataset} have one class only; the AUC needs both classes.")

@@ -1,4 +1,4 @@
-"""Runs of training.py that differ in a few arguments: the tables of the paper, and how a run starts and continues."""
+"""Runs of training.py that differ in a few arguments: make them for the tables of the paper, start and resume them."""
 
 import subprocess
 import sys
@@ -52,7 +52,11 @@ def split_command_line(argv: list[str], reserved: tuple[str, ...] = RESERVED) ->
 
 
 def parse_training(argv: list[str]) -> TrainingArguments:
-    """Parse and check a command line of training.py that does not resume a checkpoint."""
+    """Parse and check a command line of training.py that does not resume a checkpoint.
+
+    Raises:
+        InputError: an argument is wrong, or contradicts another.
+    """
     args = parse_training_arguments(argv)
     check_training_arguments(args)
     return args
@@ -144,14 +148,29 @@ def check_folder(job: Run) -> None:
 
 
 def execute(script: str, arguments: list[str], log: Path) -> bool:
-    """Run a command of this project, such as training.py, append its output to a log, and say whether it succeeded."""
+    """Run a command of this project, such as training.py.
+
+    Args:
+        script: file name of the command.
+        arguments: its command line.
+        log: file that its output is appended to.
+
+    Returns:
+        Whether the command succeeded.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out:
         return call([sys.executable, str(ROOT / script), *arguments, *traceback_flag], out) == 0
 
 
 def call(command: list[str], out: IO[str]) -> int:
-    """Run a command with its output in a file, and return its exit code; after a signal, wait for its checkpoint."""
+    """Run a command with its output in a file, and return its exit code.
+
+    After a signal, wait until the command has written its checkpoint.
+
+    Raises:
+        Stopped: this process received a signal, which the command gets too.
+    """
     with subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
         try:
             return process.wait()

@@ -1,4 +1,4 @@
-"""Shared parts of the studies: the pass over the test set, and the files they write."""
+"""The common parts of the studies: run a module on the test set, and write the files of a study."""
 
 import tempfile
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from utils.command import run_command
 from utils.data_roots import root_of
 from utils.devices import worker_count
 from utils.errors import InputError, one_line
-from utils.files import atomic_write, entries_of, write_json
+from utils.files import atomic_write, report_invalid_entries, write_json
 from utils.tables import format_rows
 from utils.world import World
 
@@ -80,7 +80,7 @@ def update_report(folder: Path) -> None:
     """
     file = folder / "results.json"
     if file.is_file():
-        with entries_of(file, "run the test again"):
+        with report_invalid_entries(file, "run the test again"):
             try:
                 write_report(folder)
             except UndefinedError as error:
@@ -159,7 +159,7 @@ def run_on_test_set(
         InputError: ``--save_path`` cannot be written, or an image cannot be read (without ``--skip_bad_images``).
     """
     prepare_folder(args.folder)
-    chosen = Subset(faces, evenly_spaced(len(faces), args.max_images))
+    chosen = Subset(faces, choose_positions(len(faces), args.max_images))
     loader = make_loader(chosen, args.test_bs, worker_count(args.num_workers, world.local_size), world)
     bad_images = BadImages(args.skip_bad_images)
     found = evaluate(
@@ -175,21 +175,24 @@ def run_on_test_set(
     return found
 
 
-def evenly_spaced(total: int, limit: int | None) -> list[int]:
-    """Return `limit` positions below `total`, evenly spaced; all positions if `limit` is None or not below `total`."""
+def choose_positions(total: int, limit: int | None) -> list[int]:
+    """Choose `limit` evenly spaced positions below `total`: the middles of `limit` equal parts.
+
+    Choose all positions if `limit` is None or not below `total`.
+    """
     if limit is None or limit >= total:
         return list(range(total))
     return [(2 * i + 1) * total // (2 * limit) for i in range(limit)]
 
 
 def mean_and_deviation(values: np.ndarray | list[float | None]) -> dict[str, float | None]:
-    """Return the ``mean`` and the standard deviation ``std`` (ddof 1), ignoring NaN and None.
+    """Compute the mean and the standard deviation (ddof 1), ignoring NaN and None.
 
     Args:
         values: numbers in any shape.
 
     Returns:
-        ``mean`` is None without values, ``std`` is None with fewer than two.
+        ``mean``, None without values; ``std``, None with fewer than two values.
     """
     found = np.array(values, float)
     found = found[~np.isnan(found)]
@@ -212,5 +215,5 @@ def plot_text(name: str) -> str:
 
 
 def format_change(change: float, interval: list[float] | None) -> str:
-    """Format a difference of two AUCs, with its interval if it has one."""
+    """Format a difference of two AUCs, with its 95 % interval if it has one."""
     return f"{change:+.4f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")

@@ -37,7 +37,11 @@ HISTOGRAMS = {"8 bins per channel": channel_histogram, "8 x 8 x 8 joint bins": j
 
 
 def read_split(data: Path, split: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return N frames (H x W x 3, uint8, BGR), N labels (0 real, 1 fake) and N video indices of a split."""
+    """Return N frames (H x W x 3, uint8, BGR), N labels (0 real, 1 fake) and N video indices of a split.
+
+    Raises:
+        InputError: a frame cannot be read.
+    """
     images, labels, videos, number = [], [], [], 0
     for word in ("real", "fake"):
         for line in (data / f"{split}_{word}.txt").read_text().splitlines():

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from analysis.study import evenly_spaced
+from analysis.study import choose_positions
 from datasets.images import FaceImages
 from datasets.labels import read_split
 from models.checkpoints import load_trained
@@ -35,7 +35,7 @@ def main() -> None:
     network, checkpoint = load_trained(args.model)
     faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), checkpoint["args"]["size"])
     notes: Counter[str] = Counter()
-    chosen = evenly_spaced(len(faces), args.images)
+    chosen = choose_positions(len(faces), args.images)
     for position in progress(chosen, args.dataset, unit="faces"):
         file = faces.file(position)
         crop = read_image(file)

@@ -34,7 +34,7 @@ from utils.world import World
 
 EPOCH = 264_598 + 4 * 73_649  # images of an epoch on FF++: fake, and real four times
 SHORT = 1  # steps of a run that is too short to be compiled
-LONG = 1_000_000
+LONG = 1_000_000  # steps of a run that is long enough to be compiled
 
 
 def matrix_rate(world: World, side: int) -> float:

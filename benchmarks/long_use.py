@@ -46,20 +46,20 @@ class Use(NamedTuple):
     threads: int
 
 
-def tree(pid: int) -> Iterator[Path]:
+def process_tree(pid: int) -> Iterator[Path]:
     """Yield the folders in /proc of a process and of its children."""
     process = Path("/proc", str(pid))
     yield process
     for task in process.glob("task/*/children"):
         with suppress(OSError):  # a thread has just ended
             for child in task.read_text().split():
-                yield from tree(int(child))
+                yield from process_tree(int(child))
 
 
 def measure(pid: int) -> Use:
     """Measure a process with its children."""
     memory, files, threads = 0.0, 0, 0
-    for process in tree(pid):
+    for process in process_tree(pid):
         with suppress(OSError):  # a child has just ended
             lines = [line.split() for line in (process / "smaps_rollup").read_text().splitlines()]
             memory += sum(int(kb) for name, kb, *_ in lines if name in ("Pss_Anon:", "Pss_Shmem:")) * 1.024 / 1000

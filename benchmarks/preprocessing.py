@@ -2,9 +2,9 @@
 
     python -m benchmarks.preprocessing --videos ROOT --weights FILE
 
-Prints the Markdown tables of docs/preprocessing.md. The stages run one after the other in one process; the complete
-pipeline runs with one decoding process per core. ROOT contains the folders FF++ and DFDC with a few videos each; the
-hours for a complete dataset are extrapolated from its number of frames.
+The command prints the Markdown tables of docs/preprocessing.md. The stages run one after the other in one process; the
+complete pipeline runs with one decoding process per core. ROOT contains the folders FF++ and DFDC with a few videos
+each; the hours for a complete dataset are extrapolated from its number of frames.
 """
 
 import argparse

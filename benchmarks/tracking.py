@@ -2,8 +2,9 @@
 
     python -m benchmarks.tracking --weights FILE --portraits FOLDER VIDEO VIDEO ...
 
-Prints the Markdown tables of docs/preprocessing.md. Each video must show another person; the detector's highest-scored
-box is this person's face. Every two videos give three scenes. FOLDER holds one portrait of each of many people.
+The command prints the Markdown tables of docs/preprocessing.md. Each video must show another person; the detector's
+highest-scored box is this person's face. Every two videos give three scenes. FOLDER holds one portrait of each of many
+people.
 """
 
 import argparse
@@ -48,7 +49,7 @@ Scene = Iterator[Shown]
 
 
 def read(video: Path, detector: Detector) -> dict[str, list[Sample]]:
-    """Return the samples with a face, for each sampling."""
+    """Read a video; return the samples with a face, for each sampling."""
     samples: dict[int, Sample | None] = {}
     positions: dict[str, list[int]] = {}
     for name, (every, count) in SAMPLINGS.items():
@@ -81,13 +82,13 @@ def move(sample: Sample, centre: tuple[float, float], width: float, frame: np.nd
 
 
 def alone(person: Sequence[Sample]) -> Scene:
-    """One person, as in the video."""
+    """Show one person, as in the video."""
     for position, frame, box in person:
         yield position, frame, [box]
 
 
 def moving(person: Sequence[Sample]) -> Scene:
-    """One person, who moves from side to side, `STEP` widths of the face between samples."""
+    """Show one person, who moves from side to side, `STEP` widths of the face between samples."""
     for number, sample in enumerate(person):
         width = sample.box[2] - sample.box[0]
         span = sample.frame.shape[1] - width
@@ -97,7 +98,7 @@ def moving(person: Sequence[Sample]) -> Scene:
 
 
 def exchange(first: Sequence[Sample], second: Sequence[Sample]) -> Scene:
-    """Two people next to each other, who exchange places in the middle of the video."""
+    """Show two people next to each other, who exchange places in the middle of the video."""
     middle = min(len(first), len(second)) // 2
     for number, (a, b) in enumerate(zip(first, second, strict=False)):
         left, right = (a, b) if number < middle else (b, a)
@@ -107,7 +108,7 @@ def exchange(first: Sequence[Sample], second: Sequence[Sample]) -> Scene:
 
 
 def cut(first: Sequence[Sample], second: Sequence[Sample]) -> Scene:
-    """One person, then a cut to the other, whose face has the place and the size of the first."""
+    """Show one person, then cut to the other, whose face has the place and the size of the first face."""
     middle = min(len(first), len(second)) // 2
     last = first[middle - 1].box
     centre = ((last[0] + last[2]) / 2, (last[1] + last[3]) / 2)
@@ -120,7 +121,7 @@ def cut(first: Sequence[Sample], second: Sequence[Sample]) -> Scene:
 
 
 def crossing(first: Sequence[Sample], second: Sequence[Sample]) -> Scene:
-    """The second person moves from left to right, in front of the first."""
+    """Move the second person from left to right, in front of the first."""
     steps = min(len(first), len(second)) - 1
     for number, (a, b) in enumerate(zip(first, second, strict=False)):
         width = a.box[2] - a.box[0]
@@ -141,7 +142,7 @@ def overlap_cost(new: Sequence[tracks.Detection], old: Sequence[tracks.Detection
     return (1 - box_iou(boxes, last).numpy()) / 0.8
 
 
-# What replaces names of faces.tracks.
+# The names of faces.tracks that each rule replaces, with their new values.
 RULES: dict[str, dict[str, Any]] = {
     "overlap of at least 0.2": {"link_cost": overlap_cost},
     "movement and colours": {},
@@ -180,7 +181,7 @@ def count(scene: Iterable[Shown], rule: str) -> tuple[list[int], int]:
 
 
 def print_look_distances(people: list[dict[str, list[Sample]]], portraits: np.ndarray) -> None:
-    """Print how far apart the looks of one person, and of two people, are."""
+    """Print the distances between the looks of one person, and of two people."""
     looks = [
         {name: np.stack([tracks.look(s.frame, s.box) for s in samples]) for name, samples in p.items()} for p in people
     ]

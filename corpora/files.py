@@ -1,4 +1,4 @@
-"""Find and read the files of a dataset; a wrong file ends with one sentence that says what to do."""
+"""Find and read the files of a dataset; InputError says in one sentence what to do about a wrong file."""
 
 import csv
 import io
@@ -36,10 +36,19 @@ def list_videos(root: Path, recursive: bool = True) -> list[Path]:
 
 
 def match_videos(root: Path, folder: str, pattern: str, shape: str) -> Iterator[tuple[str, re.Match[str]]]:
-    """Yield the path below `root` of each video in a folder, and the match of the pattern with the path.
+    """Find the videos in a folder, and match their paths with a pattern.
+
+    Args:
+        root: root folder of the dataset.
+        folder: folder below `root`, which is searched with its subfolders.
+        pattern: regular expression that each path below `root`, without its ending, must match.
+        shape: an example of such a path, for the message.
+
+    Yields:
+        The path of each video below `root`, and the match.
 
     Raises:
-        InputError: the path without the ending does not match; the message gives `shape` as an example.
+        InputError: a path does not match.
     """
     for file in list_videos(root / folder):
         path = file.relative_to(root).as_posix()
@@ -162,7 +171,11 @@ def read_json(file: Path) -> dict[str, dict]:
 
 
 def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows of a CSV file with their line numbers; every row must have a value in all `columns`."""
+    """Read the rows of a CSV file with their line numbers.
+
+    Raises:
+        InputError: the file is malformed, lacks one of the `columns`, or has a row without a value in one of them.
+    """
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""), skipinitialspace=True)
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
@@ -182,7 +195,16 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
 
 
 def read_listed_videos(file: Path, name: str, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a CSV file with their line numbers; the column `name` has a different path in every row."""
+    """Yield the rows of a CSV file of videos with their line numbers.
+
+    Args:
+        file: the file.
+        name: the column of the path.
+        columns: other columns that must have a value.
+
+    Raises:
+        InputError: as for `read_csv`; a path leads out of the dataset, or is listed twice.
+    """
     listed = set()
     for line, row in read_csv(file, (name, *columns)):
         check_path(row[name], file)

@@ -7,7 +7,7 @@ import numpy as np
 import scipy  # its subpackages, which are slow to import, load when they are used
 
 Identities = frozenset[str]
-MAX_SETS = 200  # smallest sets of identities that may fill a gap; bounds the time in large datasets
+MAX_SETS = 200  # sets of identities, the smallest first, that may fill a gap; bounds the time in large datasets
 
 
 def split_by_identity(videos: Sequence[tuple[int, Identities]], shares: dict[str, float]) -> list[str | None]:
@@ -59,7 +59,7 @@ def _splits_of_videos(split_of: list[str], people: list[list[int]]) -> list[str 
 def _fill_gaps(
     split_of: list[str], labels: list[int], people: list[list[int]], groups: list[list[int]], splits: list[str]
 ) -> None:
-    """If a split has no video of a class, move identities so that every split has both classes, where possible.
+    """Move identities so that every split has real and fake videos, where possible; do nothing if all splits have them.
 
     Each split needs the identities of a real and of a fake video, and shares none of them with another split. Complete
     groups are tried first, because cutting a group leaves out videos.
@@ -71,13 +71,13 @@ def _fill_gaps(
         groups: the identities of each group.
         splits: the names of all splits; the last gets the most identities.
     """
-    found = {(split, label) for split, label in zip(_splits_of_videos(split_of, people), labels, strict=True) if split}
-    if len(found) == 2 * len(splits):
+    filled = {(split, label) for split, label in zip(_splits_of_videos(split_of, people), labels, strict=True) if split}
+    if len(filled) == 2 * len(splits):
         return
     group_of = {identity: group for group in map(frozenset, groups) for identity in group}
-    for sets in ([group_of[identities[0]] for identities in people], [frozenset(of) for of in people]):
+    for sets in ([group_of[identities[0]] for identities in people], [frozenset(identities) for identities in people]):
         real, fake = (
-            sorted({of for of, other in zip(sets, labels, strict=True) if other == label}, key=_by_size)
+            sorted({members for members, found in zip(sets, labels, strict=True) if found == label}, key=_by_size)
             for label in (0, 1)
         )
         both = {one | other for one in real[:MAX_SETS] for other in fake[:MAX_SETS]}

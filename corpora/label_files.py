@@ -68,6 +68,9 @@ def write_label_files(
         label_folder: the dataset's folder of label files.
         recipe: the recipe of the faces, for the report.
         speeds: frames per second of each stage in this run; None keeps the values of the existing report.
+
+    Returns:
+        The report, and the videos that are not processed yet.
     """
     lines: dict[str, list[str]] = {name: [] for name in LABEL_FILES}
     video_counts: Counter[str] = Counter()

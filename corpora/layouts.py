@@ -1,7 +1,8 @@
 """The folder layout and the split of each dataset, as its authors distribute it: one function per dataset.
 
 Each function takes the values of ``--dataset`` and ``--videos`` and returns all videos that the dataset should have,
-including those that are not on the disk.
+including videos that are not on the disk. It raises InputError if a folder or a list of the dataset is missing or
+malformed.
 """
 
 import json
@@ -33,7 +34,7 @@ from corpora.files import (
 from corpora.identities import Identities, split_by_identity
 from datasets.labels import CLASSES, SPLITS
 from datasets.sources import celeb_df_source
-from faces.kinds import VIDEO_ENDINGS, file_kind, format_counts, kind_to_skip
+from faces.kinds import VIDEO_ENDINGS, file_kind, format_counts, skip_reason
 from utils.errors import InputError, did_you_mean, first_ten
 from utils.images import IMAGE_ENDINGS
 
@@ -491,7 +492,7 @@ def _from_tree(root: Path) -> list[SourceVideo]:
         path = file.relative_to(root)
         folders = [part.lower() for part in path.parts[:-1]]
         label = next((i for i, part in enumerate(folders) if part in CLASSES), None)
-        if kind := kind_to_skip(file) or ("outside of real and fake folders" if label is None else ""):
+        if kind := skip_reason(file) or ("outside of real and fake folders" if label is None else ""):
             skipped[kind] += 1
         if kind or label is None:
             continue
@@ -588,7 +589,7 @@ def _with_validation(videos: list[SourceVideo], cause: str) -> list[SourceVideo]
 
 
 def _check_part(part: str, valid: Sequence[str]) -> None:
-    """Raise InputError if the part of ``--dataset`` behind the slash is not empty and not valid."""
+    """Raise InputError if the part of ``--dataset`` after the slash is neither empty nor valid."""
     if part and part not in valid:
         raise InputError(f"--dataset: '{part}' is unknown{did_you_mean(part, valid)} Give one of {', '.join(valid)}.")
 
@@ -614,7 +615,7 @@ def _unique_folders(videos: list[SourceVideo], name: str) -> list[SourceVideo]:
 
 
 def _folders_of_faces(videos: list[SourceVideo]) -> list[SourceVideo]:
-    """Let the label files point to the dataset's own face crops; raise InputError if they cannot hold a path."""
+    """Replace `folder` by the dataset's own face crops; raise InputError if label files cannot hold the path."""
     named = [replace(video, folder=video.file.resolve().as_posix()) for video in videos]
     if odd := [video.folder for video in named if any(_quote(part) != part for part in video.folder.split("/"))]:
         raise InputError(f"{first_ten(odd)}: label files cannot hold commas and line breaks; rename the folders.")

@@ -74,7 +74,7 @@ class Listed(NamedTuple):
 
 
 def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
-    """Read a list of DeepfakeBench: dataset, label, split, sometimes compression, then a video's label and frames.
+    """Read a list of DeepfakeBench: JSON, nested by dataset, label, split, sometimes compression, and video.
 
     A label with "real" but not "fake" in its name is real, which holds for all labels in the configurations of
     DeepfakeBench and DF40; DF40 has a label whichisreal_Fake.
@@ -120,8 +120,8 @@ def _videos(node: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...],
 def read_gend(file: Path) -> list[Listed]:
     """Read a list of GenD: a path .../source/video/frame per line; the frame is real if the source has "real" in it.
 
-    The split is the word train, val or test in the name of the file or else of its folder, and test without one, as
-    in the project's ``src/utils/files.py``.
+    The split is the word train, val or test in the name of the file, or else in the name of its folder. Without such a
+    word it is test, as in GenD's ``src/utils/files.py``.
 
     Raises:
         InputError: the file is not such a list.
@@ -190,20 +190,23 @@ def find_start(listed: list[Listed], root: Path) -> int:
     raise InputError(f"--root {root}: no listed folder is there, with or without its first parts: {listed_folders}.")
 
 
-def origin(path: str) -> Origin:
-    """Return the sources that a path of DeepfakeBench or GenD names, for FaceForensics++ and Celeb-DF."""
+def find_origin(path: str) -> Origin:
+    """Find the sources in a path of DeepfakeBench or GenD, for FaceForensics++ and Celeb-DF."""
     known = origin_of_path(path.replace("/frames/", "/"))
     if not known.sources and (match := GEND_FFPP.search(path)):
         known = Origin(path, frozenset(filter(None, match.groups())))
     return known._replace(video=path)
 
 
-def link(links: list[tuple[Path, set[str], str]], folder: Path) -> None:
+def write_links(links: list[tuple[Path, set[str], str]], folder: Path) -> None:
     """Replace a folder by a tree of symbolic links.
 
     Args:
-        links: a folder of frames, the names of the frames to link, and the path of their links in `folder`.
+        links: (folder of frames, names of the frames to link, path of their links below `folder`).
         folder: the folder.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
     with atomic_folder(folder) as new:
         for frames, names, path in progress(links, "links", unit="folders", delay=2):
@@ -213,7 +216,11 @@ def link(links: list[tuple[Path, set[str], str]], folder: Path) -> None:
 
 
 def run(args: ListArguments) -> None:
-    """Check that the listed frames are on the disk, and write the label files."""
+    """Check that the listed frames are on the disk, and write the label files.
+
+    Raises:
+        InputError: a list is wrong, listed frames are missing, or the dataset has other label files.
+    """
     listed: list[Listed] = []
     for file in args.lists:
         listed += read_deepfakebench(file, args.compression) if file.suffix == ".json" else read_gend(file)
@@ -234,7 +241,7 @@ def run(args: ListArguments) -> None:
         if present > names:
             links.append((args.root / path, names, path))
             written = (label_folder / LINKS / path).absolute().as_posix()
-        folders.append(Folder(one.split, one.label, written, len(names), origin(path)))
+        folders.append(Folder(one.split, one.label, written, len(names), find_origin(path)))
     if missing:
         message = f"{len(missing)} listed frames are not below --root {args.root}: {first_ten(missing)}"
         if not args.allow_missing:
@@ -243,7 +250,7 @@ def run(args: ListArguments) -> None:
     if links:
         print(f"note: {len(links)} folders have more images than the lists; {label_folder / LINKS} has links")
         check_label_files(label_folder, folders)  # before links are replaced that its label files may need
-        link(links, label_folder / LINKS)
+        write_links(links, label_folder / LINKS)
     write_label_files(label_folder, folders)
     print(f"use it with --dataset {args.name} --data_root {args.root}")
 

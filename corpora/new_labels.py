@@ -18,7 +18,7 @@ class Folder(NamedTuple):
         label: 0 real, 1 fake.
         path: the folder as in the label file, relative to ``--data_root`` or absolute.
         images: number of images.
-        origin: what `datasets.sources` stores of it.
+        origin: its video, sources and people, for sources.csv.
     """
 
     split: str
@@ -29,7 +29,10 @@ class Folder(NamedTuple):
 
 
 def check_label_files(label_folder: Path, folders: Sequence[Folder]) -> dict[Path, list[Folder]]:
-    """Return what each label file lists.
+    """Sort folders into the six label files, and check that no other label files are there.
+
+    Returns:
+        The folders of each label file.
 
     Raises:
         InputError: the folder has label files with other content, or a path has a comma.

@@ -58,7 +58,11 @@ def list_folders() -> Iterator[tuple[Folder, list[str]]]:
 
 
 def run(args: RealOrFakeArguments) -> None:
-    """Reduce the images that are not finished, and write the label files."""
+    """Reduce the images that are not finished, and write the label files.
+
+    Raises:
+        InputError: the clone is not complete, or the dataset has other label files.
+    """
     folders = list(list_folders())
     missing = [image for _, images in folders for image in images if not (args.clone / image).is_file()]
     if missing:

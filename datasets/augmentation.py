@@ -49,8 +49,8 @@ def change_brightness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray
 def shift_pca(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift the colours along the principal components of the image (Krizhevsky et al. 2012).
 
-    Adds alpha * (sum of eigenvalue * eigenvector) of the colour covariance to each pixel, for colours from 0 to 1.
-    Each image draws one alpha from a normal distribution with mean 0 and standard deviation 0.1.
+    The shift is alpha * (sum of eigenvalue * eigenvector) of the colour covariance, for colours from 0 to 1. Each image
+    draws one alpha from a normal distribution with mean 0 and standard deviation 0.1.
     """
     # a * b = (a * a + b * b - (a - b) * (a - b)) / 2. OpenCV sums these integers fast, exactly and in one thread.
     planes, sums, count = cv2.split(image), cv2.sumElems(image)[:3], image.shape[0] * image.shape[1]
@@ -92,7 +92,7 @@ def _table(values: np.ndarray) -> np.ndarray:
     return values.clip(0, 255).astype(np.uint8)
 
 
-# The probability of each step, and the transforms that it chooses from.
+# The probability of each step, and the transforms, of which it applies one at random.
 AUGMENTATION: tuple[tuple[float, tuple[Transform, ...]], ...] = (
     (0.5, (compress,)),
     (0.1, (add_noise,)),

@@ -50,7 +50,7 @@ from utils.tables import format_rows
 from utils.workers import init_worker, iterate
 
 PART = 64  # images that a worker process reads at once
-FLAT = 16  # values of 256: an image that spans fewer in each channel is black, or of one colour
+FLAT = 16  # grey levels of 256; an image whose channels have a smaller range is black, or of one colour
 
 # The checks, in the order of the table.
 MISSING, EMPTY, COUNT = "missing folders", "folders without images", "folders with another number of images"
@@ -109,7 +109,13 @@ class Part(NamedTuple):
 
 @dataclass
 class Pair:
-    """Images that two videos have in common: how many pairs, and one of them."""
+    """Images that two videos have in common.
+
+    Attributes:
+        images: number of pairs of images.
+        first: an image of one video: its split and path.
+        second: the image of the other video that it equals or resembles.
+    """
 
     images: int
     first: str
@@ -197,10 +203,13 @@ def list_folders(args: CheckArguments, problems: Problems) -> tuple[list[Folder]
 
 
 def shared_names(named: Iterable[tuple[str, frozenset[str]]]) -> list[str]:
-    """Return the names that occur in two splits, with these splits.
+    """List the names that occur in more than one split.
 
     Args:
         named: the split and the names of each folder.
+
+    Returns:
+        A printable line per name, with its splits.
     """
     splits: dict[str, set[str]] = {}
     for split, names in named:
@@ -214,13 +223,13 @@ def shared_names(named: Iterable[tuple[str, frozenset[str]]]) -> list[str]:
 
 
 def check_images(folders: list[Folder], places: list[str], workers: int, problems: Problems) -> dict[str, Counter[str]]:
-    """Read all images, and add their faults to the problems.
+    """Read all images, and add their faults and copies to the problems.
 
     Args:
         folders: the folders.
-        places: where each of them is.
+        places: real path of each folder.
         workers: number of worker processes.
-        problems: gets the problems.
+        problems: the problems so far; the function adds to them.
 
     Returns:
         The number of images of each size, such as 224x224, by split and class.
@@ -256,7 +265,7 @@ def find_copies(
     hashes: np.ndarray,
     problems: Problems,
 ) -> None:
-    """Add equal images of different videos, and near-duplicates in different splits, as one problem per two folders.
+    """Add a problem for two folders with equal images of different videos, or near-duplicates in different splits.
 
     Args:
         folders: the folders.
@@ -264,7 +273,7 @@ def find_copies(
         image_of: N, index of each image in its folder.
         pixels: N, digest of the pixels.
         hashes: N x WORDS, perceptual hash.
-        problems: gets the problems.
+        problems: the problems so far; the function adds to them.
     """
     numbers: dict[str, int] = {}
     videos = np.array([numbers.setdefault(folder.origin.video, len(numbers)) for folder in folders])[folder_of]
@@ -291,23 +300,28 @@ def find_copies(
         _, start, counts = np.unique(folder_of[ordered], axis=0, return_index=True, return_counts=True)
         for (first, second), count in zip(ordered[start].tolist(), counts.tolist(), strict=True):
             add(NEAR_LEAKS, first, second, count)
-    for check, of_check in pairs.items():
-        problems[check] += map(str, of_check.values())
+    for check, found in pairs.items():
+        problems[check] += map(str, found.values())
 
 
-def summary(folders: list[Folder], sizes: dict[str, Counter[str]]) -> dict[str, dict[str, Any]]:
-    """Return the numbers of folders and images, and the sizes of the readable images, by split and class."""
+def count_folders(folders: list[Folder], sizes: dict[str, Counter[str]]) -> dict[str, dict[str, Any]]:
+    """Count the folders, the images and the images of each size, by split and class.
+
+    Args:
+        folders: the folders.
+        sizes: result of `check_images`.
+    """
     counts = {}
-    for part, of_part in sizes.items():
+    for part, sizes_of_part in sizes.items():
         chosen = [folder for folder in folders if folder.part == part]
         images, declared = sum(len(folder.names) for folder in chosen), sum(folder.declared for folder in chosen)
         numbers = {"folders": len(chosen), "images": images, "in_label_files": declared}
-        counts[part] = {**numbers, "sizes": dict(of_part.most_common())}
+        counts[part] = {**numbers, "sizes": dict(sizes_of_part.most_common())}
     return counts
 
 
-def report(counts: dict[str, dict[str, Any]], problems: Problems) -> str:
-    """Return the result as text: a table of counts, a table of checks, and the first problems of each check."""
+def format_report(counts: dict[str, dict[str, Any]], problems: Problems) -> str:
+    """Format the result as text: a table of counts, a table of checks, and the first problems of each check."""
     rows = [["", "folders", "images", "in label files", "most frequent sizes"]]
     for part, (*numbers, sizes) in ((part, numbers.values()) for part, numbers in counts.items()):
         frequent = ", ".join(f"{size} ({count})" for size, count in [*sizes.items()][:3])
@@ -326,8 +340,8 @@ def run(args: CheckArguments) -> int:
     for check, kind in ((SOURCES, "sources"), (PEOPLE, "people")):
         problems[check] += shared_names((folder.split, getattr(folder.origin, kind)) for folder in folders)
     sizes = check_images(folders, places, worker_count(args.num_workers), problems)
-    counts, found = summary(folders, sizes), any(problems.values())
-    print(report(counts, problems))
+    counts, found = count_folders(folders, sizes), any(problems.values())
+    print(format_report(counts, problems))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.name, "splits": counts, "problems": problems})

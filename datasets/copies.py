@@ -31,7 +31,7 @@ def near_pairs(hashes: np.ndarray, splits: np.ndarray) -> Iterator[tuple[np.ndar
         splits: N, number of the split of each image.
 
     Yields:
-        The numbers of both images of each pair.
+        The numbers of the first and of the second image of P >= 1 pairs, P each.
     """
     for word in progress(range(WORDS), "near-duplicates", unit="words", delay=2):
         order = np.argsort(hashes[:, word], kind="stable")

@@ -61,7 +61,11 @@ def real_path(folder: str, parents: dict[str, str]) -> str:
 
 
 def fingerprint(folder: str | Path, names: Names | None) -> str:
-    """Return a SHA-256 of the name, the size and the time of the last change of files in a folder.
+    """Return a SHA-256 of the name, the size and the time of the last change of each file.
+
+    Args:
+        folder: the folder of the files.
+        names: their names; None for no file.
 
     Raises:
         OSError: a file is missing.

@@ -51,9 +51,17 @@ class Video:
 
 
 def parse_label_file(file: Path, label: int) -> list[tuple[str, int]]:
-    """Return (path, number of frames) for each line; one InputError names all bad lines.
+    """Read the folder and the number of frames of each line.
 
-    A path may be absolute, but a relative one must stay below the data root.
+    Args:
+        file: the label file.
+        label: the label that every line must have.
+
+    Returns:
+        (path, number of frames) for each line. A relative path stays below the data root.
+
+    Raises:
+        InputError: the file is missing or has bad lines; the message names the first ten.
     """
     if not file.is_file():
         raise InputError(
@@ -104,9 +112,9 @@ def find_label_folder(dataset: str, dataset_root: Path) -> Path:
 
 
 def describe_datasets(datasets: Sequence[str], dataset_root: Path) -> list[str]:
-    """Return what is special about the faces of the datasets, such as "drawn faces", from their files about.txt.
+    """Return how the faces of the datasets differ from ordinary faces, such as "drawn faces", from their about.txt.
 
-    A dataset without this file has ordinary faces. A copy of the label files keeps it.
+    A dataset without this file has ordinary faces.
     """
     files = [dataset_root / dataset / ABOUT_FILE for dataset in datasets]
     texts = [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
@@ -239,6 +247,13 @@ def read_datasets(
     datasets: list[str], dataset_root: Path, data_root: DataRoot, oversample: str, size: int | None = None
 ) -> tuple[list[Video], list[Video], dict[str, list[Video]]]:
     """Read all splits of the datasets for a training, and check that no folder is in two splits.
+
+    Args:
+        datasets: names of the datasets.
+        dataset_root: folder of the datasets' label files.
+        data_root: value of ``--data_root``.
+        oversample: value of ``--oversample``, see `oversampling_factor`.
+        size: side of the images in pixels, see `read_split`.
 
     Returns:
         The training videos of all datasets, with real videos repeated by each dataset's `oversampling_factor`; the

@@ -35,8 +35,8 @@ def mix_images(images: Tensor, partners: Tensor, lam: float) -> Tensor:
     """Return lambda * images + (1 - lambda) * partners, B x 3 x H x W.
 
     Args:
-        images: B x 3 x H x W.
-        partners: the partner of each image, B x 3 x H x W.
+        images: B x 3 x H x W, float.
+        partners: the partner of each image, B x 3 x H x W, float.
         lam: lambda, 0 to 1.
     """
     return lam * images + (1 - lam) * partners
@@ -46,7 +46,7 @@ def mix_terms(terms: dict[str, Tensor], partner_terms: dict[str, Tensor], lam: f
     """Return lambda * term + (1 - lambda) * partner term for each loss term, by name.
 
     Args:
-        terms: loss terms with the labels of the images.
+        terms: loss terms with the labels of the images, scalars by name.
         partner_terms: loss terms with the labels of the partners.
         lam: lambda, 0 to 1.
     """

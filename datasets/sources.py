@@ -98,7 +98,7 @@ def read_sources(file: Path) -> dict[str, Origin]:
 
 
 def origin_of_path(path: str) -> Origin:
-    """Return what the path of a folder says: the sources, if it has the layout of FaceForensics++ or Celeb-DF."""
+    """Read the sources from the path of a folder, if it has the layout of FaceForensics++ or Celeb-DF."""
     if match := FFPP_PATH.search(path):
         return Origin(path, frozenset(filter(None, match.groups())))
     if match := CELEB_DF_PATH.search(path):

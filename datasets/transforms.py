@@ -12,7 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize an image from H x W x 3 to size x size x 3 with bilinear interpolation."""
+    """Resize an image, uint8, from H x W x 3 to size x size x 3 with bilinear interpolation."""
     return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 

@@ -33,7 +33,16 @@ VERSION = 5
 
 @dataclass(frozen=True)
 class Video:
-    """A video to draw; `kind` is the forgery of a fake video, `donor` the other person of a swap."""
+    """A video to draw.
+
+    Attributes:
+        name: name of its folder.
+        split: train, val or test.
+        person: number of the person.
+        label: 0 real, 1 fake.
+        kind: the forgery, one of `KINDS`; None in a real video.
+        donor: number of the person whose face replaces the face in a swap; else None.
+    """
 
     name: str
     split: str

@@ -14,7 +14,7 @@ import numpy as np
 # Images are drawn this many times larger and then averaged, for smooth edges.
 OVERSAMPLING = 4
 Points = np.ndarray | Sequence[tuple[float, float]]
-_DEPTH = 0.85  # of the ellipsoid of the head, in units of half its height
+_DEPTH = 0.85  # depth of the ellipsoid of the head, in units of half its height
 _SKIN = np.array([[70, 44, 32], [112, 74, 54], [160, 112, 84], [200, 152, 122], [226, 182, 154], [240, 206, 184]])
 _HAIR = np.array(
     [

@@ -16,8 +16,8 @@ class AUCs(NamedTuple):
 
     Attributes:
         values: K.
-        covariance: K x K.
-        clusters: number of clusters of the class that is in fewer clusters.
+        covariance: K x K, the covariance of the AUCs.
+        clusters: number of clusters with real images or number of clusters with fake images, the smaller one.
     """
 
     values: np.ndarray

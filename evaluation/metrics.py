@@ -67,7 +67,12 @@ def binary_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float | No
 
 
 def calibration_bins(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the number of scores, their sum and the number of fakes in each bin, `CALIBRATION_BINS` values each."""
+    """Return the number of scores, their sum and the number of fakes in each bin, `CALIBRATION_BINS` values each.
+
+    Args:
+        labels: N, 0 real and 1 fake.
+        scores: N, from 0 to 1.
+    """
     bins = np.minimum((scores * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     count, score, fakes = (
         np.bincount(bins, weights=weights, minlength=CALIBRATION_BINS) for weights in (None, scores, labels)
@@ -95,7 +100,8 @@ def choose_threshold(labels: np.ndarray, scores: np.ndarray, fpr: float | None =
             rate point.
 
     Returns:
-        The threshold, halfway between two neighbouring scores; None if the labels have a single class.
+        The threshold, halfway between two neighbouring scores, or between the last score and 0 or 1; None if the labels
+        have a single class.
     """
     from sklearn.metrics import roc_curve  # slow to import
 
@@ -147,7 +153,12 @@ class VideoScores(NamedTuple):
 
 
 def score_videos(scored: Scores, video_score: str) -> VideoScores:
-    """Combine frame scores into video scores; see `combine_frames` for `video_score`."""
+    """Combine frame scores into video scores.
+
+    Args:
+        scored: the frame scores.
+        video_score: see `combine_frames`; a video with several faces has its highest face score.
+    """
     _, first, folders = np.unique(scored.folders, return_index=True, return_inverse=True)
     face_scores = combine_frames(scored.scores, folders, video_score)
     videos, first_face, video = np.unique(scored.videos[first], return_index=True, return_inverse=True)

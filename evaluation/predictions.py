@@ -52,9 +52,15 @@ def make_scores(
     clusters: Sequence[str],
     folders: Sequence[str] | None = None,
 ) -> Scores:
-    """Make `Scores` from the paths of N images, and the names of their videos, clusters and folders.
+    """Make `Scores` from names of videos and clusters instead of their numbers.
 
-    Without `folders`, the paths name the folders.
+    Args:
+        paths: N image paths.
+        labels: N, 0 real and 1 fake.
+        scores: N, from 0 to 1.
+        videos: the name of each image's video.
+        clusters: the name of each image's cluster.
+        folders: the name of each image's folder; None for the folder in its path.
     """
     folder, _ = _numbers([path.rpartition("/")[0] for path in paths] if folders is None else folders)
     (video, video_names), (cluster, cluster_names) = _numbers(videos), _numbers(clusters)

@@ -75,7 +75,7 @@ def select_tables(
     trained_on: list[str] | None,
     results: dict[str, dict[str, Any]],
 ) -> list[PublishedTable]:
-    """Select the published numbers with the protocol, training set, test set names and test set sizes of a test.
+    """Select the published numbers that are comparable with a test: equal protocol, training set and test sets.
 
     Args:
         tables: all published tables.

@@ -27,10 +27,10 @@ from utils.images import BROKEN_IMAGE, open_image, read_image
 
 NO_COLUMN = ("groups", "verdicts", "clusters")  # shown elsewhere
 CURVE_POINTS = 1000  # more would only make the file larger
-MISTAKES = 20  # per dataset
+MISTAKES = 20  # images per dataset
 FACE_SIZE, PLOT_SIZE = 160, 1600  # longest side of an embedded picture, in pixels
 DASH, NBSP = "–", "\u00a0"  # undefined value; space between a number and its %
-VERDICTS = (  # minimum video AUC, words
+AUC_WORDS = (  # minimum video AUC, words
     (0.98, "almost perfectly"),
     (0.9, "well"),
     (0.75, "moderately well"),
@@ -110,7 +110,7 @@ def write_report(folder: Path) -> Path:
             {
                 "name": name,
                 "summary": summary(metrics),
-                "warning": warn(scored, results["cluster_unit"].get(name, "video")),
+                "warning": make_warning(scored, results["cluster_unit"].get(name, "video")),
                 "verdicts": metrics.get("verdicts"),
                 "plots": dataset_plots(scored, results["video_score"], results["thresholds"], f"{number}"),
                 "mistakes": worst_mistakes(scored, Path(roots if isinstance(roots, str) else roots[name])),
@@ -176,13 +176,13 @@ def summary(metrics: dict[str, Any]) -> str:
     elif low <= 0.5:
         verdict = "the network is not significantly better than guessing"
     else:
-        word = next(word for minimum, word in VERDICTS if auc >= minimum)
+        word = next(word for minimum, word in AUC_WORDS if auc >= minimum)
         verdict = f"the network separates fake from real videos {word}"
     return f"{verdict}: {value}, 95{NBSP}% interval {low:.3f} to {high:.3f}."
 
 
-def warn(scored: Scores, unit: str) -> str:
-    """Warn about a test set that is small or of one source, in a sentence; return "" for others.
+def make_warning(scored: Scores, unit: str) -> str:
+    """Return a warning about a test set that is small or of one source, in sentences; "" for other test sets.
 
     Args:
         scored: the frame scores of the dataset.
@@ -376,7 +376,14 @@ PLOTS = (  # title, function, whether it needs both classes, caption
 
 
 def training_curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Draw the losses and the AUCs of each epoch; return plots as `dataset_plots` does, none for an empty history."""
+    """Draw the losses and the AUCs of each epoch.
+
+    Args:
+        history: the entry ``history`` of a checkpoint.
+
+    Returns:
+        Plots as `dataset_plots` returns them; none for an empty history.
+    """
     plots = []
     for title, y, lines, caption in CURVES if history else ():
         with style.context(STYLE | {"svg.hashsalt": f"training {title}"}):
@@ -385,10 +392,10 @@ def training_curves(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
             axes = figure.subplots()
             axes.set(xlabel="epoch", ylabel=y)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            for (part, name), look in zip(lines, LINE_STYLES.values(), strict=True):
+            for (part, name), line_style in zip(lines, LINE_STYLES.values(), strict=True):
                 values = [np.nan if epoch[part][name] is None else epoch[part][name] for epoch in history]
                 label = "validation" if part == "val" else "training"
-                axes.plot([epoch["epoch"] for epoch in history], values, marker=".", label=label, **look)
+                axes.plot([epoch["epoch"] for epoch in history], values, marker=".", label=label, **line_style)
             axes.legend(loc="best")
             plots.append({"title": title, "svg": inline_svg(figure, f"{title} of each epoch"), "caption": caption})
     return plots
@@ -517,7 +524,11 @@ def read_study(file: Path, tested: str | None) -> dict[str, Any]:
 
 
 def read_plot(folder: Path, name: str) -> Image.Image:
-    """Read the image of a study; reject a path outside the folder, so that a report cannot embed other files."""
+    """Read the image of a study.
+
+    Raises:
+        ValueError: the path leads out of the folder; a report must not embed other files.
+    """
     if not (folder / name).resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{name} is not inside {folder.name}")
     with open_image(folder / name) as picture:

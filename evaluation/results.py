@@ -46,8 +46,8 @@ def write_results(
     thresholds = thresholds_of(calibration)
     if calibration and calibration["video_score"] != args.video_score:
         thresholds["video"] = None  # it belongs to another way of combining frames
-    of_frames, of_videos = (chosen["threshold"] if chosen else None for chosen in thresholds.values())
-    limits = of_frames, of_videos
+    frame_threshold, video_threshold = (chosen["threshold"] if chosen else None for chosen in thresholds.values())
+    limits = frame_threshold, video_threshold
     predictions, units, results = {}, {}, {}
     for dataset, images in tested.items():
         scored, units[dataset] = collect_scores(*images, args.dataset_root)
@@ -90,7 +90,7 @@ def write_results(
 
 
 def average(results: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    """Return the mean over datasets of every metric that is a number; None if it is undefined for a dataset."""
+    """Return the mean over datasets of each metric; None if the metric is undefined for a dataset."""
     names = [name for name, value in next(iter(results.values())).items() if not isinstance(value, list | dict)]
     means = {}
     for name in names:

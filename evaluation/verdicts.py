@@ -1,8 +1,9 @@
 """Verdicts with known error rates: real, fake, or uncertain.
 
 Two cutoffs come from the scores of the validation videos by split conformal prediction, for each class apart (Vovk,
-Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, section 4.5). At most a share `error` of the real
-videos is called fake, and of the fake ones real, as long as new videos resemble the validation videos.
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, section 4.5). The verdict is fake for at most a
+share `error` of the real videos, and real for at most this share of the fake videos, as long as new videos resemble the
+validation videos.
 """
 
 import math
@@ -30,7 +31,7 @@ class Cutoffs(NamedTuple):
 
 
 def calibrate(scored: Scores, fpr: float | None, video_score: str) -> dict[str, Any] | None:
-    """Choose thresholds from the scores of the validation set, and keep what verdicts need.
+    """Choose thresholds from the scores of the validation set, and keep the scores that verdicts need.
 
     Args:
         scored: the frame scores.
@@ -95,7 +96,7 @@ def choose_cutoffs(calibration: dict[str, Any], level: str, error: float, faces:
 
 
 def error_rates(calibration: dict[str, Any], level: str, score: float, faces: int = 1) -> tuple[float, float]:
-    """Return how often a video of the other class is as extreme as this one: conformal p values.
+    """Return how often a real video scores as high, and a fake video as low, as this one: conformal p values.
 
     Args:
         calibration: the result of `calibrate`.
@@ -114,7 +115,12 @@ def error_rates(calibration: dict[str, Any], level: str, score: float, faces: in
 
 
 def measure_verdicts(calibration: dict[str, Any], scored: Scores, error: float) -> dict[str, Any]:
-    """Return the cutoffs for videos of one person, and their error rates on a test set.
+    """Measure the error rates of the verdicts on a test set, with the cutoffs for videos of one person.
+
+    Args:
+        calibration: the result of `calibrate`.
+        scored: the frame scores of the test set.
+        error: see `choose_cutoffs`.
 
     Returns:
         ``error`` and ``video_score``; the cutoffs ``real_below`` and ``fake_above``; ``real_called_fake`` and

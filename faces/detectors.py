@@ -24,7 +24,9 @@ with without_compiler():
 
 LONGER_SIDE = 640  # pixels; larger frames are shrunk to this before detection
 MIN_SCORE = 0.5
-PATIENCE = 100  # frames that PyTorch gets; the conversion to OpenVINO takes as long as about 50 (docs/performance.md)
+# Number of frames that PyTorch gets before the conversion to OpenVINO, which takes as long as about 50 frames
+# (docs/performance.md).
+PYTORCH_FRAMES = 100
 NMS_IOU = 0.4  # IoU threshold of non-maximum suppression, as in RetinaFace
 
 RELEASES = "https://github.com/xinntao/facexlib/releases/download/v0.1.0/"
@@ -89,7 +91,7 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
     file = fetch_weights(name) if weights is None else weights
     network = load_retinaface(file).to(device)
     body = "retinaface" if isinstance(network.body, MobileNet025) else "retinaface_resnet50"
-    run = OpenVINOLater(network, PATIENCE) if device.type == "cpu" else network
+    run = OpenVINOLater(network, PYTORCH_FRAMES) if device.type == "cpu" else network
     mean = torch.tensor(MEAN_BGR, device=device).reshape(3, 1, 1)
 
     def detect(frames: np.ndarray) -> list[Detections]:
@@ -106,7 +108,7 @@ def load_face_detector(name: str, weights: Path | None, device: torch.device) ->
 
 
 def load_retinaface(file: Path) -> RetinaFace:
-    """Load a checkpoint in the Pytorch_Retinaface format, in evaluation mode.
+    """Load a checkpoint in the Pytorch_Retinaface format as a network on the CPU, in evaluation mode.
 
     Raises:
         InputError: the file is not such a checkpoint.

@@ -32,7 +32,7 @@ from utils.files import create_part, load_json, remove_part, sync, sync_tree, wr
 from utils.workers import init_worker, iterate
 
 WRITERS = 4  # threads that encode and write images
-MASKED = 64  # of 255; compression leaves dark noise in a mask
+MASKED = 64  # smallest grey level of a manipulated pixel, because compression leaves dark noise in a mask
 MIN_TRACK_LENGTH = 3  # frames; with all_faces, shorter tracks are dropped as false detections
 
 
@@ -270,7 +270,7 @@ class _FaceFolder:
             self.times.images += 1
 
     def finish(self, end: VideoEnd) -> Outcome:
-        """Move the main face, or all faces, into place; without a face, write the cause."""
+        """Move the crops of the main face, or of all faces, to the final folder; without a face, write the cause."""
         for ready in self.tracker.flush():
             self._write(ready)
         self._wait_for_writes()
@@ -339,7 +339,7 @@ class _FaceFolder:
         return [t for t in tracks if len(self.faces[t]) >= min(MIN_TRACK_LENGTH, self.sampled_frames)]
 
     def _sort_by_mask(self, tracks: list[int]) -> tuple[list[int], str]:
-        """Sort tracks by the number of manipulated pixels in their boxes, the most first, and say how that went."""
+        """Sort tracks by the manipulated pixels in their boxes, the most first; return them and the mask state."""
         assert self.source.mask is not None
         overlap = Counter[int]()
         boxes: dict[int, list[tuple[int, list[float]]]] = {}
@@ -383,8 +383,8 @@ def read_record(source: Source) -> dict[str, Any] | None:
     """Read the record of a finished video: its ``faces``, or the ``cause`` if it has none.
 
     Returns:
-        The record; None if the video is not finished, if the record is damaged, if the size of the video has changed,
-        as after a partial download, or if its faces were chosen without the mask that is now on the disk.
+        The record. None if the video is not finished, if the record is damaged, if the size of the video has changed
+        (as after a partial download), or if its faces were chosen without the mask that is now on the disk.
     """
     failed = failed_record(source.folder)
     try:

@@ -27,7 +27,7 @@ VIDEO_ENDINGS = (
 TEXT_ENDINGS = (".ts", ".mts")  # MPEG transport streams, but also TypeScript
 ANIMATION_ENDINGS = (".gif", ".webp", ".png", ".avif")  # images, or animations
 MAX_FRAME_MEGAPIXELS = 40  # of a video or an animation; 8K has 33 to 35
-OPENING_BYTES = 1 << 30  # that opening a video may take
+OPENING_BYTES = 1 << 30  # memory that opening a video, or decoding a frame, may take
 
 
 class VideoError(Exception):
@@ -38,7 +38,7 @@ def file_kind(file: Path) -> Literal["image", "animation", "video"] | None:
     """Return what a file is: an image, an animated image, a video, or None for anything else.
 
     If the file name has a clear ending, the ending decides. The content decides between an image and an animation, and
-    for an unknown or missing ending. A missing file is what its name says.
+    if the ending is unknown or missing. For a file that does not exist, the name decides.
     """
     name = file.name.lower()
     known: Literal["image", "video"] | None = None
@@ -66,8 +66,8 @@ def file_kind(file: Path) -> Literal["image", "animation", "video"] | None:
         return None
 
 
-def kind_to_skip(file: Path) -> str:
-    """Return why the scan of a folder skips a file: ``hidden``, its ending, or ``no ending``; empty to use the file.
+def skip_reason(file: Path) -> str:
+    """Return why the scan of a folder skips a file: ``hidden``, its ending, or ``no ending``; "" to use the file.
 
     A file is skipped without reading it if its ending is neither an image's nor a video's.
     """
@@ -85,7 +85,15 @@ def format_counts(counts: Counter[str]) -> str:
 
 
 def open_video(file: Path, *options: int) -> cv2.VideoCapture:
-    """Open a video; raise VideoError if OpenCV cannot open it."""
+    """Open a video with OpenCV.
+
+    Args:
+        file: the video.
+        options: property, value, property, value and so on of `cv2.VideoCapture`.
+
+    Raises:
+        VideoError: OpenCV cannot open the video, or its frames are too large.
+    """
     try:
         str(file).encode()
     except UnicodeEncodeError:  # OpenCV crashes on such a name

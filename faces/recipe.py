@@ -44,7 +44,7 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
 def common_recipe(datasets: list[str], data_root: DataRoot) -> dict[str, Any] | None:
     """Return the recipe shared by all datasets under ``--data_root``; None if they differ or one is unknown.
 
-    NAME_all uses the faces of NAME, unless it has its own, because preprocessing.py ran with ``--name NAME_all``.
+    NAME_all uses the faces of NAME, unless preprocessing.py has written faces for it with ``--name NAME_all``.
     """
 
     def recipe_of(dataset: str) -> dict[str, Any] | None:

@@ -15,13 +15,13 @@ from utils.imports import without_compiler
 with without_compiler():
     from torchvision.ops import box_iou
 
-# docs/preprocessing.md, section "Tracks", has the measurements behind these three.
-REACH = 3.0  # sides of the face that it may move at once ...
-SPEED = 0.1  # ... and in addition per frame of the video
-MAX_LOOK_DISTANCE = 0.42  # Hellinger distance of a person's colours in two frames
+# docs/preprocessing.md, section "Tracks", has the measurements behind these three constants.
+REACH = 3.0  # how far a face may move, in sides of the face, however short the time
+SPEED = 0.1  # how much farther it may move per frame of the video, in sides of the face
+MAX_LOOK_DISTANCE = 0.42  # largest Hellinger distance of a person's colours in two frames
 MAX_GAP = 10  # sampled frames after which a lost face gets a new track
 SMOOTHING_RADIUS = 2  # sampled frames before and after, over which a box is averaged
-MIN_IOU = 0.2  # with a frame's own box; a box with less overlap is not averaged
+MIN_IOU = 0.2  # smallest overlap with the box of the frame itself; a box with less is not averaged
 MAX_DISTANCE = 10  # frames of the video; boxes further apart are neither averaged nor interpolated
 
 
@@ -56,7 +56,7 @@ class Detection(NamedTuple):
         number: number of the sampled frame, from 0.
         position: position of the frame in the video.
         box: left, top, right, bottom in pixels.
-        look: from `look`.
+        look: the colours of the face, from `look`.
     """
 
     number: int
@@ -83,9 +83,9 @@ def look(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 def link_cost(new: Sequence[Detection], old: Sequence[Detection]) -> np.ndarray:
     """Return how unlikely it is that two detections show one person; pairs with a cost of 1 or more are not linked.
 
-    The cost is the root of the sum of two squares. The first number is the movement divided by the distance that a face
-    may move between the frames; the movement is the distance of the centres in sides of the face, plus abs(log2(size
-    ratio)). The second is the Hellinger distance of the colours, divided by `MAX_LOOK_DISTANCE`.
+    cost = sqrt(a^2 + b^2). a is the movement divided by the distance that a face may move between the frames. The
+    movement is the distance of the centres in sides of the face, plus abs(log2(ratio of the sides)). b is the Hellinger
+    distance of the colours divided by `MAX_LOOK_DISTANCE`.
 
     Args:
         new: N detections in one frame.
@@ -138,7 +138,7 @@ class FaceTracker:
         tracks = [-1] * len(faces)
         if candidates and faces:
             cost = link_cost(faces, list(self._last.values()))
-            # A pair that will not be linked costs 1, however far apart it is: it must not break up another pair.
+            # Limited to 1: otherwise two faces that are far apart would break up another pair.
             for row, column in zip(*scipy.optimize.linear_sum_assignment(np.minimum(cost, 1)), strict=True):
                 if cost[row, column] < 1:
                     tracks[row] = candidates[column]

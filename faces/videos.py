@@ -83,8 +83,8 @@ class FrameReader:
 
     An animation is a video, and a photo is a video of one frame.
 
-    Yields (position, frame) with the frame H x W x 3, uint8, BGR. Frames in between are decoded, because codecs
-    predict later frames from them, but are not converted to BGR.
+    An iteration yields (position, frame) with the frame H x W x 3, uint8, BGR. The frames in between are decoded,
+    because codecs predict later frames from them, but not converted to BGR.
 
     Args:
         path: the video, animation or photo.
@@ -149,7 +149,7 @@ class FrameReader:
         return frame if decoded else None
 
     def _time(self, position: int) -> float:
-        """Return the display time of the last decoded frame: its timestamp if plausible, else from the frame rate."""
+        """Return the display time of the last decoded frame in seconds: its timestamp, or one from the frame rate."""
         stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if position == 0:
             self._first = stamp
@@ -165,7 +165,11 @@ class FrameReader:
         return max(self.frames_read, self.times[-1] * self.fps) < MIN_DECODED_SHARE * self.declared_frames
 
     def length(self) -> int:
-        """Return the declared number of frames; without one, decode the video once to count them."""
+        """Return the number of frames that the header declares; if it declares none, decode the video to count them.
+
+        Raises:
+            VideoError: no frame can be decoded.
+        """
         if self.declared_frames:
             return self.declared_frames
         total = _count_grabs(self._open())

@@ -16,7 +16,7 @@ SINKHORN_TOLERANCE = 1e-3
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Kullback-Leibler divergence KL(p || q), averaged over images and classes.
+    """Compute the Kullback-Leibler divergence KL(p || q), averaged over images and classes.
 
     KL = (1 / (B * C)) * sum over images b and classes c of p_bc * (log p_bc - log q_bc).
 
@@ -27,8 +27,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     the smallest normal float, so the logarithm stays finite (at least -87.4 in float32).
 
     Args:
-        p: probabilities, B x C.
-        q: probabilities, B x C.
+        p: probabilities, B x C, float.
+        q: probabilities, B x C, float.
 
     Returns:
         A scalar in nats per image and class, at least 0.
@@ -53,11 +53,11 @@ def transport_plan(cost: Tensor) -> Tensor:
     log_weight = -math.log(len(cost))
     f, g = torch.zeros_like(cost[:, 0]), torch.zeros_like(cost[0])
     for iteration in range(1, SINKHORN_ITERATIONS + 1):
-        last = f
+        previous = f
         f = -SINKHORN_EPSILON * torch.logsumexp((g[None, :] - cost) / SINKHORN_EPSILON + log_weight, dim=1)
         g = -SINKHORN_EPSILON * torch.logsumexp((f[:, None] - cost) / SINKHORN_EPSILON + log_weight, dim=0)
-        # On a GPU, this comparison waits for all work before it.
-        if iteration % 10 == 0 and (f - last).abs().max() <= SINKHORN_EPSILON * SINKHORN_TOLERANCE:
+        # Not in every iteration, because on a GPU this comparison waits for all work before it.
+        if iteration % 10 == 0 and (f - previous).abs().max() <= SINKHORN_EPSILON * SINKHORN_TOLERANCE:
             break
     else:
         warnings.warn(
@@ -69,7 +69,7 @@ def transport_plan(cost: Tensor) -> Tensor:
 
 
 def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
-    """Entropic optimal transport cost between two batches of predictions.
+    """Compute the entropic optimal transport cost between two batches of predictions.
 
     W = sum over i, j of P_ij * |p_i - q_j|^2. P is the transport plan between the uniform distributions on the rows of
     p and on the rows of q, with entropic regularisation epsilon = 0.01. The order of the rows does not matter.
@@ -78,8 +78,8 @@ def wasserstein_distance(p: Tensor, q: Tensor) -> Tensor:
     for all costs, so the change of the potentials solves a linear system.
 
     Args:
-        p: probabilities, B x C.
-        q: probabilities, B x C.
+        p: probabilities, B x C, float.
+        q: probabilities, B x C, float.
 
     Returns:
         The transport cost without the entropy term, a scalar from 0 to 2.

@@ -89,7 +89,19 @@ def global_information_loss(outputs: Logits, temperature: float, divergence: Div
 def loss_terms(
     outputs: Logits, labels: Tensor, lil: bool, gil: bool, temperature: float, divergence: Divergence
 ) -> dict[str, Tensor]:
-    """Return the unbalanced loss terms in use, scalars by name: classification, local, global."""
+    """Compute the loss terms in use, before they are balanced.
+
+    Args:
+        outputs: outputs of the network.
+        labels: B, int64, 0 real and 1 fake.
+        lil: whether the local loss is in use.
+        gil: whether the global loss is in use.
+        temperature: T, above 0.
+        divergence: D, a function of two probability tensors, B x 2.
+
+    Returns:
+        Scalars by name: ``classification``; ``local`` with `lil`; ``global`` with `gil`.
+    """
     terms = {"classification": classification_loss(outputs, labels, lil, gil)}
     if lil:
         terms["local"] = local_information_loss(outputs, temperature, divergence)

@@ -26,10 +26,13 @@ BACKBONES = {
 
 
 class WithoutRandomInit(TorchFunctionMode):
-    """Leave random weights uninitialised inside a ``with`` block: drawing what a checkpoint replaces takes seconds."""
+    """Leave random weights uninitialised inside a ``with`` block.
+
+    Their initialisation takes seconds, and a checkpoint replaces them.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return the tensor of a random initialisation as it is."""
+        """Skip a random initialisation; call every other function."""
         if getattr(func, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
@@ -69,6 +72,10 @@ def _create_backbone(model: str, size: int, pretrained: bool = False) -> nn.Modu
 def imagenet_weights(model: str, size: int) -> dict[str, Tensor]:
     """Return timm's ImageNet weights of a backbone, from the local cache or the Hugging Face hub.
 
+    Args:
+        model: value of ``--model``.
+        size: side of the images in pixels.
+
     Raises:
         InputError: timm has no weights for the backbone, or they are not in the cache and the download fails.
     """
@@ -97,6 +104,9 @@ def weights_from_file(file: Path, backbone: nn.Module, model: str) -> dict[str, 
         file: weights file; its classifier is ignored, and all other tensors must fit.
         backbone: network that the weights must fit.
         model: value of ``--model``.
+
+    Returns:
+        The ``state_dict`` of the backbone.
 
     Raises:
         InputError: the file is missing, is not a weights file, or has the weights of another network.

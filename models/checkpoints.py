@@ -11,7 +11,7 @@ Checkpoints of this project also have:
 - ``channels``: channel order of the training images, RGB or BGR.
 - ``balance``: state of the learnt loss weights.
 - ``val_losses``, ``halvings``: state of ``--lr_schedule official``.
-- ``about``: what is special about the training faces, see `datasets.labels.describe_datasets`.
+- ``about``: how the training faces differ from ordinary faces, see `datasets.labels.describe_datasets`.
 - ``history``: losses and metrics of each finished epoch.
 - ``faces``: how preprocessing.py found and cropped the training faces; None if unknown.
 
@@ -55,7 +55,7 @@ from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
 NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
-# Values in one level of an entry, and levels. An entry has several values for each step of an epoch.
+# Limits of an entry: values in one level of nesting, and levels. An entry has several values for each step of an epoch.
 MAX_VALUES, MAX_DEPTH = 10**7, 20
 
 
@@ -71,8 +71,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint atomically: an interruption leaves the previous file intact.
 
-    The file is a PyTorch file of what scoring needs. `continuing`, mostly the optimizer's moments, follows as a further
-    member of its zip archive, so `copies` share one serialisation and are a third of the size.
+    The file is a PyTorch file with the entries that scoring needs. `continuing`, mostly the optimizer's moments, is one
+    more member of its zip archive. So the network is serialised once, and `copies` are a third of the size.
 
     Args:
         file: file to write.
@@ -152,7 +152,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     Args:
         file: checkpoint file, or the folder of a shared model (`models.shared_model`).
         flag: argument that named the file, for messages.
-        scoring: leave out what only a continued training needs.
+        scoring: whether to leave out the entries that only a continued training needs.
 
     Returns:
         The entries listed above, with ``state_dict`` under the keys of `LIBNetwork`, and ``sha256`` of the file, or of
@@ -199,7 +199,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value has few items and levels: a pickle of a few bytes can nest lists without end."""
+    """Return whether a value is within `MAX_VALUES` and `MAX_DEPTH`: a small pickle can nest lists endlessly."""
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [part for part in level if isinstance(part, dict | list | tuple | set)]
@@ -262,7 +262,7 @@ def _is_recipe(value: Any) -> bool:
 
 
 def _fits_network(args: dict[str, Any], state: dict[str, Any]) -> bool:
-    """Return whether the arguments that size the network are plausible, so that it can be built and compared."""
+    """Return whether the arguments in `NETWORK_SETTINGS` are plausible: code that builds the network trusts them."""
     model, num_LIBs, size = args.get("model", ""), args.get("num_LIBs", 1), args.get("size", 2)
     libs = infer_settings(state).get("num_LIBs", 1)
     sizes = _is_count(num_LIBs) and 0 < num_LIBs <= libs and _is_count(size) and 2 <= size <= MAX_SIZE
@@ -304,7 +304,11 @@ def _is_number(value: Any) -> bool:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint atomically; the copy of a shared model is a checkpoint file."""
+    """Copy a checkpoint atomically; the copy of a shared model is a checkpoint file.
+
+    Raises:
+        InputError: a file cannot be read or written.
+    """
     if not source.is_dir():
         return copy_file(source, target)
     with atomic_write(target) as part, part.open("wb") as out:
@@ -326,7 +330,10 @@ def infer_settings(state: dict[str, Tensor]) -> dict[str, Any]:
 def selection_score(val: dict[str, float | None]) -> float:
     """Return the score that selects the best epoch; higher is better.
 
-    This is the AUC on the validation set, or minus the log loss if all labels are of one class.
+    The score is the AUC on the validation set, or minus the log loss if all labels are of one class.
+
+    Args:
+        val: metrics of the epoch on the validation set, the entry ``val`` of a checkpoint.
     """
     if val["auc"] is not None:
         return val["auc"]
@@ -337,9 +344,16 @@ def selection_score(val: dict[str, float | None]) -> float:
 def best_so_far(file: Path | None, checkpoint: dict[str, Any]) -> tuple[Path | None, float | None]:
     """Return the file and the `selection_score` of the run's best epoch up to `checkpoint`.
 
-    This is ``model_best.pth`` beside `file`, if its score is the entry ``best`` of `checkpoint`. If that file is
-    missing, damaged or from another run, this is `file` itself; both are None if `file` was written within an epoch,
-    because no score belongs to its weights, and if no epoch is finished.
+    The file is ``model_best.pth`` beside `file`, if its score is the entry ``best`` of `checkpoint`. If it is missing,
+    damaged or from another run, the file is `file` itself, unless `file` was written within an epoch: no score belongs
+    to its weights.
+
+    Args:
+        file: the checkpoint that the run continues from, or None.
+        checkpoint: its content.
+
+    Returns:
+        The file and its score; both None if there is no such file, or no finished epoch.
     """
     if file is None or checkpoint.get("val") is None:
         return None, None
@@ -358,7 +372,7 @@ def best_so_far(file: Path | None, checkpoint: dict[str, Any]) -> tuple[Path | N
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the newest intact checkpoint of a run folder and its content, or None if there is none.
 
-    Print a note for each newer one that is damaged.
+    Print a note for each newer checkpoint that is damaged.
     """
     last = [folder / "model_last.pth", folder / "model_previous.pth"]
     others = sorted(folder.glob("model_*.pth"), key=lambda file: file.stat().st_mtime, reverse=True)

@@ -10,7 +10,9 @@ from models.lib_network import LIBNetwork
 from utils.fast import OpenVINOLater
 
 OPENVINO_PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-PATIENCE = 200  # images; converting the paper's network takes as long as scoring 50 images (docs/performance.md)
+# Number of images that PyTorch scores before the conversion to OpenVINO; the conversion of the paper's network takes as
+# long as scoring 50 images (docs/performance.md).
+PYTORCH_IMAGES = 200
 
 
 class FusedLogits(nn.Module):
@@ -26,15 +28,20 @@ class FusedLogits(nn.Module):
 
 
 def fast_scorer(network: nn.Module, images: int | None = None) -> nn.Module:
-    """Return a module that maps images to what `engine.fake_probability` takes, as fast as the device allows.
+    """Return a module that computes the logits for `engine.fake_probability` as fast as the device allows.
 
-    On a CPU, OpenVINO scores sets of more than `PATIENCE` images, if it is installed; in float32, its scores agree with
-    PyTorch's within 1e-4. A network in float64 stays in PyTorch. One in `torch.nn.DataParallel` is returned unchanged.
+    On a CPU, OpenVINO scores sets of more than `PYTORCH_IMAGES` images, if it is installed; in float32, its scores
+    agree with PyTorch's within 1e-4. A network in float64 stays in PyTorch. A `torch.nn.DataParallel` is returned
+    unchanged.
 
     Args:
         network: on its device; its weights must not change while the scorer is in use.
-        images: number of images of all processes, so that OpenVINO scores all of them or none and the scores do not
-            depend on the number of processes. None if the number is unknown: PyTorch then scores the first ones.
+        images: number of images of all processes. OpenVINO then scores all of them or none, so the scores do not depend
+            on the number of processes. None if the number is unknown: PyTorch then scores the first `PYTORCH_IMAGES`.
+
+    Returns:
+        A module that maps B x 3 x H x W normalised images to the fused logits, B x 2; a `torch.nn.DataParallel` maps
+        them to all logits.
     """
     if not isinstance(network, LIBNetwork):
         return network
@@ -43,5 +50,5 @@ def fast_scorer(network: nn.Module, images: int | None = None) -> nn.Module:
         return scorer
     source = copy.copy(network)
     source.precision = torch.float32  # autocast would leave its casts in the trace
-    patience = PATIENCE if images is None else 0 if images > PATIENCE else math.inf
-    return OpenVINOLater(scorer, patience, OPENVINO_PRECISIONS[network.precision], FusedLogits(source))
+    pytorch_images = PYTORCH_IMAGES if images is None else 0 if images > PYTORCH_IMAGES else math.inf
+    return OpenVINOLater(scorer, pytorch_images, OPENVINO_PRECISIONS[network.precision], FusedLogits(source))

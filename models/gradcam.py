@@ -17,12 +17,12 @@ def heatmaps(network: LIBNetwork, images: Tensor) -> tuple[Tensor, list[Tensor],
 
     Args:
         network: network with timm backbones, in evaluation mode.
-        images: B x 3 x H x W, normalised.
+        images: B x 3 x H x W, float32, normalised.
 
     Returns:
         Three results of one forward pass: the heatmaps, B x n x h x w, from 0 to 1 (all 0 without evidence for fake),
         where h x w is the size of the last feature maps; the features z_1 to z_n, each B x d; the logits. Features
-        and logits keep their autograd graph.
+        and logits still require gradients, but their graph is freed; detach them.
 
     Raises:
         InputError: a backbone has no feature maps, such as a transformer.

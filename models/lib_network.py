@@ -56,9 +56,10 @@ class LIBNetwork(nn.Module):
         num_features: d.
 
     Attributes:
+        num_LIBs: n.
         precision: number format of the backbones; torch.bfloat16 and torch.float16 use autocast. The heads compute in
             the precision of their weights.
-        recompute: whether a training keeps the activations of one LIB at a time, and computes them twice.
+        recompute: whether training keeps the activations of one LIB at a time, and computes each LIB twice.
     """
 
     def __init__(self, backbones: list[nn.Module], num_features: int) -> None:

@@ -33,7 +33,7 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 FEATURES = "familiar_features.safetensors"
 HUB_NAME = re.compile(r"(?!.*\.(pth|pt|safetensors|onnx)$)[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
-# Arguments that belong to the machine of the training, such as its paths.
+# Arguments that describe the machine of the training, such as its paths; a shared model leaves them out.
 PATHS = (parse.path, parse_data_root)
 LOCAL = {*NOT_INHERITED, *(item.name for item in fields(TrainingArguments) if item.metadata["parse"] in PATHS)}
 
@@ -114,10 +114,10 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
 
     Args:
         folder: the folder.
-        flag: the argument that named it, for messages.
+        flag: the argument that named the folder, for messages.
 
     Raises:
-        InputError: a file is missing or damaged, or its SHA-256 is not the one in config.json.
+        InputError: a file is missing or damaged, or its SHA-256 differs from config.json.
     """
     require_model(folder, flag)
     config = folder / CONFIG
@@ -177,7 +177,7 @@ def write_shared_model(folder: Path, checkpoint: dict[str, Any], card: str) -> N
         for name, content in files.items():
             (new / name).write_bytes(content)
         (new / CARD).write_text(card, encoding="utf-8")
-        # Twice: the checkpoint may be a shared model, with SHA-256s of its own.
+        # First in the file, and last to replace the SHA-256s of a checkpoint that is itself a shared model.
         write_json(new / CONFIG, shas | shareable_entries(checkpoint) | shas)
 
 

@@ -17,7 +17,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 SMALLEST_TEXT = 0.3  # scale of the font below which it cannot be read
 STRIP_HEIGHT = 64  # pixels below a video, for its scores over time
 LONGEST_SIDE = 16_000  # pixels of a video; x264 takes at most 16,384
-# Minimum width of the video: pixels left of the curve, and the numbers on its axis.
+# Minimum width of the video -> pixels left of the curve, and the numbers on its axis.
 AXES = {160: (34, (0.0, 0.5, 1.0)), 40: (16, (0.0, 1.0)), 0: (2, ())}
 ANNOTATION_MARK = "faces scored by inference.py"  # metadata of annotated copies, which are never scored as inputs
 

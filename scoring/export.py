@@ -124,7 +124,7 @@ def describe_steps(detector: ForgeryDetector) -> dict[str, Any]:
 
 
 def describe_cutoffs(calibration: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the cutoffs of verdicts on one face, with the error that they keep; None without a calibration."""
+    """Return the cutoffs of verdicts on one face, and their error rate; None without a calibration."""
     if calibration is None:
         return None
     cutoffs = {level: choose_cutoffs(calibration, level, ERROR) for level in LEVELS}
@@ -132,7 +132,7 @@ def describe_cutoffs(calibration: dict[str, Any] | None) -> dict[str, Any] | Non
     return {"error": ERROR, "between": "uncertain", **levels}
 
 
-def _remove_traces(graph: "onnx.GraphProto") -> None:
+def _remove_exporter_notes(graph: "onnx.GraphProto") -> None:
     """Remove the notes of the exporter: they contain the paths of this machine's Python files."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
@@ -170,7 +170,7 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         raise InputError(f"--export: ONNX does not support this network: {reason}") from error
     assert program is not None  # never None with dynamo=True
     model = program.model_proto
-    _remove_traces(model.graph)
+    _remove_exporter_notes(model.graph)
     for key, value in describe_steps(detector).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     content = model.SerializeToString()

@@ -1,9 +1,9 @@
-"""Whether a face is like the faces that the network was trained on.
+"""Recognise faces that are unlike the training faces of the network.
 
 A training stores two things in its best checkpoint: the 5 % quantiles of simple measures of the training faces, and the
 fused features of some of them. A face whose feature is far from all of these is unlike the training data (deep nearest
-neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). They normalise each
-feature to unit length. This module does not: so it finds more of the unlike faces (docs/statistics.md).
+neighbours: Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors, ICML 2022). The paper normalises each
+feature to unit length. This module does not, because it then finds more of the unlike faces (docs/statistics.md).
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ from utils.files import load_json
 from utils.images import read_image
 from utils.world import World
 
-FACES = 500  # of the training set, and of the validation set
+FACES = 500  # largest number of faces of the training set, and of the validation set
 NEIGHBOUR = 10  # the distance to the 10th nearest training face counts
-LARGEST = 65504.0  # in float16
-SHARE = 0.05  # of the training faces below each quantile, and of the validation faces beyond the distance
+LARGEST = 65504.0  # the largest float16
+SHARE = 0.05  # share of training faces below each quantile, and of validation faces beyond the distance
 JPEG_QUALITY = 95  # for `measure_detail`
 SAME_SIZE = 0.1  # largest abs(log2(ratio of the sides)) of crops whose detail is compared
 WORDS = {
@@ -81,7 +81,7 @@ def measure_detail(crop: np.ndarray) -> float:
 def remember_training(
     network: LIBNetwork, train_faces: FaceImages, val_faces: FaceImages, channels: str, batch_size: int, world: World
 ) -> dict[str, Any]:
-    """Return what a checkpoint needs to recognise faces that are unlike the training faces.
+    """Compute the checkpoint entries that recognise faces unlike the training faces.
 
     Args:
         network: trained, on the device of `world`.
@@ -152,9 +152,8 @@ def _sides(file: Path) -> dict[tuple[str, str], float]:
                 for name in ("", str(number)):
                     found[name, face["image"]] = float(min(right - left, bottom - top))
         return found
-    # The file has another origin.
     except (ValueError, LookupError, TypeError, AttributeError, OSError, ArithmeticError):
-        return {}
+        return {}  # another program wrote the file
 
 
 def distances(features: Tensor, familiar_features: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from evaluation.verdicts import ERROR, Cutoffs
-from faces.kinds import VIDEO_ENDINGS, VideoError, file_kind, format_counts, kind_to_skip
+from faces.kinds import VIDEO_ENDINGS, VideoError, file_kind, format_counts, skip_reason
 from faces.videos import FrameReader
 from scoring.annotate import ANNOTATION_MARK, annotate_video, draw_faces
 from scoring.detector import ForgeryDetector, ScoredFace
@@ -55,7 +55,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         for file in sorted(path.rglob("*")):
             if not file.is_file():
                 continue
-            if kind := "annotated" if is_annotated(file) else kind_to_skip(file):
+            if kind := "annotated" if is_annotated(file) else skip_reason(file):
                 skipped[kind] += 1
             else:
                 files.append(file)

@@ -295,6 +295,9 @@ def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
 
     Args:
         folder: folder of the page.
+
+    Returns:
+        A function of a request and its response; it raises HTTPException for a request that it refuses.
     """
     from fastapi import HTTPException, Request, Response
     from gradio.utils import LRUCache

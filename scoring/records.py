@@ -156,7 +156,7 @@ def settings_of(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def current_settings(detector: ForgeryDetector, shared: dict[str, Any], error: float) -> dict[str, Any]:
-    """Return `settings_of` the records that this command will write; this loads the face detector.
+    """Return the settings, as `settings_of` does, of the records that this command will write; load the face detector.
 
     Args:
         detector: the detector.
@@ -172,7 +172,12 @@ def current_settings(detector: ForgeryDetector, shared: dict[str, Any], error: f
 
 
 class Known(NamedTuple):
-    """A record that an earlier command has written: the SHA-256 of the file, and whether the file got a score."""
+    """A record that an earlier command has written.
+
+    Attributes:
+        sha256: SHA-256 of the scored file; None if it could not be read.
+        scored: whether the file got a score.
+    """
 
     sha256: str | None
     scored: bool
@@ -232,7 +237,11 @@ Reader = Callable[[str], Iterator[tuple[str, Known, str, dict[str, Any]]]]
 def _known_records(
     file: Path, flag: str, read: Reader, checkpoint_sha256: str, settings: Callable[[], dict[str, Any]]
 ) -> dict[str, Known]:
-    """Read the records of an earlier command; remove a line that was being written when it was stopped."""
+    """Read the records of an earlier command; remove an incomplete last line, which an interruption has left.
+
+    Raises:
+        InputError: another command, checkpoint or setting wrote the file, or it cannot be read.
+    """
     start = csv_line(COLUMNS) if flag == "--csv" else f'{{"format": {FORMAT}, "file": '
     advice = f"give another file, or --overwrite to replace {file}"
     try:

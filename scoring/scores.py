@@ -15,7 +15,7 @@ from scoring.familiarity import unlike_training
 from scoring.steadiness import KeptCrops, score_variants
 from utils.errors import one_line
 
-FORGET_AFTER = 100  # scored frames
+FORGET_AFTER = 100  # scored frames between two calls of `FileScore.forget_crops`
 MIN_TRACK_SHARE = 0.1  # share of the scored frames; shorter tracks are ignored as false detections
 NO_CALIBRATION = "the checkpoint has no calibration, so there is no verdict"
 
@@ -54,6 +54,7 @@ class FileScore:
     """The score of an image or a video.
 
     Attributes:
+        file: the image or video.
         is_video: whether the file is a video.
         video_score: how the frame scores of a person combine, see `evaluation.metrics.combine_frames`.
         score: highest score of a person; None without a face.
@@ -65,12 +66,13 @@ class FileScore:
         spread: lowest and highest score of the file over the variants of the highest face (`scoring.steadiness`), never
             below the scores of the other people; None without a score.
         cutoffs: of the verdict; None without one.
-        error: the share that the cutoffs keep, see `evaluation.verdicts.choose_cutoffs`.
+        error: the error rate of the cutoffs, see `evaluation.verdicts.choose_cutoffs`; None without a verdict.
         false_positive_rate: largest share of real files, with as many people, that score as high; None without a
             verdict. See `evaluation.verdicts.error_rates`.
         false_negative_rate: largest share of fake files that score as low.
         cause: why there is no score; empty with a score.
         notes: warnings about the file.
+        tracks: every person by the number of the track, with ignored tracks.
     """
 
     file: Path
@@ -178,14 +180,14 @@ class FileScore:
 
 
 def _format_rates(result: FileScore) -> str:
-    """Return the error rates of a score in a few words, and a comma; "" without them."""
+    """Format the error rates of a score in a few words, with a comma at the end; return "" without them."""
     if result.false_positive_rate is None or result.false_negative_rate is None:
         return ""
     return f"FPR {100 * result.false_positive_rate:.3g} %, FNR {100 * result.false_negative_rate:.3g} %, "
 
 
 def format_frame_count(number: int) -> str:
-    """Return ``1 frame``, ``2 frames`` and so on."""
+    """Format a number of frames as ``1 frame``, ``2 frames`` and so on."""
     return f"{number} frame{'s' * (number != 1)}"
 
 

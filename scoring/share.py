@@ -18,7 +18,7 @@ from models.shared_model import CARD, CONFIG, require_model, write_shared_model
 from utils import parsing as parse
 from utils.command import check_command_line, run_command
 from utils.errors import InputError
-from utils.files import entries_of, read_json, sha256
+from utils.files import read_json, report_invalid_entries, sha256
 
 
 @dataclass(kw_only=True)
@@ -103,7 +103,9 @@ def find_tests(args: ShareArguments, checkpoint_sha256: str) -> dict[str, list[s
             continue
         results = read_json(file)
         if results.get("checkpoint_sha256") == checkpoint_sha256:
-            with entries_of(file, "test the checkpoint again (training.py --test), and give TESTS the new folder"):
+            with report_invalid_entries(
+                file, "test the checkpoint again (training.py --test), and give TESTS the new folder"
+            ):
                 tests[describe_test(results)] = list(results["datasets"])
         elif args.tests:
             raise InputError(f"TESTS: {file} has the results of another checkpoint; give tests of {args.checkpoint}.")

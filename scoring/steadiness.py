@@ -1,4 +1,4 @@
-"""How steady a score is: the scores of tighter crops, mirror images and recompressed copies of the same face."""
+"""Measure how steady a score is: score tighter crops, mirror images and recompressed copies of a face."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,10 +7,10 @@ import numpy as np
 
 from faces.videos import evenly_spaced
 
-CROP_SHARE = 0.05  # of the side, that a tighter crop leaves out
+CROP_SHARE = 0.05  # share of the side that a tighter crop leaves out
 JPEG_QUALITIES = (90, 70, 50)
 LONGEST = 1024  # pixels; networks use 224
-KEPT = 3  # crops of a person in a video, whose variants are scored
+KEPT = 3  # number of crops of a person in a video whose variants are scored
 
 
 class KeptCrops:
@@ -66,9 +66,9 @@ def variants(crop: np.ndarray) -> list[np.ndarray]:
 def score_variants(
     crops: Sequence[np.ndarray], score: float, score_crops: Callable[[list[np.ndarray]], np.ndarray]
 ) -> np.ndarray:
-    """Return the score that a face has as it is, and in each variant.
+    """Score the variants of a face.
 
-    In a video, the crops stand for all frames: the score of a variant is `score` plus the mean change over the crops.
+    In a video, the crops represent all frames: the score of a variant is `score` plus the mean change over the crops.
 
     Args:
         crops: N >= 1 crops of the face, each H x W x 3, uint8, RGB.
@@ -76,7 +76,7 @@ def score_variants(
         score_crops: maps crops to their scores.
 
     Returns:
-        `score`, and the scores of the V variants, 0 to 1.
+        1 + V scores, 0 to 1: `score`, then the scores of the V variants.
     """
     small = [shrink(crop) for crop in crops]
     found = np.stack([score_crops([crop, *variants(crop)]) for crop in small])

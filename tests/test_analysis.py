@@ -22,7 +22,7 @@ import training
 from analysis import compare, embedding, robustness
 from analysis import study as study_module
 from analysis.corruptions import CORRUPTIONS
-from analysis.study import evenly_spaced
+from analysis.study import choose_positions
 from datasets import images
 from datasets.images import FaceImages
 from datasets.labels import read_split
@@ -474,10 +474,10 @@ def test_mean_and_deviation_by_hand() -> None:
 
 
 def test_images_are_evenly_spaced() -> None:
-    assert evenly_spaced(5, None) == evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
-    assert evenly_spaced(10, 2) == [2, 7]
-    assert evenly_spaced(10, 1) == [5]
-    assert len(set(evenly_spaced(1000, 999))) == 999
+    assert choose_positions(5, None) == choose_positions(5, 9) == [0, 1, 2, 3, 4]
+    assert choose_positions(10, 2) == [2, 7]
+    assert choose_positions(10, 1) == [5]
+    assert len(set(choose_positions(1000, 999))) == 999
 
 
 # ----------------------------------------------------------------------------------------------------------- embedding

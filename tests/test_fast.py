@@ -49,7 +49,7 @@ def test_openvino_gives_equal_scores(monkeypatch: pytest.MonkeyPatch, model: str
     torch.manual_seed(0)
     libs = 1 if model == "efficientnet" else 2  # the conversion of each takes seconds
     network = trained_statistics(build_network(model, libs, SIZE))
-    monkeypatch.setattr(models.fast, "PATIENCE", 3)
+    monkeypatch.setattr(models.fast, "PYTORCH_IMAGES", 3)
     scorer = fast_scorer(network)
     spread = []
     for batch in (1, 2, 1, 7, 4, 1):  # PyTorch scores the first two batches
@@ -123,7 +123,7 @@ class Doubled(nn.Module):
         return 2 * images.mean(dim=(2, 3))
 
 
-def test_the_batch_that_exceeds_the_patience_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_that_exceeds_the_images_of_pytorch_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
 
     def convert(*arguments: Any) -> Any:
@@ -208,7 +208,7 @@ def test_training_and_test_mode_use_openvino(tiny: Path, monkeypatch: pytest.Mon
     used = []
     convert = fast.convert
     monkeypatch.setattr(fast, "convert", lambda *given: used.append(given) or convert(*given))
-    monkeypatch.setattr(models.fast, "PATIENCE", 11)  # both sets have 12 images
+    monkeypatch.setattr(models.fast, "PYTORCH_IMAGES", 11)  # both sets have 12 images
     assert training.main(arguments(tiny, "--name", "fast")) == 0
     assert len(used) == 2  # validation and test
     slow, quick = (
@@ -225,9 +225,9 @@ def test_usage_data_is_not_sent() -> None:
     assert sys.modules["openvino_telemetry"] is None
 
 
-@pytest.mark.parametrize(("images", "patience"), [(None, 200), (200, math.inf), (201, 0)])
-def test_of_a_known_number_of_images_openvino_scores_all_or_none(images: int | None, patience: float) -> None:
-    assert fast_scorer(build_network("test_resnet", 2, 32).eval(), images).patience == patience
+@pytest.mark.parametrize(("images", "pytorch_images"), [(None, 200), (200, math.inf), (201, 0)])
+def test_of_a_known_number_of_images_openvino_scores_all_or_none(images: int | None, pytorch_images: float) -> None:
+    assert fast_scorer(build_network("test_resnet", 2, 32).eval(), images).pytorch_images == pytorch_images
 
 
 @pytest.mark.slow
@@ -237,7 +237,7 @@ def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPat
     pytest.importorskip("openvino")
     cpu = torch.device("cpu")
     eager, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
-    monkeypatch.setattr(detectors, "PATIENCE", 0)
+    monkeypatch.setattr(detectors, "PYTORCH_FRAMES", 0)
     quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
     faces = 0
     for file in sorted(VIDEOS.rglob("*.mp4")):

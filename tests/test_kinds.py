@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, features
 
 from faces import kinds
-from faces.kinds import VideoError, file_kind, kind_to_skip
+from faces.kinds import VideoError, file_kind, skip_reason
 from faces.videos import FrameReader
 from scoring import detector as scoring_detector
 from tests.test_inference import FACES, checkpoint, orientation, photo, read_records, score, write_image
@@ -355,7 +355,7 @@ def test_a_scan_without_files_says_what_it_skipped(
 )
 def test_kinds_that_a_scan_skips(name: str, content: bytes, skipped: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert kind_to_skip(tmp_path / name) == skipped
+    assert skip_reason(tmp_path / name) == skipped
 
 
 # --------------------------------------------------------------------------------------------------- sampled frames

@@ -86,12 +86,14 @@ def test_another_size_is_not_used(tiny: Path) -> None:
 def test_the_size_is_printed_before_it_is_written(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    append, printed = command.append, []
-    monkeypatch.setattr(command, "append", lambda *given: printed.append(capsys.readouterr().out) or append(*given))
+    append_folders, printed = command.append_folders, []
+    monkeypatch.setattr(
+        command, "append_folders", lambda *given: printed.append(capsys.readouterr().out) or append_folders(*given)
+    )
     size = (write_pack(tiny, size=200) / IMAGES).stat().st_size
     assert f" {size / 1e6:.1f} MB; 36 to write" in printed[0]
     assert size == 36 * 200 * 200 * 3
-    assert (command.space(2_345_000_000), command.space(999_900_000)) == ("2.3 GB", "999.9 MB")
+    assert (command.format_size(2_345_000_000), command.format_size(999_900_000)) == ("2.3 GB", "999.9 MB")
 
 
 def test_a_killed_command_continues(tiny: Path, capsys: pytest.CaptureFixture) -> None:

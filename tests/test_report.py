@@ -21,10 +21,10 @@ from evaluation.metrics import dataset_metrics, group_metrics
 from evaluation.report import (
     CURVE_POINTS,
     MISTAKES,
+    make_warning,
     read_study,
     summary,
     thin_curve,
-    warn,
     worst_mistakes,
     write_report,
 )
@@ -341,11 +341,11 @@ def test_the_summary_grades_the_video_auc(auc: float | None, interval: list[floa
 
 def test_a_small_test_set_or_one_of_a_single_source_is_marked(tmp_path: Path) -> None:
     labels, videos = np.arange(120) % 2, np.arange(120)
-    assert warn(scores_of(labels, labels / 2, videos), "video") == ""
-    assert "60 independent real and 10 independent fake" in warn(
+    assert make_warning(scores_of(labels, labels / 2, videos), "video") == ""
+    assert "60 independent real and 10 independent fake" in make_warning(
         scores_of(labels, labels / 2, videos, np.where(labels, videos % 20, videos)), "source"
     )
-    assert "shared source" in warn(scores_of(labels, labels / 2, videos, [0] * 120), "source")
+    assert "shared source" in make_warning(scores_of(labels, labels / 2, videos, [0] * 120), "source")
     assert "test set is small" in page_of(make_run(tmp_path / "run")).text
 
 

@@ -29,9 +29,9 @@ def show_traceback(error: Exception) -> None:
 
 
 class SafeOutput(ObjectWrapper):
-    """A stream that escapes control characters, because file names and checkpoints hold texts of strangers.
+    """A stream that escapes control characters, because file names and checkpoints may come from strangers.
 
-    tqdm compares wrapped streams by what they wrap, and so still hides its bars while something is printed.
+    tqdm compares the streams inside such wrappers, so it still hides its bars while a line is printed.
     """
 
     def write(self, text: str) -> int:
@@ -47,8 +47,8 @@ def run_command(
 ) -> int:
     """Run a command, and turn errors that the user can fix into one sentence on standard error.
 
-    With ``--traceback`` on the command line, the traceback of such an error is printed first. All that the command
-    prints is free of control characters, except its progress bars. Only rank 0 prints to standard output.
+    With ``--traceback`` on the command line, the traceback of such an error is printed first. Control characters in
+    printed text are escaped, except in progress bars. Only rank 0 prints to standard output.
 
     Args:
         program: the command's name, printed before each sentence.
@@ -57,8 +57,7 @@ def run_command(
         how_to_continue: returns the text to append after an interruption or a killed worker process.
 
     Returns:
-        0, or the value of `work`; 2 for an error that the user can fix; 130 for an interruption; 128 + N for another
-        signal N.
+        0, or the value of `work`; 2 for an error that the user can fix; 130 for Ctrl-C; 128 + N for a signal N.
     """
     hook, threading.excepthook = threading.excepthook, _report_thread
     try:
@@ -94,7 +93,7 @@ def _run(
         try:
             return work() or 0
         finally:
-            ignore_signals()  # when a process dies, torchrun sends the others SIGTERM while they say so
+            ignore_signals()  # after one process died, torchrun sends SIGTERM to the others, which print errors too
     except InputError as error:
         caught: Exception = error
         sentence = one_line(error)
@@ -137,7 +136,7 @@ def _run(
 
 
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
-    """Print the help or refuse a wrong command line, and exit; return if the command line is right.
+    """Print the help, or the error of a wrong command line, and exit; return if the command line is right.
 
     A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and what
     Ctrl-C does during the imports.

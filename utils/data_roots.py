@@ -12,7 +12,7 @@ DATA_ROOT_TEXT = "base folder of relative paths in the label files; or one per d
 
 @dataclass(frozen=True)
 class DataRoots:
-    """A base folder for each of several datasets; as text, what `parse_data_root` accepts."""
+    """A base folder for each of several datasets; ``str`` returns a text that `parse_data_root` accepts."""
 
     folders: dict[str, Path]
 
@@ -24,7 +24,11 @@ DataRoot = Path | DataRoots
 
 
 def parse_data_root(text: str) -> DataRoot:
-    """Parse a folder, or comma-separated DATASET=FOLDER pairs; an existing folder with = in its name is a folder."""
+    """Parse a folder, or comma-separated DATASET=FOLDER pairs; an existing folder with = in its name is a folder.
+
+    Raises:
+        ArgumentTypeError: a dataset has no name or occurs twice, or a folder is empty or a URL.
+    """
     parts = [part.strip().partition("=") for part in text.split(",")]
     if not all(equals for _, equals, _ in parts) or Path(text).is_dir():
         return parse.path(text)

@@ -63,10 +63,12 @@ def core_count() -> int:
 
 
 def worker_count(requested: int, processes: int = 1) -> int:
-    """Return the number of loader processes: at most one per core, shared among the `processes` of this machine.
+    """Return the number of loader processes: at most one per core. Print a note if it is smaller than requested.
 
-    On SLURM, each process may have cores of its own, which are not shared. Print a note if the number is smaller than
-    requested.
+    Args:
+        requested: value of ``--num_workers``.
+        processes: number of processes of this run on this machine. They share its cores, unless each has cores of its
+            own, as under SLURM.
     """
     cores = core_count()
     if cores == os.cpu_count():
@@ -80,7 +82,7 @@ def worker_count(requested: int, processes: int = 1) -> int:
 def seed_everything(*key: int) -> None:
     """Seed the generators of Python, NumPy and PyTorch from a key such as (seed, epoch, step).
 
-    A call at each step gives a continued run the random numbers of an uninterrupted one.
+    A call at each step gives a continued run the random numbers of an uninterrupted run.
     """
     draw = np.random.SeedSequence(key).generate_state(1)
     random.seed(int(draw[0]))

@@ -20,23 +20,24 @@ Outputs = Tensor | tuple[Tensor, ...]
 
 
 class OpenVINOLater(nn.Module):
-    """A network on the CPU that PyTorch runs for the first images, and OpenVINO, if it is installed, for the others.
+    """A network on the CPU that runs in PyTorch for the first images, then in OpenVINO, if this is installed.
 
     The conversion takes seconds, so a photo or a short video must not wait for it. The switch depends on the number of
     images alone, never on a clock, so equal input gives equal output. The weights must not change after the first call.
 
     Args:
         network: maps images, B x 3 x H x W, float32, to one or several tensors; in evaluation mode.
-        patience: number of images for PyTorch; OpenVINO gets the batch that exceeds it, and all that follow.
+        pytorch_images: number of images that PyTorch gets; OpenVINO gets the batch that exceeds it, and all later ones.
         precision: number format of OpenVINO: f32, or bf16 where the CPU has instructions for it.
         source: the network to convert, without autocast; None for `network`.
     """
 
     def __init__(
-        self, network: nn.Module, patience: float, precision: str = "f32", source: nn.Module | None = None
+        self, network: nn.Module, pytorch_images: float, precision: str = "f32", source: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.network, self.patience, self.precision, self.source = network, patience, precision, source or network
+        self.network, self.pytorch_images = network, pytorch_images
+        self.precision, self.source = precision, source or network
         self.seen = 0
         self.compiled: Callable[[Tensor], Outputs] | None = None
         self._tried = False
@@ -44,7 +45,7 @@ class OpenVINOLater(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Return what the network returns for a batch."""
         self.seen += len(images)
-        if self.seen > self.patience and not self._tried:
+        if self.seen > self.pytorch_images and not self._tried:
             self._tried = True
             if find_spec("openvino") is None:
                 _note("OpenVINO would be faster on this CPU: pip install --no-deps -r requirements-extra.txt")

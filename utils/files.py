@@ -29,6 +29,9 @@ def create_part(target: Path, folder: bool = False) -> tuple[Path, int]:
 
     Returns:
         The path, and the file descriptor that holds the lock; closing it ends the lock.
+
+    Raises:
+        OSError: it cannot be created, such as on a full disk.
     """
     while True:
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
@@ -141,7 +144,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder that replaces the folder `target` when the block ends without an error.
 
     An interruption, a power failure or a full disk leaves `target` unchanged; only a kill between two renames leaves
-    none.
+    no folder.
 
     Raises:
         InputError: a folder or a file in it cannot be written.
@@ -223,7 +226,12 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def read_text(file: Path, encoding: str = "utf-8", limit: int = MAX_TEXT) -> str:
-    """Read a text file of at most `limit` bytes; a larger one raises ValueError, as does another encoding."""
+    """Read a text file of at most `limit` bytes.
+
+    Raises:
+        ValueError: the file is larger, or has another encoding.
+        OSError: the file is missing or unreadable.
+    """
     with file.open("rb") as content:
         text = content.read(limit + 1)
     if len(text) > limit:
@@ -232,7 +240,12 @@ def read_text(file: Path, encoding: str = "utf-8", limit: int = MAX_TEXT) -> str
 
 
 def load_json(file: Path, encoding: str = "utf-8", limit: int = MAX_TEXT) -> Any:
-    """Parse a JSON file; raise ValueError if it is damaged, too deep, or larger than `limit` bytes."""
+    """Parse a JSON file of at most `limit` bytes.
+
+    Raises:
+        ValueError: the file is larger, damaged or nested too deeply.
+        OSError: the file is missing or unreadable.
+    """
     try:
         return json.loads(read_text(file, encoding, limit))
     except RecursionError as error:
@@ -255,12 +268,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def entries_of(file: Path, advice: str) -> Iterator[None]:
-    """Turn an error in the block about a missing or invalid entry of a JSON file into InputError.
+def report_invalid_entries(file: Path, advice: str) -> Iterator[None]:
+    """Turn an error inside the block about a missing or invalid entry of a JSON file into InputError.
 
     Args:
         file: the file.
         advice: what to do, for the message.
+
+    Raises:
+        InputError: the block failed with such an error.
     """
     try:
         yield

@@ -10,7 +10,7 @@ TIMEOUT = 5  # seconds
 def hub_reachable() -> bool:
     """Return within seconds whether the hub answers; huggingface_hub alone would retry for half a minute.
 
-    The hub is ``HF_ENDPOINT``, or https://huggingface.co. With ``HF_HUB_OFFLINE=1`` it is not asked.
+    The hub is ``HF_ENDPOINT``, or https://huggingface.co. With ``HF_HUB_OFFLINE=1``, return False without connecting.
     """
     from huggingface_hub import constants
 

@@ -46,7 +46,7 @@ _stderr_lock = threading.Lock()  # two threads would redirect standard error for
 
 
 def set_max_megapixels(limit: float) -> None:
-    """Set the number of megapixels above which this process refuses an image; at first, it is `MAX_MEGAPIXELS`."""
+    """Set the size in megapixels above which this process refuses an image; the default is `MAX_MEGAPIXELS`."""
     global _max_megapixels
     _max_megapixels = limit
 
@@ -109,7 +109,7 @@ def _convert(image: Image.Image) -> np.ndarray:
 
 @contextmanager
 def _without_messages(image: Image.Image) -> Iterator[None]:
-    """Drop what libtiff writes to standard error about a damaged TIFF; it has no setting for this in Pillow."""
+    """Drop the messages of libtiff on standard error about a damaged TIFF; Pillow has no setting for this."""
     if image.format != "TIFF":
         yield
         return

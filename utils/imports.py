@@ -1,4 +1,4 @@
-"""Faster imports."""
+"""Import torchvision and timm faster."""
 
 import sys
 from collections.abc import Iterator

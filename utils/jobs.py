@@ -20,7 +20,7 @@ SLURM_TEXT = (
 
 
 def key_values(text: str) -> dict[str, str]:
-    """Parse a comma-separated list of key=value."""
+    """Parse a comma-separated list of key=value; raise `argparse.ArgumentTypeError` for another text."""
     pairs = [part.strip().partition("=") for part in text.split(",")]
     if not all(key and value for key, _, value in pairs):
         raise argparse.ArgumentTypeError(f"'{text}' is not a list of options such as partition=gpu,time=720")
@@ -63,7 +63,7 @@ class LocalJob:
         self._process.terminate()
 
     def exception(self) -> Exception | None:
-        """Return None if the ended process succeeded."""
+        """Wait for the process; return None if it succeeded, else `subprocess.CalledProcessError`."""
         code = self._process.wait()
         return subprocess.CalledProcessError(code, self._process.args) if code else None
 
@@ -76,7 +76,7 @@ def submit_jobs(calls: Sequence[Callable[[], Any]], logs: Path, **parameters: An
     """Submit one job per call to SLURM.
 
     Args:
-        calls: what the jobs run; picklable.
+        calls: a picklable function for each job.
         logs: folder of the logs.
         parameters: parameters of ``submitit.AutoExecutor``; ``slurm_additional_parameters`` go to sbatch as they are.
 

@@ -74,7 +74,7 @@ def default_of(item: Field[Any]) -> Any:
 
 
 def show_default(value: Any) -> str:
-    """Return a default as a user types it; an empty string if there is nothing to show."""
+    """Format a default as a user types it; return an empty string if there is nothing to show."""
     if value is MISSING or value is None or value == {}:
         return ""
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -170,7 +170,14 @@ def boolean(text: str) -> bool:
 
 
 def number(kind: type, low: float, exclusive: bool = False, high: float = 1e9) -> Callable[[str], Any]:
-    """Return a parser of numbers from `low` (above `low` if exclusive) to `high`."""
+    """Return a parser of numbers.
+
+    Args:
+        kind: int or float.
+        low: smallest valid number.
+        exclusive: whether `low` itself is invalid.
+        high: largest valid number.
+    """
 
     def parse(text: str) -> Any:
         try:
@@ -192,7 +199,7 @@ count_or_zero = number(int, 0)
 positive = number(float, 0, exclusive=True)
 share = number(float, 0, high=1)
 
-# A checkpoint of another origin is held to these limits, too: what it asks for must fit into the memory.
+# Checkpoints must keep these limits too, so that the networks and crops of a stranger's checkpoint fit into memory.
 MAX_SIZE = 2048  # pixels, side of the network's input and of face crops
 MAX_MARGIN = 10  # side of a face crop divided by the side of the face box
 size = number(int, 2, high=MAX_SIZE)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SPINS = 3_000
+SPINS = 3_000  # tests for work before a thread of PyTorch sleeps
 CAUGHT_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 STOP_SIGNALS = [signal.SIGINT, *CAUGHT_SIGNALS]
 STOP_SIGNALS += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
@@ -19,7 +19,7 @@ def current_rank() -> int:
 
 
 def launcher() -> str:
-    """Return how a command line starts as many processes as this run has: python, or torchrun with its numbers."""
+    """Return the start of a command line for as many processes as this run has: python, or torchrun with options."""
     size, local_size = (int(os.environ.get(name, 1)) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     return "python" if size == 1 else f"torchrun --nnodes {size // local_size} --nproc_per_node {local_size}"
 
@@ -28,7 +28,7 @@ def wait_briefly() -> None:
     """Let the threads of PyTorch sleep after a short wait; call it before PyTorch is imported.
 
     By default GNU's OpenMP tests 300,000 times whether there is work, and so takes the cores from another training on
-    this machine (docs/performance.md). Settings of the user stay.
+    this machine (docs/performance.md). Environment variables of the user have priority.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
@@ -47,7 +47,7 @@ def stop_on_signals() -> Iterator[Callable[[], None]]:
     """Raise `Stopped` on SIGTERM and on SIGHUP inside the block, so that temporary files are removed.
 
     A second signal is ignored: it must not interrupt the removal. Handlers of the caller, such as submitit's, stay.
-    Ctrl-C raises KeyboardInterrupt again after `exit_on_interrupt`.
+    Inside the block, Ctrl-C raises KeyboardInterrupt, even after `exit_on_interrupt`.
 
     Yields:
         A function that ignores the signals until the end of the block.

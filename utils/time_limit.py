@@ -15,7 +15,7 @@ _LIMIT: ContextVar[tuple[float, float]] = ContextVar("limit", default=(math.inf,
 def time_limit(minutes: float) -> Iterator[None]:
     """Let `check_time` raise InputError in the block, in this thread, after `minutes` minutes.
 
-    Python cannot end a thread from outside, so a single decoding of an image or one batch of a network is not cut.
+    Python cannot end a thread from outside, so the decoding of one image or one batch of a network runs to its end.
     """
     token = _LIMIT.set((minutes, time.monotonic() + 60 * minutes))
     try:

@@ -231,7 +231,7 @@ def parse_training_arguments(
     Args:
         argv: the arguments; None for ``sys.argv[1:]``.
         description: the text above the flags in ``--help``.
-        saved: values of a checkpoint, which replace the defaults, also the defaults of ``--recipe``.
+        saved: arguments from a checkpoint, which replace the defaults, including the defaults of ``--recipe``.
 
     Raises:
         InputError: an unknown argument, a value that cannot be parsed, or one that contradicts ``--protocol``.

@@ -18,17 +18,17 @@ from utils.errors import InputError
 from utils.process import STOP_SIGNALS, Stopped, current_rank
 
 Item = TypeVar("Item")
-COMPILE_FROM = 2000  # steps; docs/performance.md
+COMPILE_FROM = 2000  # training steps; for fewer, compilation takes longer than it saves (docs/performance.md)
 
 
 class World:
     """The processes that share a run, and the devices of this process.
 
     torchrun, or `run_with_submitit` on SLURM, starts several processes and sets RANK, WORLD_SIZE and LOCAL_RANK.
-    Without them there is one process, rank 0 of 1: then nothing is sent, so callers need not ask whether a run is
-    distributed. Every process must call the methods that send something in the same order.
+    Without them there is one process, rank 0 of 1, and the methods send nothing, so callers need not ask whether a run
+    is distributed. All processes must call the methods that communicate in the same order.
 
-    Use it as a context manager: at the end it leaves the group of processes.
+    Use it as a context manager, which joins and leaves the process group.
 
     Args:
         gpu_num: the value of ``--gpu_num``. With several processes, each takes one of these GPUs.
@@ -98,7 +98,13 @@ class World:
         return items[start : start + size + (self.rank < larger)]
 
     def handshake(self, count: int) -> list[int]:
-        """Return the `count` of each process.
+        """Exchange the number of rows of each process, and stop all of them if one received a signal.
+
+        Args:
+            count: number of rows of this process.
+
+        Returns:
+            The count of each process, in the order of their ranks.
 
         Raises:
             Stopped: a process received a signal.
@@ -193,13 +199,13 @@ class World:
         return convert_sync_batchnorm(network)  # timm's, which knows its batch norms with activations
 
     def compile(self, modules: Sequence[Any], steps: int) -> None:
-        """Compile modules, if this process has one GPU and `steps` training steps gain more time than this takes."""
+        """Compile modules in place, if this process has one GPU and trains for `COMPILE_FROM` steps or more."""
         if self.device.type == "cuda" and len(self.devices) == 1 and steps >= COMPILE_FROM:
             for module in modules:
                 module.compile()
 
     def copy_from_rank_0(self, network: nn.Module) -> None:
-        """Give all processes the parameters and buffers of rank 0."""
+        """Copy the parameters and buffers of rank 0 to all other processes."""
         if self.size > 1:
             for tensor in network.state_dict().values():
                 dist.broadcast(tensor, 0)
