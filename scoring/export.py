@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from utils.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime would send usage data
 
 FORMAT = 1  # of the metadata; raise it if programs for the previous format would compute other scores
 SCORE_TOLERANCE = 1e-4  # largest absolute difference between PyTorch and ONNX Runtime

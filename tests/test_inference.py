@@ -984,6 +984,16 @@ def test_exported_network_contains_no_path(exported: Path) -> None:
         assert path.encode() not in content, path
 
 
+@pytest.mark.slow
+def test_onnx_runtime_collects_no_usage_data(exported: Path, tmp_path: Path) -> None:
+    """ONNX Runtime keeps usage data in the home folder until it sends them."""
+    code = "import scoring.export, onnxruntime, sys; onnxruntime.InferenceSession(sys.argv[1])"
+    names = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, str(exported)], cwd=ROOT, env=environment, check=True)
+    assert not [path for path in tree(tmp_path) if "onnxruntime" in path]
+
+
 @pytest.fixture
 def exported_graph(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The graph of `exported`, which another export of the same network gets at once."""
