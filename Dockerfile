@@ -3,12 +3,14 @@
 #
 #   docker build -t exposing-the-deception .
 #   docker run --rm exposing-the-deception training.py --help
+#   mkdir -p dataset output
 #   docker run --rm --gpus all --shm-size 8g -v /data/faces:/data/faces -v "$PWD/dataset:/app/dataset" \
 #       -v "$PWD/output:/app/output" -v weights:/home/user/.cache \
 #       exposing-the-deception training.py --name ff --data_root /data/faces
 #   docker run --rm --shm-size 2g --entrypoint make exposing-the-deception test
 #
 # --shm-size: the processes that load images share batches in /dev/shm, where Docker's default of 64 MB is too small.
+# mkdir: otherwise Docker creates the mounted folders, and only root can write to them.
 # --build-arg UID=$(id -u): the user in the image, who writes to the mounted folders, gets your user number.
 # -v weights:... keeps downloaded ImageNet weights between runs.
 
