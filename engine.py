@@ -29,6 +29,8 @@ from utils.world import World
 if TYPE_CHECKING:
     from train_state import TrainState
 
+AfterStep = Callable[[dict[str, float] | None], None]
+
 
 class BadImages:
     """Collect images that cannot be read.
@@ -55,10 +57,8 @@ class BadImages:
         """Print the images that the processes skipped since the last report, and their total number."""
         for found in world.gather_objects(self.found):
             self.found = self.found | found
-        new = [f"{path}: {reason}" for path, reason in self.found.items()][self.reported :]
-        if new:
-            listed = "\n  ".join(new)
-            print(f"note: skipped unreadable images ({len(self.found)} so far):\n  {listed}", flush=True)
+        if new := [f"\n  {path}: {reason}" for path, reason in self.found.items()][self.reported :]:
+            print(f"note: skipped unreadable images ({len(self.found)} so far):{''.join(new)}", flush=True)
             self.reported = len(self.found)
 
 
@@ -84,12 +84,9 @@ class Objective(nn.Module):
     def __init__(self, network: nn.Module, args: TrainingArguments, world: World) -> None:
         super().__init__()
         self.network, self.world, self.micro_batches = network, world, args.accumulate
+        divergence = DIVERGENCES[args.mi_calculator]
         self.criterion = partial(
-            loss_terms,
-            lil=args.lil_loss,
-            gil=args.gil_loss,
-            temperature=args.temperature,
-            divergence=DIVERGENCES[args.mi_calculator],
+            loss_terms, lil=args.lil_loss, gil=args.gil_loss, temperature=args.temperature, divergence=divergence
         )
         terms = ["classification"] + ["local"] * args.lil_loss + ["global"] * args.gil_loss
         self.balance = LearntBalance(terms) if args.balance_loss_method == "auto" else FixedBalance(args.scales)
@@ -144,7 +141,7 @@ def optimizer_step(optimizer: torch.optim.Optimizer, total: Tensor, scaler: Grad
     scaler.update()
 
 
-def train_step(state: "TrainState", batch: Batch, counts: list[int], world: World) -> None:
+def train_step(state: "TrainState", batch: Batch, counts: list[int]) -> None:
     """Take one optimizer step, and add its losses and scores to ``state.record``.
 
     The function returns before the device has finished, because it reads no value back to the host. Only
@@ -155,9 +152,8 @@ def train_step(state: "TrainState", batch: Batch, counts: list[int], world: Worl
         state: the training; ``state.step`` counts the steps before this one.
         batch: this process's part of the batch.
         counts: number of images of each process.
-        world: the processes.
     """
-    args, epoch = state.args, state.epoch + 1
+    args, world, epoch = state.args, state.world, state.epoch + 1
     state.schedule.set_rates(state.optimizer, epoch, state.step)
     seed_everything(args.seed, epoch, state.step)
     pixels = batch.images.to(world.device, non_blocking=True)
@@ -186,19 +182,12 @@ def steps_taken(optimizer: torch.optim.Optimizer) -> Tensor:
     return optimizer.state[weight]["step"].clone() if optimizer.state else torch.zeros((), device=weight.device)
 
 
-def train_one_epoch(
-    state: "TrainState",
-    loader: DataLoader,
-    world: World,
-    bad_images: BadImages,
-    after_step: Callable[[dict[str, float] | None], None],
-) -> None:
+def train_one_epoch(state: "TrainState", loader: DataLoader, bad_images: BadImages, after_step: AfterStep) -> None:
     """Train on the rest of the current epoch.
 
     Args:
         state: the training, after ``state.step`` steps of the epoch.
         loader: yields `datasets.images.Batch` in the order of `datasets.samplers.TrainingBatches`.
-        world: the processes.
         bad_images: collects unreadable images.
         after_step: called after each step; gets the losses (total and terms) every ``--log_every`` steps, else None.
 
@@ -208,6 +197,7 @@ def train_one_epoch(
     """
     if state.step == 0:
         state.schedule.start_epoch(state.optimizer)
+    world = state.world
     order: Any = loader.batch_sampler  # TrainingBatches
     order.epoch, order.first_step = state.epoch + 1, state.step
     state.model.train()
@@ -221,7 +211,7 @@ def train_one_epoch(
             counts = world.handshake(len(batch.labels))
             # BatchNorm cannot be trained on one image
             if min(smallest_share(n, len(world.devices), state.args.accumulate) for n in counts) >= 2:
-                train_step(state, batch, counts, world)
+                train_step(state, batch, counts)
                 state.step += 1
                 trained += sum(counts)
                 losses = None

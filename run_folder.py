@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,9 +45,9 @@ class RunFolder:
         self.args, self.world = args, world
         self.path = args.save_path / args.name
         self.same_run = self._check()
-        self._lock = FileLock(self.path / ".lock", timeout=0)
-        self._scratch = None if args.save_model else tempfile.TemporaryDirectory()  # the test needs the best weights
-        checkpoints = self.path if self._scratch is None else Path(self._scratch.name)
+        self._stack = ExitStack()
+        # The test needs the best weights even without --save_model.
+        checkpoints = self.path if args.save_model else Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         self.last, self.best = checkpoints / "model_last.pth", checkpoints / "model_best.pth"
         self._newest = modified(self.last)
         self._replaced: dict[Path, int] = {}
@@ -60,9 +60,8 @@ class RunFolder:
         A folder holds a run if it holds a checkpoint or results. The remains of a run that failed before its first
         checkpoint do not count.
         """
-        args = self.args
-        if args.resume_model is not None and args.resume_model.resolve().parent == self.path.resolve():
-            if args.test and not args.overwrite and (self.path / "results.json").is_file():
+        if self.args.resume_model is not None and self.args.resume_model.resolve().parent == self.path.resolve():
+            if self.args.test and not self.args.overwrite and (self.path / "results.json").is_file():
                 raise InputError(
                     f"{self.path} already holds results; give another --name, or --overwrite to replace them."
                 )
@@ -70,7 +69,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, not an output folder; give another --name or --save_path.")
         held = [file.name for pattern in ("model_*.pth", *TEST_FILES) for file in sorted(self.path.glob(pattern))]
-        if held and not args.overwrite:
+        if held and not self.args.overwrite:
             raise InputError(
                 f"{self.path} holds another run ({held[0]}); give another --name, or --overwrite to replace it."
             )
@@ -91,7 +90,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire()
+            self._stack.enter_context(FileLock(self.path / ".lock", timeout=0))
             self.same_run = self._check()  # again: another run may have ended here since
             if self.same_run and modified(self.last) != self._newest:
                 raise InputError(f"another command has just continued {self.path}; run this one again.")
@@ -102,7 +101,8 @@ class RunFolder:
             if not self._replaced and not (self.same_run and self.args.test):
                 write_json(self.path / "args.json", parse.plain_arguments(self.args))
             if state is not None:
-                self.log = TrainingLog(self.path, state.epoch * state.schedule.steps + state.step)
+                log = TrainingLog(self.path, state.epoch * state.schedule.steps + state.step)
+                self.log = self._stack.enter_context(log)
                 if self.same_run:
                     self._write_lines(state)
         except Timeout as error:
@@ -128,10 +128,13 @@ class RunFolder:
     def after_step(self, state: TrainState, losses: dict[str, float] | None) -> None:
         """Add the losses, if given, to TensorBoard, and write ``model_last.pth`` every ``--save_every_minutes``."""
         if losses and self.log is not None:
-            weights = {name: w.item() for name, w in getattr(state.objective.balance, "weights", {}).items()}
+            step = state.epoch * state.schedule.steps + state.step - 1
+            weights = getattr(state.objective.balance, "weights", {})  # none with fixed scales
             rates = [group["lr"] for group in state.optimizer.param_groups]
-            number = state.epoch * state.schedule.steps + state.step - 1
-            self.log.step(number, losses, weights, rates, state.record.speed)
+            self.log.scalars("loss", losses, step)
+            self.log.scalars("learnt weight", {name: weight.item() for name, weight in weights.items()}, step)
+            self.log.scalars("learning rate", dict(zip(("network", "loss weights"), rates, strict=False)), step)
+            self.log.scalars("speed", {"images per second": state.record.speed}, step)
         minutes = self.args.save_every_minutes
         # After the last step, the epoch's own checkpoint follows, and its metrics must not be logged twice.
         if minutes and state.step < state.schedule.steps and time.monotonic() - self._saved_at >= 60 * minutes:
@@ -157,7 +160,7 @@ class RunFolder:
         if not self.world.leads:
             return
         if self.log is not None:
-            self.log.writer.flush()
+            self.log.flush()
         if self.last.is_file() and self.last not in self._replaced:
             _link(self.last, self.last.with_name("model_previous.pth"))
         save_checkpoint(
@@ -178,19 +181,16 @@ class RunFolder:
         epoch = state.history[-1]
         print(format_epoch(epoch), flush=True)
         if self.log is not None:
-            self.log.epoch(state.epoch * state.schedule.steps - 1, epoch["train"], epoch["val"])
+            for name in ("train", "val"):
+                self.log.scalars(name, epoch[name], state.epoch * state.schedule.steps - 1)
 
     def _write_lines(self, state: TrainState) -> None:
         with atomic_write(self.path / "train.log") as part:
             part.write_text("".join(f"{format_epoch(epoch)}\n" for epoch in state.history), encoding="utf-8")
 
     def close(self) -> None:
-        """Close the logs and release the lock."""
-        if self.log is not None:
-            self.log.close()
-        self._lock.release()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        """Close the logs, release the lock, and remove temporary checkpoints."""
+        self._stack.close()
 
 
 def modified(file: Path) -> int:

@@ -151,9 +151,9 @@ class TrainState:
     """
 
     def __init__(self, args: TrainingArguments, checkpoint: dict[str, Any] | None, steps: int, world: World) -> None:
-        self.args = args
+        self.args, self.world = args, world
         seed_everything(args.seed, 0)
-        pretrained = args.pretrained if checkpoint is None else False
+        pretrained = checkpoint is None and args.pretrained
         self.network = build_network(args.model, args.num_LIBs, args.size, pretrained)
         self.network.precision = PRECISIONS[args.precision]
         self.network.recompute = args.checkpoint_blocks
@@ -169,10 +169,7 @@ class TrainState:
         self.history: list[dict[str, Any]] = saved.get("history", [])
         self.about = sorted({*describe_datasets(args.dataset, args.dataset_root), *saved.get("about", [])})
         self.best_file, self.best = best_so_far(args.resume_model, saved)
-        self.schedule = Schedule(args.lr_schedule, args.lr, args.epoch, steps)
-        self.schedule.load(saved)
-        if checkpoint is not None:
-            load_network(self.network, checkpoint)
+        self.schedule = Schedule(args.lr_schedule, args.epoch, steps, saved)
         self.objective = Objective(world.wrap_network(self.network), args, world).to(world.device)
         self.optimizer = make_optimizer(self.network, self.objective.balance, args.lr, args.weight_decay)
         self.scaler = GradScaler(world.device.type, enabled=args.precision == "fp16")
@@ -190,6 +187,7 @@ class TrainState:
 
     def _continue(self, checkpoint: dict[str, Any]) -> None:
         file, balance = self.args.resume_model, self.objective.balance
+        load_network(self.network, checkpoint)
         try:
             balance.load_state_dict(checkpoint.get("balance", balance.state_dict()))  # the authors' have no balance
             if "optimizer" in checkpoint:
@@ -197,7 +195,6 @@ class TrainState:
                 self.scaler.load_state_dict(checkpoint.get("scaler") or self.scaler.state_dict())
             else:
                 print(f"note: {file} holds no optimizer state; Adam starts without its moments")
-            self.schedule.set_initial_rate(self.optimizer)
             for finished in self.history:
                 format_epoch(finished)
             if (record := checkpoint.get("record")) is not None:
@@ -247,7 +244,8 @@ class TrainState:
             "faces": common_recipe(self.args.dataset, self.args.data_root),
             "about": self.about,
             "history": self.history,
-            **self.schedule.state(),
+            "val_losses": self.schedule.val_losses,
+            "halvings": self.schedule.halvings,
             **finished,
         }
 
@@ -272,8 +270,7 @@ def format_epoch(epoch: dict[str, Any]) -> str:
     terms = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "total")
     return (
         f"epoch {epoch['epoch']}/{epoch['epochs']}: loss {losses['total']:.4f} ({terms}), lr {epoch['lr']:.2e}, "
-        f"{epoch['speed']:.1f} images/s, "
-        f"{skipped}train {format_metrics(epoch['train'])}, "
+        f"{epoch['speed']:.1f} images/s, {skipped}train {format_metrics(epoch['train'])}, "
         f"val {format_metrics(epoch['val'])}{', best' if epoch['best'] else ''}"
     )
 

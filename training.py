@@ -61,14 +61,7 @@ from evaluation.report import write_report
 from evaluation.results import table_rows, write_results
 from evaluation.verdicts import calibrate
 from models.backbones import check_model_name
-from models.checkpoints import (
-    NETWORK_SETTINGS,
-    extend_checkpoint,
-    load_checkpoint,
-    load_network,
-    newest_checkpoint,
-    trained_network,
-)
+from models.checkpoints import extend_checkpoint, load_checkpoint, load_network, newest_checkpoint, trained_network
 from models.fast import fast_scorer
 from run_folder import RunFolder
 from run_with_submitit import submit_training
@@ -79,14 +72,16 @@ from utils.devices import PRECISIONS, choose_precision, worker_count
 from utils.schedule import cosine_factor
 from utils.world import World
 
-INPUT_SETTINGS = (*NETWORK_SETTINGS, "channels")  # what a test takes from the checkpoint
+Checkpoint = dict[str, Any]  # result of `load_checkpoint`
+
+INPUT_SETTINGS = ("model", "num_LIBs", "size", "channels")  # what a test takes from the checkpoint
 FIXED_SETTINGS = (*INPUT_SETTINGS, "recipe", "lil_loss", "gil_loss", "balance_loss_method", "lr_schedule")  # resuming
 
 
 # ---------------------------------------------------------------------------------------------------- arguments
 
 
-def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, dict[str, Any] | None]:
+def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, Checkpoint | None]:
     """Parse the command line, and read the checkpoint of ``--resume_model``.
 
     With ``--test`` the network's settings come from the checkpoint. A resumed training takes every argument that is
@@ -142,7 +137,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, d
     return args, checkpoint
 
 
-def load_resumed(file: Path, test: bool) -> dict[str, Any]:
+def load_resumed(file: Path, test: bool) -> Checkpoint:
     """Load the checkpoint of ``--resume_model``; if it is damaged, name an intact one of the same run."""
     try:
         return load_checkpoint(file, scoring=test)
@@ -157,25 +152,18 @@ def load_resumed(file: Path, test: bool) -> dict[str, Any]:
 
 
 def test(
-    network: nn.Module,
-    test_sets: dict[str, list[Video]],
-    args: TrainingArguments,
-    world: World,
-    folder: RunFolder,
-    checkpoint_file: Path | None,
-    checkpoint: dict[str, Any],
+    network: nn.Module, test_sets: dict[str, list[Video]], folder: RunFolder, file: Path | None, checkpoint: Checkpoint
 ) -> None:
     """Score every test set, write results.json, predictions.csv and report.html, and print the table.
 
     Args:
-        network: on the device of `world`.
+        network: on the device of the folder's `World`.
         test_sets: the test videos of each dataset.
-        args: the command's arguments.
-        world: the processes.
-        folder: the open run folder.
-        checkpoint_file: the tested checkpoint; None if it is not kept.
+        folder: the open run folder, with the command's arguments.
+        file: the tested checkpoint; None if it is not kept.
         checkpoint: its content.
     """
+    args, world = folder.args, folder.world
     bad_images = BadImages(args.skip_bad_images)
     tested = {}
     for dataset, videos in test_sets.items():
@@ -189,7 +177,7 @@ def test(
     bad_images.report(world)
     if not world.leads:
         return
-    results = write_results(folder.path, tested, args, checkpoint_file, checkpoint, world.device)
+    results = write_results(folder.path, tested, args, file, checkpoint, world.device)
     folder.replace_old_run()  # not earlier: a full disk must leave its results
     write_report(folder.path)
     if folder.log is not None:
@@ -204,7 +192,7 @@ def test(
     print(f"\nreport: {folder.path / 'report.html'}, scores: {folder.path / 'predictions.csv'}")
 
 
-def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) -> None:
+def run_test(args: TrainingArguments, checkpoint: Checkpoint, world: World) -> None:
     """Evaluate a checkpoint (``--test``)."""
     with closing(RunFolder(args, world)) as folder:
         test_sets = {
@@ -214,13 +202,13 @@ def run_test(args: TrainingArguments, checkpoint: dict[str, Any], world: World) 
         network = trained_network(args.model, args.num_LIBs, args.size, checkpoint)
         network.precision = PRECISIONS[args.precision]
         folder.open()
-        test(world.wrap_network(network), test_sets, args, world, folder, args.resume_model, checkpoint)
+        test(world.wrap_network(network), test_sets, folder, args.resume_model, checkpoint)
 
 
 # ------------------------------------------------------------------------------------------------------ training
 
 
-def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, world: World) -> None:
+def run_training(args: TrainingArguments, checkpoint: Checkpoint | None, world: World) -> None:
     """Train, validate after each epoch, and test the best checkpoint once at the end."""
     with closing(RunFolder(args, world)) as folder:
         # Check all input before writing anything.
@@ -238,11 +226,11 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
 
         folder.open(state)
         bad_images = BadImages(args.skip_bad_images)
-        describe(state, train_faces, val_faces, folder, world)
+        describe(state, train_faces, val_faces, folder)
         network, start = state.objective.network, (state.epoch, state.step)
         try:
             while state.epoch < args.epoch:
-                train_one_epoch(state, loader, world, bad_images, partial(folder.after_step, state))
+                train_one_epoch(state, loader, bad_images, partial(folder.after_step, state))
                 world.copy_from_rank_0(state.network)
                 title = f"validation {state.epoch + 1}"
                 scorer = fast_scorer(network, len(val_faces))
@@ -262,20 +250,19 @@ def run_training(args: TrainingArguments, checkpoint: dict[str, Any] | None, wor
 
         # Read the test sets once, with the best checkpoint.
         folder.complete_best(state)
-        best = load_best(state, folder, FaceImages(train_videos, args.size), val_faces, world)
+        best = load_best(state, folder, FaceImages(train_videos, args.size), val_faces)
         saved = state.best_file if args.save_model else None
-        test(network, test_sets, args, world, folder, saved, best)
+        test(network, test_sets, folder, saved, best)
         print(f"curves: tensorboard --logdir {folder.path}")
 
 
-def load_best(
-    state: TrainState, folder: RunFolder, train_faces: FaceImages, val_faces: FaceImages, world: World
-) -> dict[str, Any]:
+def load_best(state: TrainState, folder: RunFolder, train_faces: FaceImages, val_faces: FaceImages) -> Checkpoint:
     """Load the best checkpoint on rank 0, and its weights on all processes.
 
     If it has no entry ``familiar`` yet, measure the training faces and add the entries of `remember_training` to it.
     """
-    best: dict[str, Any] = {"channels": state.channels}
+    world = state.world
+    best: Checkpoint = {"channels": state.channels}
     if world.leads and state.best_file is not None:
         best = load_checkpoint(state.best_file)
         load_network(state.network, best)
@@ -290,21 +277,16 @@ def load_best(
     return best
 
 
-def describe(
-    state: TrainState, train_faces: FaceImages, val_faces: FaceImages, folder: RunFolder, world: World
-) -> None:
+def describe(state: TrainState, train_faces: FaceImages, val_faces: FaceImages, folder: RunFolder) -> None:
     """Print the devices and the numbers of images; for a new run, add training images to TensorBoard."""
     if folder.log is not None and state.epoch == state.step == 0:
         shown = train_faces.__getitems__([(1, int(i)) for i in np.linspace(0, len(train_faces) - 1, 16)])
         if len(shown.labels):
             folder.log.images(shown.images, [CLASSES[label] for label in shown.labels])
     real, fake = np.bincount(train_faces.labels, minlength=2)
+    world, images = state.world, f"{real} real and {fake} fake images per epoch, {len(val_faces)} validation images"
     devices = f"{world.size * len(world.devices)} x {world.device.type} in {state.args.precision}"
-    print(
-        f"{folder.path}: training on {devices}, {real} real and {fake} fake images per epoch, {len(val_faces)} "
-        "validation images",
-        flush=True,
-    )
+    print(f"{folder.path}: training on {devices}, {images}", flush=True)
     if state.epoch == state.args.epoch:
         print(f"note: all {state.epoch} epochs are finished; testing the best checkpoint again")
     elif state.step == state.schedule.steps:

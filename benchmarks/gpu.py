@@ -89,7 +89,7 @@ def end_to_end(args: TrainingArguments, world: World, steps: int) -> dict[str, f
             speeds[name] = steps * args.bs / (time.perf_counter() - start)
         state = TrainState(args, None, LONG, world)
         for _ in ("compile", "measure"):  # the first epoch compiles
-            train_one_epoch(state, loader, world, BadImages(False), lambda losses: None)
+            train_one_epoch(state, loader, BadImages(False), lambda losses: None)
             speeds["end to end"] = state.record.speed
             state.step = 0
         return {name: round(speed) for name, speed in speeds.items() if name != "cold"}

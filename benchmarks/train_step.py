@@ -72,7 +72,7 @@ def our_step(args: TrainingArguments, world: World, images: torch.Tensor, steps:
     batch = Batch(images, torch.arange(len(images)) % 2, torch.arange(len(images)), [])
 
     def step() -> None:
-        train_step(state, batch, [len(images)], world)
+        train_step(state, batch, [len(images)])
         state.step += 1
         if state.step % args.log_every == 0:
             state.record.read(0, state.step)

@@ -54,7 +54,6 @@ from utils.parsing import MAX_MARGIN, MAX_SIZE
 from utils.torch_files import read_torch_file
 
 CONTINUING = "archive/continue.pth"  # member of the zip archive
-NETWORK_SETTINGS = ("model", "num_LIBs", "size")  # arguments that a checkpoint determines
 # Limits of an entry: values in one level of nesting, and levels. An entry has several values for each step of an epoch.
 MAX_VALUES, MAX_DEPTH = 10**7, 20
 
@@ -262,7 +261,7 @@ def _is_recipe(value: Any) -> bool:
 
 
 def _fits_network(args: dict[str, Any], state: dict[str, Any]) -> bool:
-    """Return whether the arguments in `NETWORK_SETTINGS` are plausible: code that builds the network trusts them."""
+    """Return whether model, num_LIBs and size are plausible: code that builds the network trusts them."""
     model, num_LIBs, size = args.get("model", ""), args.get("num_LIBs", 1), args.get("size", 2)
     libs = infer_settings(state).get("num_LIBs", 1)
     sizes = _is_count(num_LIBs) and 0 < num_LIBs <= libs and _is_count(size) and 2 <= size <= MAX_SIZE
@@ -433,7 +432,7 @@ def load_trained(file: Path, flag: str = "--model") -> tuple[LIBNetwork, dict[st
     checkpoint = load_checkpoint(find_model(file, flag), flag, scoring=True)
     # The keys of an authors' checkpoint identify resnet and mobilenet; all their networks use 224 pixels.
     checkpoint["args"] = {"model": "efficientnet", "num_LIBs": 1, "size": 224} | checkpoint["args"]
-    model, num_LIBs, size = (checkpoint["args"][name] for name in NETWORK_SETTINGS)
+    model, num_LIBs, size = (checkpoint["args"][name] for name in ("model", "num_LIBs", "size"))
     return trained_network(model, num_LIBs, size, checkpoint, flag), checkpoint
 
 

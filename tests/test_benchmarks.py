@@ -99,7 +99,7 @@ def test_the_optimizer_keeps_or_drops_its_state_with_either_schedule(name: str) 
     optimizer = torch.optim.Adam([{"params": [weight], "initial_lr": 0.1}])
     weight.grad = torch.ones(1)
     optimizer.step()
-    schedule = Schedule(name, 0.1, 2, 1)
+    schedule = Schedule(name, 2, 1, {})
     start_and_keep(schedule, optimizer)
     assert optimizer.state[weight]["exp_avg"].item() != 0
     start_and_drop(schedule, optimizer)

@@ -369,7 +369,7 @@ def test_a_full_disk_ends_the_thread_of_tensorboard(disk: Path, capsys: pytest.C
 
     def work() -> None:
         log = TrainingLog(root, 0)
-        log.writer.flush()
+        log.flush()
         (disk / "other").write_bytes(bytes(shutil.disk_usage(disk).free))
         while True:
             log.scalars("loss", {"total": 1.0}, 0)

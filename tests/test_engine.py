@@ -69,11 +69,11 @@ def train(
     args.log_every = 1
     objective = engine.Objective(network, args, World("cpu"))
     state = SimpleNamespace(
-        args=args, model=objective, optimizer=optimizer, schedule=Factors(), channels="RGB", epoch=0, step=0,
-        record=Record(), scaler=GradScaler(enabled=False),
+        args=args, world=objective.world, model=objective, optimizer=optimizer, schedule=Factors(), channels="RGB",
+        epoch=0, step=0, record=Record(), scaler=GradScaler(enabled=False),
     )  # fmt: skip
     steps: list[dict[str, float]] = []
-    engine.train_one_epoch(state, loader or batches(), World("cpu"), engine.BadImages(False), steps.append)
+    engine.train_one_epoch(state, loader or batches(), engine.BadImages(False), steps.append)
     return steps
 
 

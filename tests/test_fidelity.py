@@ -174,7 +174,7 @@ def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Loss
             numbers = range(epoch * steps, (epoch + 1) * steps)
             images = [parameters.images(batch, size, seed=number).double() for number in numbers]
             batches = [Batch(image, parameters.labels(batch), torch.arange(batch), []) for image in images]
-            train_one_epoch(state, Steps(batches, batch * steps), state.objective.world, BadImages(False), after_step)  # type: ignore[arg-type]
+            train_one_epoch(state, Steps(batches, batch * steps), BadImages(False), after_step)  # type: ignore[arg-type]
             state.finish_epoch({"log_loss": reference["test_losses"][epoch], "auc": 0.5}, None)
     yield from taken
 

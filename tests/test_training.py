@@ -378,7 +378,7 @@ def test_ctrl_c_prints_how_to_continue(tiny: Path) -> None:
 def rates_of(name: str, epochs: int, steps: int) -> list[float]:
     """Return the network's rate in each step of a run that starts with rate 1."""
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "initial_lr": 1.0}], lr=1.0)
-    schedule, rates = Schedule(name, 1.0, epochs, steps), []
+    schedule, rates = Schedule(name, epochs, steps, {}), []
     for epoch in range(1, epochs + 1):
         schedule.start_epoch(optimizer)
         for step in range(steps):
@@ -423,7 +423,8 @@ def test_official_schedule_halves_the_networks_rate_and_rebuilds_adam(
 
         def start_epoch(optimizer: torch.optim.Optimizer) -> None:
             start(optimizer)
-            rates.append([group["initial_lr"] for group in optimizer.param_groups])
+            state.schedule.set_rates(optimizer, 1, 0)
+            rates.append([group["lr"] for group in optimizer.param_groups])
             moments.append(len(optimizer.state))
 
         with monkeypatch.context() as patch:

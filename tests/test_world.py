@@ -81,14 +81,14 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
     with World(gpu) as world:
         objective = Objective(InParts(network, parts), args, world).double().to(world.device).train()
         state: Any = SimpleNamespace(
-            args=args, model=world.wrap(objective), schedule=Schedule("cosine", args.lr, 1, 10), channels="RGB",
+            args=args, world=world, model=world.wrap(objective), schedule=Schedule("cosine", 1, 10, {}), channels="RGB",
             optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
             epoch=0, step=0, record=Record(), scaler=GradScaler(enabled=False),
         )  # fmt: skip
         gradients: dict[str, np.ndarray] = {}
         for batch in batches(10):
             mine = Batch(*(world.share(part) for part in batch))
-            train_step(state, mine, world.handshake(len(mine.labels)), world)
+            train_step(state, mine, world.handshake(len(mine.labels)))
             state.step += 1
             if not gradients:
                 found = {name: p.grad for name, p in objective.named_parameters() if p.grad is not None}
@@ -327,10 +327,10 @@ def exit_codes(runs: list[Any]) -> list[int]:
 def in_second_epoch(action: Callable[[World], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call `action` in rank 1 before the second step of the second epoch."""
 
-    def train_step(state: Any, batch: Batch, counts: list[int], world: World) -> None:
-        if (world.rank, state.epoch, state.step) == (1, 1, 1):
-            action(world)
-        real_step(state, batch, counts, world)
+    def train_step(state: Any, batch: Batch, counts: list[int]) -> None:
+        if (state.world.rank, state.epoch, state.step) == (1, 1, 1):
+            action(state.world)
+        real_step(state, batch, counts)
 
     real_step = engine.train_step
     monkeypatch.setattr(engine, "train_step", train_step)

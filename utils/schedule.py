@@ -18,19 +18,19 @@ class Schedule:
 
     Args:
         name: cosine or official.
-        lr: initial learning rate of the network, the first parameter group.
         epochs: number of epochs of the run.
         steps: number of steps of an epoch.
+        saved: the checkpoint to continue, which may hold the attributes below.
 
     Attributes:
         val_losses: one validation loss per epoch since the last halving.
         halvings: how often the network's rate has been halved.
     """
 
-    def __init__(self, name: str, lr: float, epochs: int, steps: int) -> None:
-        self.name, self.lr, self.epochs, self.steps = name, lr, epochs, steps
-        self.val_losses: list[float] = []
-        self.halvings = 0
+    def __init__(self, name: str, epochs: int, steps: int, saved: dict[str, Any]) -> None:
+        self.name, self.epochs, self.steps = name, epochs, steps
+        self.val_losses: list[float] = saved.get("val_losses", [])
+        self.halvings: int = saved.get("halvings", 0)
 
     def start_epoch(self, optimizer: Optimizer) -> None:
         """Prepare the optimizer for an epoch; ``official`` drops Adam's moments and may halve the network's rate."""
@@ -38,17 +38,12 @@ class Schedule:
             if losses_rose(self.val_losses):
                 self.val_losses, self.halvings = [], self.halvings + 1  # the authors' code clears the list too
             optimizer.state.clear()
-            self.set_initial_rate(optimizer)
-
-    def set_initial_rate(self, optimizer: Optimizer) -> None:
-        """Set the network's ``initial_lr``; the loss weights keep theirs."""
-        optimizer.param_groups[0]["initial_lr"] = self.lr * 0.5**self.halvings
 
     def set_rates(self, optimizer: Optimizer, epoch: int, step: int) -> None:
         """Set the rate of every parameter group.
 
         Args:
-            optimizer: each of its groups has an ``initial_lr``.
+            optimizer: each of its groups has an ``initial_lr``; the first group is the network.
             epoch: number of the epoch, from 1.
             step: step within the epoch, from 0.
         """
@@ -58,15 +53,7 @@ class Schedule:
             factor = cosine_factor((epoch - 1) * self.steps + step, self.epochs * self.steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-
-    def state(self) -> dict[str, Any]:
-        """Return the checkpoint's entries ``val_losses`` and ``halvings``."""
-        return {"val_losses": self.val_losses, "halvings": self.halvings}
-
-    def load(self, checkpoint: dict[str, Any]) -> None:
-        """Continue from a checkpoint; the authors' checkpoints have no such entries."""
-        self.val_losses = list(checkpoint.get("val_losses", []))
-        self.halvings = checkpoint.get("halvings", 0)
+        optimizer.param_groups[0]["lr"] *= 0.5**self.halvings
 
 
 def cosine_factor(step: int, period: int) -> float:
