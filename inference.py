@@ -43,9 +43,9 @@ class InferenceArguments:
         False, parse.boolean, "treat every image and frame as one face crop, without face detection"
     )
     json: Path | None = parse.argument(
-        None, parse.path, "JSON Lines file to write: the record of each file, see docs/inference.md"
+        None, parse.path, "JSON Lines file to write, one record per image or video (docs/inference.md)"
     )
-    csv: Path | None = parse.argument(None, parse.path, "CSV file to write: one row per file")
+    csv: Path | None = parse.argument(None, parse.path, "CSV file to write, one row per image or video")
     error: float = parse.argument(0.05, parse.share, parse.ERROR_TEXT)
     overwrite: bool = parse.argument(
         False,
@@ -56,9 +56,7 @@ class InferenceArguments:
     annotate: Path | None = parse.argument(
         None, parse.path, "output folder for copies of the images and videos with boxes and scores"
     )
-    evidence: bool = parse.argument(
-        False, parse.boolean, "with --annotate: also draw Grad-CAM heatmaps for the class fake"
-    )
+    evidence: bool = parse.argument(False, parse.boolean, "with --annotate: add Grad-CAM heatmaps for the class fake")
     serve: bool = parse.argument(False, parse.boolean, "start a local web page for uploading images and videos")
     host: str = parse.argument(
         "127.0.0.1",
@@ -83,7 +81,7 @@ class InferenceArguments:
     max_megapixels: float = parse.argument(
         MAX_MEGAPIXELS,
         parse.positive,
-        "largest image to score, in megapixels (for WebP, half of it); larger images get no score",
+        "size limit for images, in megapixels; half of it for WebP; larger images get no score",
     )
     detector: str | None = parse.argument(
         None,
@@ -91,7 +89,7 @@ class InferenceArguments:
         f"face detector: {', '.join(DETECTORS)} (default: the detector of the training data, or retinaface)",
     )
     detector_weights: Path | None = parse.argument(
-        None, parse.path, "RetinaFace checkpoint (default: the published one, downloaded once)"
+        None, parse.path, "RetinaFace checkpoint file (default: the published one, downloaded once)"
     )
     precision: str = parse.argument(
         "auto",

@@ -120,10 +120,16 @@ class PreprocessingArguments:
         "machines",
     )
     num_shards: int = parse.argument(
-        1, parse.count, "number of shards; if above 1 and without --shard, write only the label files", "machines"
+        1,
+        parse.count,
+        "number of shards; above 1 and without --shard, the command writes only the label files",
+        "machines",
     )
     shard: int | None = parse.argument(
-        None, parse.count_or_zero, "index of the shard to process, from 0; writes no label files", "machines"
+        None,
+        parse.count_or_zero,
+        "index of the shard to process, from 0; the command then writes no label files",
+        "machines",
     )
     jobs: int = parse.argument(
         1, parse.count, "number of parallel processes on this machine, one shard each", "machines"
@@ -298,7 +304,7 @@ def run(args: PreprocessingArguments) -> None:
     speeds = None
     if all(video.file.is_dir() for video in videos):
         description = {"all_faces": False, "videos": str(args.videos.resolve())}
-        print("note: the dataset consists of face crops; the label files point to these")
+        print("note: the dataset consists of face crops; the label files point to them")
     elif args.num_shards > 1 and args.shard is None:
         recipe = read_recipe(face_folder)
         if recipe is None:
@@ -386,7 +392,7 @@ def write_outputs(
     if unfinished:
         shards = first_ten([str(shard) for shard in sorted({shard_of[video.folder] for video in unfinished})])
         missing = f"; missing shards: {shards}" if args.num_shards > 1 else ""
-        print(f"note: {len(unfinished)} videos are not processed yet{missing}")
+        print(f"note: {len(unfinished)} videos are not processed yet{missing}; run the same command again for them")
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
         raise InputError(

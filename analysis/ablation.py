@@ -254,7 +254,7 @@ def run(args: AblationArguments, passed_on: list[str]) -> None:
                 bar.write(f"failed: {job.folder.name}, see {job.log}", file=sys.stderr)
     failures = f"{len(failed)} of {len(all_runs)} runs failed: " + first_ten([f"see {job.log}" for job in failed])
     if len(failed) == len(all_runs):
-        raise InputError(f"{failures}.")
+        raise InputError(f"{failures}; fix the cause and run the same command again.")
 
     tables: Tables = {}
     default_runs = runs.get("default", [])

@@ -71,7 +71,10 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
     for run, extra in ((first, images[0] - images[1]), (second, images[1] - images[0])):
         if extra:
             names = first_ten([f"{dataset} {path}" for dataset, path in sorted(extra)])
-            raise InputError(f"the runs were tested on different images; {len(extra)} are only in {run}: {names}.")
+            raise InputError(
+                f"the runs were tested on different images; {len(extra)} are only in {run}: {names}; test both runs on "
+                "the same label files."
+            )
     pairs, changed = {}, []
     for dataset, scored in one.items():
         index = {path: i for i, path in enumerate(other[dataset].paths)}
@@ -80,10 +83,15 @@ def pair_runs(first: Path, second: Path) -> dict[str, Pair]:
         changed += [f"{dataset} {scored.paths[i]}" for i in differ]
         pairs[dataset] = scored, scored._replace(scores=other[dataset].scores[order])
     if changed:
-        raise InputError(f"the runs differ in the labels of {len(changed)} images: {first_ten(changed)}.")
+        raise InputError(
+            f"the runs differ in the labels of {len(changed)} images: {first_ten(changed)}; test both runs on the same "
+            "label files."
+        )
     for dataset, (scored, _) in pairs.items():
         if len(set(score_videos(scored, "mean").labels)) < 2:
-            raise InputError(f"the test set of {dataset} has one class only; the AUC needs real and fake images.")
+            raise InputError(
+                f"the test set of {dataset} has one class only; give runs that were tested on both classes."
+            )
     return pairs
 
 
@@ -136,9 +144,9 @@ def describe_method(first: Path, second: Path, video_score: str) -> str:
     """Describe how the runs are compared."""
     return (
         f"The difference is the AUC of {second} (B) minus the AUC of {first} (A) on the same images. "
-        f"The score of a face is the {video_score} of its frame scores; a video has the score of its highest face. "
-        "The test is DeLong's test for clusters of images (Obuchowski, 1997), because frames of one video, and videos "
-        "of one source, are not independent."
+        f"The score of a face is the {video_score} of its frame scores; the score of a video is its highest face "
+        "score. The test is DeLong's test for clusters of images (Obuchowski, 1997), because frames of one video, and "
+        "videos of one source, are not independent."
     )
 
 

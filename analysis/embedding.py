@@ -228,8 +228,9 @@ def run(args: EmbeddingArguments, world: World) -> None:
     labels = faces.labels[positions]
     if len(labels) < 4 or len(set(labels)) < 2:
         raise InputError(
-            f"{len(labels)} readable images with {len(set(labels))} class(es) are too few; this study needs at least "
-            "four images and both classes."
+            f"--dataset {args.dataset}: the study needs four readable images and both classes, and has {len(labels)} "
+            f"readable images of {' and '.join(CLASSES[label] for label in sorted(set(labels))) or 'no class'}; give "
+            "a larger --max_images or another --dataset."
         )
     names = ["G", *(f"z_{i}" for i in range(1, network.num_LIBs + 1))]
     features = dict(zip(names, stacked.transpose(1, 0, 2), strict=True))

@@ -284,8 +284,8 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     sentences = [
         f"The study uses {images:,} image{'s' * (images != 1)} of the test set of {dataset}.",
         f"A block's map is its Grad-CAM heatmap for fake: {side} x {side}, enlarged to {size} x {size} pixels.",
-        f"The overlap of two maps is the IoU of their hottest {HOT:.0%} of pixels; pixels at zero never count.",
-        "Compare it with the overlap across different images: smooth maps may be high at one place on every face.",
+        f"The overlap of two maps is the IoU of their hottest {HOT:.0%} of pixels; pixels with value 0 never count.",
+        "Compare it with the overlap across different images: smooth maps may peak at one place on every face.",
         "A flat map has one value everywhere, usually zero because no pixel is evidence for fake.",
     ]
     if side == 1:

@@ -185,7 +185,7 @@ def make_plan(args: ReproduceArguments, passed_on: list[str]) -> tuple[list[Step
             f"in --videos; give --videos {base_name(absent[0])}=FOLDER."
         )
     if absent:
-        print(f"note: left out, because they have no label files and no folder in --videos: {first_ten(absent)}")
+        print(f"note: datasets left out (no label files, no folder in --videos): {first_ten(absent)}")
 
     steps = [preparation_step(dataset, args, base, estimator) for dataset in needed if dataset not in absent]
     if args.table in ABLATIONS:

@@ -203,8 +203,8 @@ def describe_method(dataset: str, numbers: dict[str, Any]) -> str:
     return (
         f"The study scores {images:,} images of {videos:,} videos from the test set of {dataset}. "
         f"Corruptions change the image at the network's input size, {size} x {size} pixels. "
-        f"The score of a face is the {numbers['video_score']} of its frame scores; a video has the score of its "
-        f"highest face.{same} "
+        f"The score of a face is the {numbers['video_score']} of its frame scores; the score of a video is its highest "
+        f"face score.{same} "
         f"The 95 % intervals of the changes come from clusters of images: one per {numbers['cluster_unit']}."
     )
 
@@ -272,8 +272,10 @@ def run(args: RobustnessArguments, world: World) -> None:
     test_set = read_test_set(args, size)
     chosen = choose_positions(len(test_set), args.max_images)
     if len(set(test_set.labels[chosen])) < 2:
-        limit = "" if args.max_images is None else f"--max_images {args.max_images}: "
-        raise InputError(f"{limit}the chosen images of {args.dataset} have one class only; the AUC needs both classes.")
+        raise InputError(
+            f"--max_images {args.max_images}: the chosen images of {args.dataset} have one class only; give a larger "
+            "number."
+        )
     faces = CorruptedFaces(test_set, chosen, args.corruptions)
     prepare_folder(args.folder)
     bad_images = BadImages(args.skip_bad_images)
@@ -291,7 +293,7 @@ def run(args: RobustnessArguments, world: World) -> None:
         return
     clean, unit = collect_scores(test_set, positions, scores[:, 0], args.dataset_root)
     if len(set(score_videos(clean, args.video_score).labels)) < 2:
-        raise InputError(f"the readable images of {args.dataset} have one class only; the AUC needs both classes.")
+        raise InputError(f"the readable images of {args.dataset} have one class only; replace the unreadable images.")
     measured = [measure(clean, column, args.video_score) for column in scores.T]
     corruptions: dict[str, list[dict[str, float]]] = {name: [] for name in args.corruptions}
     for (name, strength), result in zip(faces.corruptions, measured[1:], strict=True):

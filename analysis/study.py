@@ -115,7 +115,9 @@ def read_test_set(args: StudyArguments, size: int) -> FaceImages:
     root = root_of(args.dataset, args.data_root)
     faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, root, size), size)
     if len(set(faces.labels)) < 2:
-        raise InputError(f"--dataset {args.dataset}: the test set has one class only; a study needs real and fake.")
+        raise InputError(
+            f"--dataset {args.dataset}: the test set has one class only, but a study needs both; give another dataset."
+        )
     return faces
 
 

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="checkpoint to score with")
     parser.add_argument("--dataset", default="demo", help="dataset to score (default: demo)")
-    parser.add_argument("--splits", nargs="+", default=["test"], help="its splits to score (default: test)")
+    parser.add_argument("--splits", nargs="+", default=["test"], help="splits of the dataset to score (default: test)")
     parser.add_argument("--dataset_root", type=Path, default=Path("dataset"), help="folder of the label files")
     parser.add_argument("--data_root", type=Path, default=Path("."), help="base folder of paths in the label files")
     args = parser.parse_args(argv)

@@ -26,11 +26,13 @@ def main() -> None:
     """Print the share of faces with each note."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="best checkpoint of a finished training")
-    parser.add_argument("--dataset", required=True, help="test set")
+    parser.add_argument("--dataset", required=True, help="name of the dataset whose test set is scored")
     parser.add_argument("--dataset_root", type=Path, default=Path("dataset"), help="folder of the label files")
     parser.add_argument("--data_root", type=Path, default=Path("."), help="base folder of paths in the label files")
     parser.add_argument("--images", type=int, default=500, help="number of images, evenly spaced (default: 500)")
-    parser.add_argument("--jpeg", type=int, help="compress each face first, with this JPEG quality")
+    parser.add_argument(
+        "--jpeg", type=int, help="JPEG quality to compress each face with first (default: no compression)"
+    )
     args = parser.parse_args()
     network, checkpoint = load_trained(args.model)
     faces = FaceImages(read_split(args.dataset, "test", args.dataset_root, args.data_root), checkpoint["args"]["size"])

@@ -88,7 +88,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=4000, help="number of images (default: 4000)")
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     args = parser.parse_args()
     shape = (args.images, args.size, args.size, 3)

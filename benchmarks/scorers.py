@@ -6,7 +6,7 @@ The authors' way is the way of benchmarks/evaluation.py. The other ways compute 
 channels-last weights, in fp32 and in bf16; --compile adds torch.compile with freezing, which needs a C++ compiler and
 minutes. All score the same random images in turns. A CPU without bf16 instructions computes bf16 in PyTorch slowly, and
 in OpenVINO in fp32. The last line is JSON: images per second (medians of the turns), seconds to prepare (start and
-first batch, less a later batch), and the number of images from which on OpenVINO pays for its preparation.
+first batch, less a later batch), and the number of images from which OpenVINO, with its preparation, is faster.
 """
 
 import copy
@@ -61,7 +61,7 @@ def make_scorer(network: LIBNetwork, way: str, precision: str, size: int) -> nn.
 
 
 def break_even(pytorch: float, openvino: float, seconds: float) -> int | None:
-    """Return the number of images from which on OpenVINO pays for its `seconds` to prepare; None if it never does.
+    """Return the number of images from which OpenVINO is faster, with its `seconds` to prepare; None if it never is.
 
     Args:
         pytorch: images per second.

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--bs", type=numbers, default=[16, 32, 64, 128, 256], help="comma-separated batch sizes")
     parser.add_argument("--num_LIBs", type=numbers, default=[1, 2, 4], help="comma-separated numbers of LIBs")
     parser.add_argument("--gpu_num", help="GPU number, or cpu")
-    parser.add_argument("--plot", type=Path, help="file to draw the plot in")
+    parser.add_argument("--plot", type=Path, help="image file to write the plot to")
     options = parser.parse_args()
     world = World(options.gpu_num)
     precision = choose_precision("auto", world.device)

@@ -35,8 +35,8 @@ def images_per_second(program: list[str], options: str, root: Path) -> float:
 def main() -> None:
     """Print the speeds of both sides in each case, and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, help="another checkout")
-    parser.add_argument("--processes", type=int, help="number of processes for torchrun")
+    parser.add_argument("--before", type=Path, help="folder of the other checkout")
+    parser.add_argument("--processes", type=int, help="number of processes to compare with one")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each side and case (default: 3)")
     args = parser.parse_args()
     os.environ.pop("GOMP_SPINCOUNT", None)  # each checkout sets its own

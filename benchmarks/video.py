@@ -2,8 +2,8 @@
 
     python -m benchmarks.video --model CHECKPOINT VIDEO [other arguments of inference.py]
 
-``detect`` includes loading the face detector, and ``detect`` and ``score`` include the conversion to OpenVINO. The
-scores of the variants of a face count to ``spread`` alone. ``rest`` is the remaining time of the process: start and end
+``detect`` includes loading the face detector, and ``detect`` and ``score`` include the conversion to OpenVINO. Only
+``spread`` includes the scoring of the variants of a face. ``rest`` is the remaining time of the process: start and end
 of Python, tracks (they import SciPy), notes and verdict. The last line is JSON: wall and CPU seconds, and the peak
 memory in MiB before the first frame and at the end.
 """

@@ -54,7 +54,7 @@ def match_videos(root: Path, folder: str, pattern: str, shape: str) -> Iterator[
         path = file.relative_to(root).as_posix()
         match = re.fullmatch(pattern, path.removesuffix(file.suffix), re.IGNORECASE)
         if match is None:
-            raise InputError(f"{file}: the path does not end as in {shape}; rename or remove the file.")
+            raise InputError(f"{file}: the path does not end like {shape}; rename or remove the file.")
         yield path, match
 
 
@@ -92,7 +92,7 @@ def match_files(names: Iterable[str], files: Iterable[Path]) -> dict[str, Path]:
             if listed and on_disk:
                 if len(listed) + len(on_disk) > 2:
                     raise InputError(
-                        f"cannot tell which file is {first_ten(listed)} of the list: found "
+                        f"no unique match between the listed {first_ten(listed)} and the files "
                         f"{first_ten(list(map(str, on_disk)))}; rename or remove the wrong files."
                     )
                 found[listed[0]] = on_disk[0]
@@ -155,7 +155,7 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text; save it as UTF-8.") from error
     except ValueError as error:
-        raise InputError(f"{file} cannot be read: {error}; is it the right file?") from error
+        raise InputError(f"{file} cannot be read: {error}; replace the file.") from error
 
 
 def read_json(file: Path) -> dict[str, dict]:
@@ -184,10 +184,12 @@ def read_csv(file: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, 
             for row in reader
         ]
     except csv.Error as error:
-        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}).") from error
+        raise InputError(f"{file}: line {reader.line_num}: not valid CSV ({error}); correct it.") from error
     header = reader.fieldnames or []
     if absent := [column for column in columns if column not in header]:
-        raise InputError(f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}.")
+        raise InputError(
+            f"{file}: the header '{','.join(header)}' has no column {' and no column '.join(absent)}; add it."
+        )
     for line, row in rows:
         if not all(row[column] for column in columns):
             raise InputError(f"{file}: line {line}: {' or '.join(columns)} is empty; fill it in.")

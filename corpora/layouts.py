@@ -126,11 +126,14 @@ def find_videos(dataset: str, root: Path, name: str, split: str = "disjoint") ->
     if found := find_listed(file for video in videos for file in (video.file, video.mask) if file):
         videos = [replace(v, file=found.get(v.file, v.file), mask=v.mask and found.get(v.mask, v.mask)) for v in videos]
     if not videos:
-        raise InputError(f"--videos {root}: there are no videos of {dataset}; found {describe_content(root)}.")
+        raise InputError(
+            f"--videos {root} has no videos of {dataset}; found {describe_content(root)}; give its root folder."
+        )
     if not any(video.file.exists() for video in videos):
         folders = first_ten(sorted({str(v.file.parent) for v in videos}))
         raise InputError(
-            f"--videos {root}: none of the {len(videos)} videos of {dataset} is on the disk; looked in {folders}."
+            f"--videos {root} has none of the {len(videos)} videos of {dataset}; looked in {folders}; give its "
+            "root folder."
         )
     return videos
 
@@ -186,7 +189,7 @@ def deepfakedetection(dataset: str, root: Path) -> list[SourceVideo]:
         shape = ("ACTOR__SCENE.mp4", "ACTOR_ACTOR__SCENE__CODE.mp4")[label]
         for path, match in match_videos(root, folder, f"{folder}/{pattern}", shape):
             if bool(match[2]) != bool(label):
-                raise InputError(f"{root / path}: the file name is not as {shape}; rename or remove it.")
+                raise InputError(f"{root / path}: the file name is not like {shape}; rename or remove it.")
             people, source = frozenset(filter(None, match.groups()[:2])), frozenset({f"{match[1]}__{match[3]}"})
             mask = masks / PurePath(path).name if label else None
             videos.append(replace(_video(root, path, label, "", people, source), mask=mask))
@@ -237,7 +240,7 @@ def dfdc_preview(dataset: str, root: Path) -> list[SourceVideo]:
         if label not in CLASSES or split not in ("train", "test"):
             raise InputError(
                 f"{root / 'dataset.json'}: {path} has the set '{split}' (expected train or test) and the label "
-                f"'{label}' (expected real or fake)."
+                f"'{label}' (expected real or fake); download the file again."
             )
         declared = {str(entry[key]) for key in ("target_id", "swapped_id") if entry.get(key) not in (None, "")}
         # In the file name, every number of four or more digits is an actor.
@@ -268,7 +271,10 @@ def dfdc(dataset: str, root: Path) -> list[SourceVideo]:
             check_path(file, part / "metadata.json")
             label = str(entry.get("label")).lower()[:40]
             if label not in CLASSES:
-                raise InputError(f"{part / 'metadata.json'}: {file} has the label '{label}'; expected REAL or FAKE.")
+                raise InputError(
+                    f"{part / 'metadata.json'}: {file} has the label '{label}' (expected REAL or FAKE); download the "
+                    "file again."
+                )
             split_of[file] = "val" if part in validation else "train"
             source = frozenset({str(entry.get("original") or file)})
             videos.append(_video(root, f"{part.name}/{file}", CLASSES.index(label), split_of[file], source, source))
@@ -508,8 +514,9 @@ def _from_tree(root: Path) -> list[SourceVideo]:
             duplicates.append(replace(video, split="", left_out=DUPLICATE))
     if not videos:
         raise InputError(
-            f"--videos {root}: no videos or photos in folders named real or fake; looked for "
-            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {describe_content(root)}."
+            f"--videos {root} has no videos or photos in folders named real or fake; looked for "
+            f"{', '.join((*VIDEO_ENDINGS, *IMAGE_ENDINGS))}; found {describe_content(root)}; rename the folders, or "
+            "give a CSV file."
         )
     if skipped:
         print(f"note: {root}: skipped {format_counts(skipped)}")

@@ -45,7 +45,7 @@ class ListArguments:
         parse.path, "one JSON list of DeepfakeBench, or text lists of GenD (one image path per line)", "+"
     )
     root: Path = parse.required(
-        parse.path, "base folder of the images; leading parts of the listed paths may be missing in it"
+        parse.path, "base folder of the images; the listed paths may have additional leading folders"
     )
     name: str = parse.required(parse.folder_name, "name of the dataset, for its folder of label files")
     dataset_root: Path = parse.argument(Path("dataset"), parse.path, "folder of the label files")
@@ -91,9 +91,10 @@ def read_deepfakebench(file: Path, compression: str | None) -> list[Listed]:
         raise InputError(f"{file} cannot be read as JSON ({error}); give a list of DeepfakeBench.") from error
     found = sorted({key for keys, _ in videos for key in keys[:-1] if key in COMPRESSIONS})
     if compression is None and len(found) > 1:
-        raise InputError(f"{file} has several compressions; choose --compression {' or '.join(found)}.")
+        raise InputError(f"{file} has several compressions; give --compression {' or '.join(found)}.")
     if compression is not None and compression not in found:
-        raise InputError(f"--compression {compression}: {file} has {' and '.join(found) or 'no compression'}.")
+        advice = f"has only {' and '.join(found)}; give another value" if found else "has no compressions; leave it out"
+        raise InputError(f"--compression {compression}: {file} {advice}.")
     listed = []
     for keys, video in videos:
         split = next((key for key in keys[2:] if key in SPLITS), None)
@@ -187,7 +188,9 @@ def find_start(listed: list[Listed], root: Path) -> int:
         if any(tail and root.joinpath(*tail).is_dir() for tail in tails):
             return start
     listed_folders = first_ten([str(one.folder) for one in listed]) or "none"
-    raise InputError(f"--root {root}: no listed folder is there, with or without its first parts: {listed_folders}.")
+    raise InputError(
+        f"--root {root} has no listed folder, even without leading folders: {listed_folders}; give another."
+    )
 
 
 def find_origin(path: str) -> Origin:

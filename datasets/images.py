@@ -94,7 +94,9 @@ class FaceImages(Dataset):
             return resize(read_image(self.file(position)), self.size)
         image = pack.read(row)
         if image is None:
-            raise InputError(f"{self.file(position)}: its copy in {pack.folder} is damaged; run datasets.pack again")
+            raise InputError(
+                f"{self.file(position)}: its copy in {pack.folder} is damaged; run python -m datasets.pack"
+            )
         return image
 
     def __getitem__(self, index: int | tuple[int, int]) -> tuple[Tensor, int, int] | BadImage:

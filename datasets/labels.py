@@ -172,7 +172,7 @@ def read_split(dataset: str, split: str, dataset_root: Path, data_root: Path, si
         if paths:
             raise InputError(
                 f"{label_folder}: {len(paths)} of the {len(videos)} folders in {split}_real.txt and {split}_fake.txt "
-                f"{problem} under --data_root {data_root}: {first_ten(paths)}."
+                f"{problem} under --data_root {data_root}: {first_ten(paths)}; correct --data_root or the label files."
             )
     declared_frames = sum(frames for of_class in entries for _, frames in of_class)
     found = sum(len(v.images) for v in videos)

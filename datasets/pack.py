@@ -35,7 +35,7 @@ class PackArguments:
         Path("dataset"), parse.path, "folder of the label files; the command writes the pack to the dataset's subfolder"
     )
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT)
-    num_workers: int = parse.argument(12, parse.count_or_zero, "worker processes, at most one per core")
+    num_workers: int = parse.argument(12, parse.count_or_zero, "number of worker processes, at most one per core")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m docs.generate
 
-The first comes from the commands' arguments, the second from evaluation/published.json.
+The arguments come from the commands, and the tables from evaluation/published.json.
 """
 
 import argparse

@@ -195,8 +195,8 @@ def make_warning(scored: Scores, unit: str) -> str:
         return ""
     shared = "" if unit == "video" else f", counting videos that share a {unit} once"
     return (
-        f"The test set is small: {real} independent real and {fake} independent fake videos{shared}. Numbers from "
-        f"fewer than {SMALL} may change considerably with other videos."
+        f"The test set is small: {real} independent real and {fake} independent fake videos{shared}. With fewer "
+        f"than {SMALL} per class, other videos may give very different numbers."
     )
 
 

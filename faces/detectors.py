@@ -117,7 +117,9 @@ def load_retinaface(file: Path) -> RetinaFace:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"--detector_weights: {file} is not a RetinaFace checkpoint: it is not a dict of tensors.")
+        raise InputError(
+            f"--detector_weights: {file} is not a RetinaFace checkpoint (not a dict of tensors); give another file."
+        )
     state = {str(key).removeprefix("module."): value for key, value in state.items()}
     network = RetinaFace(ResNet50() if "body.layer1.0.conv1.weight" in state else MobileNet025())
     try:
@@ -125,7 +127,8 @@ def load_retinaface(file: Path) -> RetinaFace:
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()[:160]
         raise InputError(
-            f"--detector_weights: {file} is not a RetinaFace checkpoint with MobileNet-0.25 or ResNet-50: {reason}"
+            f"--detector_weights: {file} is not a RetinaFace checkpoint with MobileNet-0.25 or ResNet-50 ({reason}); "
+            "give another file."
         ) from error
     return network.eval()
 

@@ -3,8 +3,8 @@
     python -m fuzz
     python -m fuzz label_file predictions_csv --cases 100000
 
-Each case must end in an answer or in one sentence, within 10 seconds and 2 GB. The command stops a target at its first
-failure, keeps the input in output/fuzz/, and returns exit code 1. output/fuzz/TARGET.log has the traceback.
+Each case must end with a result or a one-sentence error, within 10 seconds and 2 GB. The command stops a target at its
+first failure, keeps the input in output/fuzz/, and returns exit code 1. output/fuzz/TARGET.log has the traceback.
 """
 
 import io

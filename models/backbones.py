@@ -158,7 +158,7 @@ def build_network(model: str, num_LIBs: int, size: int, pretrained: bool | Path 
             features = backbones[0].eval()(torch.zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         reason = str(error) or type(error).__name__
-        raise InputError(f"--model {model} does not work with --size {size}: {reason}.") from error
+        raise InputError(f"--model {model} does not work with --size {size} ({reason}); change one of them.") from error
     if features.ndim != 2:
         raise InputError(
             f"--model {model} returns features of shape {tuple(features.shape)}, not B x d; choose another model."

@@ -166,7 +166,7 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
     else:
         checkpoint = read_torch_file(file, flag, "" if scoring else CONTINUING)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise InputError(f"{flag}: {file} is not a training checkpoint: it has no entry 'state_dict'.")
+        raise InputError(f"{flag}: {file} is not a training checkpoint (no entry 'state_dict'); give another file.")
     if "args" not in checkpoint:
         checkpoint["args"] = infer_settings(checkpoint["state_dict"])
         checkpoint["channels"] = "BGR"
@@ -190,7 +190,9 @@ def load_checkpoint(file: Path, flag: str = "--resume_model", scoring: bool = Fa
         "faces": _is_recipe(checkpoint.get("faces")),
     }
     if invalid := [name for name, is_valid in (*plain.items(), *valid.items()) if not is_valid]:
-        raise InputError(f"{flag}: {file} is not a training checkpoint: entry '{invalid[0]}' is missing or invalid.")
+        raise InputError(
+            f"{flag}: {file} is not a training checkpoint (entry '{invalid[0]}' is missing or invalid); give another."
+        )
     checkpoint["state_dict"] = from_official(state)
     # before a resumed training replaces the file
     checkpoint["sha256"] = sha256(file / CONFIG if file.is_dir() else file)

@@ -103,7 +103,9 @@ def find_model(model: Path, flag: str) -> Path:
         raise InputError(f"{flag}: there is no file or folder {model}, and {reason}.") from error
     found = Path(folder)
     if missing := [file for file in (CONFIG, WEIGHTS) if not (found / file).is_file()]:
-        raise InputError(f"{flag}: {model} on {constants.ENDPOINT} has no {missing[0]}, so it is not a shared model.")
+        raise InputError(
+            f"{flag}: {model} on {constants.ENDPOINT} has no {missing[0]}, so it is no shared model; give another name."
+        )
     if not COMMIT.fullmatch(revision) and current_rank() == 0:
         print(f"note: using {name}@{found.name}; this name will always mean these files", file=sys.stderr)
     return found
@@ -128,7 +130,8 @@ def read_shared_model(folder: Path, flag: str) -> dict[str, Any]:
             raise TypeError("not a JSON object")
     except (ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256."
+            f"{flag}: {config} does not describe a model of this project: it is damaged, or has no weights_sha256; "
+            "download the model again."
         ) from error
     entries = {**entries, "state_dict": _read_tensors(folder / WEIGHTS, "weights_sha256", expected, flag)}
     if (expected := entries.get("features_sha256")) is not None:
@@ -150,7 +153,7 @@ def _read_tensors(file: Path, key: str, expected: str, flag: str) -> dict[str, A
     try:
         tensors = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{flag}: {file} is not a safetensors file.") from error
+        raise InputError(f"{flag}: {file} is not a safetensors file; download the model again.") from error
     # The file's own layout is not aligned as PyTorch's is, which changes the rounding of scores.
     return {name: value.clone() for name, value in tensors.items()}
 

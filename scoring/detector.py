@@ -134,8 +134,8 @@ class ForgeryDetector:
             self.detector_description = description
             if self._training_weights not in (None, description["weights"]):
                 print(
-                    "note: the training faces were detected with other weights of the face detector; give the file "
-                    "with those weights to --detector_weights",
+                    "note: the training faces were detected with other weights of the face detector; give these "
+                    "weights with --detector_weights",
                     file=sys.stderr,
                 )
         return self._detect

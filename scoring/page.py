@@ -330,7 +330,7 @@ def check_requests(folder: Path) -> Callable[..., Awaitable[None]]:
                 raise HTTPException(429, f"{MAX_WAITING} files are waiting already; try again in a few minutes.")
         elif route == ANSWERS:
             if owners.get(request.query_params.get("session_hash")) != visitor:
-                raise HTTPException(403, "These answers are for another visitor.")
+                raise HTTPException(403, "These answers are for another visitor; reload the page.")
         elif route == FILE:
             path = os.path.abspath(request.path_params["path_or_url"])
             if not visitor or not path.startswith(os.path.join(folder, _prefix(visitor))):
@@ -411,7 +411,9 @@ def launch(
             prevent_thread_lock=True,
         )
     except OSError as problem:
-        raise InputError(f"--serve cannot listen on {host}, port {port or 'from 7860'}: {problem}") from problem
+        raise InputError(
+            f"--serve cannot listen on {host}, port {port or 'from 7860'}: {problem}; give another --port."
+        ) from problem
     return page
 
 

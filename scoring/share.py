@@ -28,7 +28,7 @@ class ShareArguments:
     checkpoint: Path = parse.positional(parse.path, parse.MODEL_TEXT)
     folder: Path = parse.positional(parse.path, "folder to create")
     tests: list[Path] = parse.positional(
-        parse.path, "run folders whose results.json the model card shows (default: the checkpoint's folder)", "*"
+        parse.path, "folders of tests to show in the model card (default: the folder of the checkpoint)", "*"
     )
 
 
@@ -176,7 +176,9 @@ def run(args: ShareArguments) -> None:
     tests, name = find_tests(args, checkpoint["sha256"]), args.folder.absolute().name
     write_shared_model(args.folder, checkpoint, model_card(name, checkpoint, tests))
     datasets = ", ".join(dataset for tested in tests.values() for dataset in tested)
-    print(f"{args.folder}: SHA-256 {sha256(args.folder / CONFIG)} of {CONFIG}; measured: {datasets or 'nothing'}")
+    print(
+        f"{args.folder / CONFIG}: SHA-256 {sha256(args.folder / CONFIG)}; tests in the model card: {datasets or 'none'}"
+    )
     print(f"add a licence and the terms of the training data to {args.folder / CARD}, then upload:")
     print(f"hf upload USER/{name} {args.folder}")
 

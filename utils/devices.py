@@ -74,8 +74,8 @@ def worker_count(requested: int, processes: int = 1) -> int:
     if cores == os.cpu_count():
         cores //= processes
     if requested > cores:
-        where = "here" if processes == 1 else "of each process"
-        print(f"note: --num_workers {requested} is more than the {cores} cores {where}; using {cores} workers")
+        limit = "one per core" if processes == 1 else "one per core of each process"
+        print(f"note: --num_workers {requested} is too high; using {cores}, {limit}")
     return min(requested, cores)
 
 

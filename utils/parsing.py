@@ -28,8 +28,8 @@ USUAL_NAMES = {
 # Help texts of flags that several commands have.
 GPU_NUM_TEXT = "GPU numbers such as 0,1, or cpu (default: all GPUs, or the CPU if there are none)"
 ERROR_TEXT = (
-    "error rate of the verdicts: largest share of real videos called fake, and of fake videos called real (0 to 1); a "
-    "score between the two cutoffs is uncertain"
+    "maximum false positive rate and false negative rate of the verdicts (0 to 1); a score between the two cutoffs is "
+    "uncertain"
 )
 MODEL_TEXT = (
     "checkpoint of training.py or of the authors' release, folder of a shared model, or its name on the Hugging Face "

@@ -81,4 +81,4 @@ def read_torch_file(file: Path, flag: str, member: str = "") -> Any:
         reason = "it is damaged, incomplete, or not a PyTorch file"
         if "Weights only" in str(error) and zipfile.is_zipfile(file):
             reason = "it contains Python objects, which could run code and are not loaded"
-        raise InputError(f"{flag}: {file} cannot be loaded as a checkpoint: {reason}.") from error
+        raise InputError(f"{flag}: {file} cannot be loaded as a checkpoint: {reason}; give another file.") from error

@@ -38,8 +38,8 @@ class TrainingArguments:
     name: str = parse.argument(
         "train_model",
         parse.folder_name,
-        "run name: the folder under --save_path; without --name, a resumed run keeps its name, and a test is named "
-        "after the folder of its checkpoint, with _test appended",
+        "run name, which is its folder under --save_path (without --name, a resumed run keeps its name, and a test "
+        "adds _test to the folder name of its checkpoint)",
         "run",
     )
     gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "run")
@@ -113,7 +113,10 @@ class TrainingArguments:
         "train",
     )
     num_workers: int = parse.argument(
-        12, parse.count_or_zero, "loader processes per training process, at most its share of the cores", "train"
+        12,
+        parse.count_or_zero,
+        "number of loader processes per training process; all together at most one per core",
+        "train",
     )
     size: int = parse.argument(
         224, parse.size, "input size of the network in pixels: images are resized to size x size", "train"
