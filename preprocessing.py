@@ -391,8 +391,8 @@ def write_outputs(
         print(f"contact sheet of {rows} videos: {label_folder / 'contact_sheet.png'}")
     if unfinished:
         shards = first_ten([str(shard) for shard in sorted({shard_of[video.folder] for video in unfinished})])
-        missing = f"; missing shards: {shards}" if args.num_shards > 1 else ""
-        print(f"note: {len(unfinished)} videos are not processed yet{missing}; run the same command again for them")
+        advice = f"run the missing shards: {shards}" if args.num_shards > 1 else "run the same command again"
+        print(f"note: {len(unfinished)} videos are not processed yet; {advice}")
     empty = [name for name, count in report["label_files"].items() if not count["videos"]]
     if len(empty) == len(report["label_files"]):
         raise InputError(
