@@ -1,10 +1,11 @@
 """Compare the training speed of two checkouts, or of one and several processes, for docs/performance.md.
 
     git worktree add /tmp/before COMMIT
-    python -m benchmarks.training_speed --before /tmp/before [--rounds 3]
+    python -m benchmarks.training_speed --before /tmp/before [--rounds 3] [--precision fp32]
     python -m benchmarks.training_speed --processes 2
 
 Both sides train the same epoch in turns, with the Python that runs this command. train.log gives the images per second.
+--precision is for this checkout alone, because older ones have no such flag.
 """
 
 import argparse
@@ -38,9 +39,10 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="folder of the other checkout")
     parser.add_argument("--processes", type=int, help="number of processes to compare with one")
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each side and case (default: 3)")
+    parser.add_argument("--precision", default="auto", help="--precision of this checkout (default: auto)")
     args = parser.parse_args()
     os.environ.pop("GOMP_SPINCOUNT", None)  # each checkout sets its own
-    here = [str(HERE / "training.py")]
+    here = [str(HERE / "training.py"), "--precision", args.precision]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
     pair = ([str(args.before / "training.py")], here) if args.before else (here, [*torchrun, *here])
     for case, (options, people) in CASES.items():
