@@ -296,7 +296,7 @@ def evaluate(
     found = [(torch.cat(positions).numpy(), torch.cat(scores).cpu().numpy())] if positions else []
     parts = [part for parts in world.gather_objects(found) for part in parts]
     if not parts:
-        raise InputError(f"{title}: none of the {image_count} images can be read; replace them.")
+        raise InputError(f"{title}: none of the {image_count} images can be read; check --data_root, or replace them.")
     position, score = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     if not np.isfinite(score).all():
         raise InputError(

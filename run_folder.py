@@ -93,7 +93,7 @@ class RunFolder:
             self._stack.enter_context(FileLock(self.path / ".lock", timeout=0))
             self.same_run = self._check()  # again: another run may have ended here since
             if self.same_run and modified(self.last) != self._newest:
-                raise InputError(f"another command has just continued {self.path}; run this one again.")
+                raise InputError(f"another command has just continued {self.path}; run the same command again.")
             remove_stale_parts(self.path)
             if not self.same_run:
                 old = [file for pattern in (*TRAINING_FILES, *TEST_FILES) for file in self.path.glob(pattern)]

@@ -177,8 +177,8 @@ class TrainState:
             self._continue(checkpoint)
         if len(set(world.gather_objects((self.epoch, self.step)))) > 1:
             raise InputError(
-                f"the processes read different checkpoints at {args.save_path / args.name}; all machines must share "
-                "this folder."
+                f"the processes read different checkpoints at {args.save_path / args.name}; put --save_path on "
+                "a disk that all machines share."
             )
         self.model = world.wrap(self.objective)
         if not args.checkpoint_blocks and args.accumulate == 1:

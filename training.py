@@ -124,7 +124,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[TrainingArguments, C
             )
             print(
                 f"note: the learning rate jumps from {before:.1e} to {now:.1e}, because the cosine now covers "
-                f"{args.epoch} epochs; the result differs from a training of {args.epoch} epochs"
+                f"{args.epoch} epochs; the result differs from one training of {args.epoch} epochs"
             )
     check_training_arguments(args)
     if args.test and checkpoint is not None:

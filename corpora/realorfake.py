@@ -67,7 +67,8 @@ def run(args: RealOrFakeArguments) -> None:
     missing = [image for _, images in folders for image in images if not (args.clone / image).is_file()]
     if missing:
         raise InputError(
-            f"{args.clone} is not a complete clone: {len(missing)} images are missing: {first_ten(missing)}."
+            f"{args.clone} is not a complete clone; {len(missing)} images are missing: {first_ten(missing)}; "
+            "clone the repository again."
         )
     for folder, images in progress(folders, "images", unit="folders"):
         (args.faces / folder.path).mkdir(parents=True, exist_ok=True)

@@ -192,7 +192,10 @@ def export(detector: ForgeryDetector, file: Path) -> None:
         ):
             difference = float(np.abs(found - wanted.numpy()).max())
             if not difference <= tolerance:
-                raise InputError(f"--export: the {name} of ONNX Runtime and PyTorch differ by {difference:.1e}.")
+                raise InputError(
+                    f"--export {file}: not written, because the {name} of ONNX Runtime and PyTorch differ by "
+                    f"{difference:.1e}; score with PyTorch instead."
+                )
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as part:
         part.write_bytes(content)
