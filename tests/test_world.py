@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -133,6 +134,41 @@ def test_several_gpus_without_torchrun_share_a_batch_in_one_process() -> None:
     network = nn.Linear(1, 1)
     assert isinstance(world.wrap_network(network), nn.DataParallel)
     assert world.wrap(network) is network
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
+@pytest.mark.parametrize("more_threads", [0, 1])
+def test_a_training_binds_its_threads_if_there_is_one_per_core(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, more_threads: int
+) -> None:
+    every = sorted(os.sched_getaffinity(0))
+    found: dict[str, list[list[int]]] = {}
+
+    def watch(name: str) -> None:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            threads = [int(thread) for thread in os.listdir("/proc/self/task") if int(thread) != os.getpid()]
+            workers = [worker.pid for worker in multiprocessing.active_children()]
+            found[name] = [sorted(os.sched_getaffinity(number or 0)) for number in (os.getpid(), *workers)]
+            found[f"{name}, threads"] = [sorted(os.sched_getaffinity(thread)) for thread in threads]
+            return original(*args, **kwargs)
+
+        original = getattr(training if name == "evaluate" else engine, name)
+        monkeypatch.setattr(training if name == "evaluate" else engine, name, watched)
+
+    def run() -> Any:
+        torch.set_num_threads(len(every) + more_threads)
+        watch("train_step")
+        watch("evaluate")
+        code = training.main(arguments(tiny, "--num_workers", "1"))
+        return code, sorted(os.sched_getaffinity(0)), found
+
+    ((code, after, found),) = in_processes(1, run)
+    assert code == 0
+    assert after == every
+    assert found["train_step"] == [every if more_threads else every[:1], every]  # the main thread, and a loader process
+    assert found["evaluate"][0] == every
+    for core in every[1:]:
+        assert found["train_step, threads"].count([core]) == (0 if more_threads else 1)
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -2,6 +2,7 @@
 
 import os
 import random
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -77,6 +78,29 @@ def worker_count(requested: int, processes: int = 1) -> int:
         limit = "one per core" if processes == 1 else "one per core of each process"
         print(f"note: --num_workers {requested} is too high; using {cores}, {limit}")
     return min(requested, cores)
+
+
+def bind_threads() -> set[int]:
+    """Bind each thread of PyTorch on the CPU, except the main one, to a core of its own.
+
+    Else two trainings on one machine wait for each other (docs/performance.md). This needs Linux, and as many threads
+    as cores: with fewer threads, two trainings would take the same cores. Call it before PyTorch computes.
+
+    Returns:
+        The core that is left for the main thread; empty if no thread was bound.
+    """
+    threads = Path("/proc/self/task")
+    if not threads.is_dir() or torch.get_num_threads() != core_count():
+        return set()
+    before = set(os.listdir(threads))
+    torch.ones(1 << 20).add_(1)  # the first work for several threads starts them
+    started = sorted(set(os.listdir(threads)) - before, key=int)
+    first, *others = sorted(os.sched_getaffinity(0))
+    if len(started) != len(others):
+        return set()
+    for thread, core in zip(started, others, strict=True):
+        os.sched_setaffinity(int(thread), {core})
+    return {first}
 
 
 def seed_everything(*key: int) -> None:
