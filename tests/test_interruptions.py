@@ -525,7 +525,7 @@ def test_a_run_that_another_command_has_continued_is_not_overwritten(
 
     monkeypatch.setattr(run_folder.RunFolder, "open", late)
     assert training.main(argv) == 2
-    assert "run this one again" in capsys.readouterr().err
+    assert "another command has just continued" in capsys.readouterr().err
     assert load_checkpoint(finished / "model_last.pth")["epoch"] == 3
 
 
