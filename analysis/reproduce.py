@@ -80,8 +80,8 @@ class ReproduceArguments:
     speed: list[float] | None = parse.argument(
         None,
         parse.scales,
-        "training images, test images and preprocessed frames per second for the estimate, such as 2000,6900,100 "
-        "(default: timings on this machine)",
+        "three speeds for the estimate, per second: training images, test images, preprocessed frames; such as "
+        "2000,6900,100 (default: timings on this machine)",
     )
     dry_run: bool = parse.argument(False, parse.boolean, "print the plan and stop")
 

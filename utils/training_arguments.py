@@ -38,8 +38,8 @@ class TrainingArguments:
     name: str = parse.argument(
         "train_model",
         parse.folder_name,
-        "run name, which is its folder under --save_path (without --name, a resumed run keeps its name, and a test "
-        "adds _test to the folder name of its checkpoint)",
+        "name of the run and of its folder under --save_path (without --name, a resumed run keeps its name, and a test "
+        "takes the name of the checkpoint's folder plus _test)",
         "run",
     )
     gpu_num: str | None = parse.argument(None, str, parse.GPU_NUM_TEXT, "run")
@@ -89,8 +89,8 @@ class TrainingArguments:
     accumulate: int = parse.argument(
         1,
         parse.count,
-        "number of micro-batches per batch, to save GPU memory; above 1, each is computed twice and has its own "
-        "batch norm statistics",
+        "number of micro-batches per batch, to save GPU memory; above 1, each micro-batch is computed twice and has "
+        "its own batch norm statistics",
         "train",
     )
     checkpoint_blocks: bool = parse.argument(
@@ -151,7 +151,10 @@ class TrainingArguments:
     )
     data_root: DataRoot = parse.argument(Path("."), parse_data_root, DATA_ROOT_TEXT, "data")
     channels: str = parse.argument(
-        "RGB", parse.one_of("RGB", "BGR"), "channel order of the images, RGB or BGR; a checkpoint keeps its own", "data"
+        "RGB",
+        parse.one_of("RGB", "BGR"),
+        "channel order of the images, RGB or BGR; a resumed run and a test use the checkpoint's order",
+        "data",
     )
     skip_bad_images: bool = parse.argument(
         False, parse.boolean, "skip and list images that cannot be read, instead of stopping", "data"
@@ -183,8 +186,8 @@ class TrainingArguments:
         None,
         parse.path,
         "checkpoint to resume from, or to evaluate with --test; also a shared model: its folder, or its name on the "
-        "Hugging Face hub (user/model or user/model@revision); auto: the newest intact checkpoint of --name, or a new "
-        "run",
+        "Hugging Face hub (user/model or user/model@revision); auto: resume from the newest intact checkpoint of "
+        "--name, or start a new run if there is none",
         "model",
     )
 
