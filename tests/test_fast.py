@@ -18,11 +18,13 @@ from engine import fake_probability
 from faces import detectors
 from faces.retinaface import MobileNet025, RetinaFace
 from faces.videos import FrameReader
+from inference import load_detector
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
 from tests.conftest import ROOT, arguments
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
+from tests.test_inference import checkpoint
 from utils import fast
 
 BACKBONES = ("resnet", "mobilenet", "efficientnet")
@@ -230,12 +232,30 @@ def test_of_a_known_number_of_images_openvino_scores_all_or_none(images: int | N
     assert fast_scorer(build_network("test_resnet", 2, 32).eval(), images).pytorch_images == pytorch_images
 
 
+def test_inference_uses_openvino_after_the_images_of_pytorch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    used, convert = [], fast.convert
+    monkeypatch.setattr(fast, "convert", lambda *given: used.append(given) or convert(*given))
+    faces = [np.random.default_rng(number).integers(0, 256, (40, 40, 3), np.uint8) for number in range(5)]
+    file, scores = checkpoint(tmp_path / "model.pth"), []
+    for pytorch_images in (5, 3):
+        monkeypatch.setattr(models.fast, "PYTORCH_IMAGES", pytorch_images)
+        detector = load_detector(file, gpu_num="cpu", faces_given=True, precision="fp32")
+        weight = detector.network.region_model1.first[0].weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+        scores.append([found[0].score for face in faces for found in detector([face])])
+        assert len(used) == (pytorch_images == 3)
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)
+
+
 @pytest.mark.slow
 @needs_weights
 @needs_videos
 def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     cpu = torch.device("cpu")
+    used, convert = [], fast.convert
+    monkeypatch.setattr(fast, "convert", lambda *given: used.append(given) or convert(*given))
     eager, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
     monkeypatch.setattr(detectors, "PYTORCH_FRAMES", 0)
     quick, _ = detectors.load_face_detector("retinaface", WEIGHTS, cpu)
@@ -246,4 +266,4 @@ def test_openvino_finds_equal_faces_in_real_videos(monkeypatch: pytest.MonkeyPat
             np.testing.assert_allclose(found.boxes, expected.boxes, rtol=0, atol=0.1)
             np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-3)
             faces += len(expected.boxes)
-    assert faces >= 24
+    assert faces >= 24 and len(used) == 1
