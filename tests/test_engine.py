@@ -5,12 +5,14 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.amp import GradScaler
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 import engine
@@ -104,7 +106,6 @@ def test_the_schedule_sets_the_rates_of_each_step() -> None:
     assert network.weight.item() == pytest.approx(by_hand.weight.item())
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_a_training_on_the_cpu_has_channels_last_weights() -> None:
     args = TrainingArguments(model="tiny_cnn", num_LIBs=2, size=32, pretrained=False, precision="fp32")
     network = TrainState(args, None, 1, World("cpu")).network
@@ -113,6 +114,34 @@ def test_a_training_on_the_cpu_has_channels_last_weights() -> None:
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
 
 
+class HostReads(TorchDispatchMode):
+    """Count the values that a block reads with ``item``, ``float`` or ``bool``; on a GPU, each waits for the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_step_reads_no_value_back(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Test_gpu.py tests this on a GPU; the draws of mixup are on the CPU."""
+    mix = Mix(0.25, torch.arange(4).flip(0))
+    monkeypatch.setattr(engine, "draw_mix", lambda batch_size, alpha: mix)
+    args = TrainingArguments(model="tiny_cnn", num_LIBs=2, size=32, bs=4, pretrained=False, precision=precision)
+    state = TrainState(args, None, 1, World("cpu"))
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    with HostReads() as reads:
+        for _ in range(2):
+            engine.train_step(state, Batch(images, torch.arange(4) % 2, torch.arange(4), []), [4])
+        assert reads.count == 0
+        assert bool(images.sum() > 0) and reads.count == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 def test_no_batch_keeps_a_file_of_its_worker_open() -> None:
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 
