@@ -46,6 +46,22 @@ def predictions(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
+def test_checkpoint_blocks_computes_each_lib_twice_with_an_equal_result(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes, forward = [0, 0], TinyCNN.forward
+    for number, more in enumerate(([], ["--checkpoint_blocks", "True"])):
+
+        def count(network: TinyCNN, images: Tensor, number: int = number) -> Tensor:
+            passes[number] += network.training
+            return forward(network, images)
+
+        monkeypatch.setattr(TinyCNN, "forward", count)
+        assert training.main(arguments(tiny, "--name", f"run{number}", *more)) == 0
+    assert passes == [6, 12]  # two LIBs in three steps
+    assert equal(*(weights(tiny / f"output/run{number}/model_last.pth") for number in (0, 1)))
+
+
 def test_the_command_trains_and_tests(command: Run, tiny: Path) -> None:
     done = command("--name", "run", "--epoch", "2")
     assert done.returncode == 0, done.stderr

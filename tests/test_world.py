@@ -34,7 +34,7 @@ from models.backbones import build_network
 from models.checkpoints import load_checkpoint
 from tests.conftest import ROOT, arguments, in_processes, make_dataset, start_fork
 from tests.test_interruptions import EVERY_STEP, TWO_EPOCHS, assert_same_run
-from train_state import Record, make_optimizer
+from train_state import Record, TrainState, make_optimizer
 from utils import fast
 from utils.devices import seed_everything
 from utils.schedule import Schedule
@@ -136,8 +136,29 @@ def test_several_gpus_without_torchrun_share_a_batch_in_one_process() -> None:
     assert world.wrap(network) is network
 
 
+@pytest.mark.parametrize(("steps", "compiled"), [(1999, 0), (2000, 2)])
+@pytest.mark.parametrize("more", [{}, {"checkpoint_blocks": True}, {"accumulate": 2}])
+def test_a_long_training_on_one_gpu_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, steps: int, compiled: int, more: dict[str, Any]
+) -> None:
+    found: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: found.append(module))
+    args = TrainingArguments(model="tiny_cnn", num_LIBs=2, size=32, pretrained=False, precision="fp32", epoch=1, **more)
+    TrainState(args, None, steps, World("cpu"))
+    assert not found
+    compile_modules = World.compile
+
+    def on_gpu(world: World, modules: Any, left: int) -> None:
+        world.device = torch.device("cuda", 0)
+        compile_modules(world, modules, left)
+
+    monkeypatch.setattr(World, "compile", on_gpu)
+    state = TrainState(args, None, steps, World("cpu"))
+    assert found == state.network.backbones()[: 0 if more else compiled]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
-@pytest.mark.parametrize("more_threads", [0, 1])
+@pytest.mark.parametrize("more_threads", [-1, 0, 1])
 def test_a_training_binds_its_threads_if_there_is_one_per_core(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, more_threads: int
 ) -> None:
@@ -156,7 +177,7 @@ def test_a_training_binds_its_threads_if_there_is_one_per_core(
         monkeypatch.setattr(training if name == "evaluate" else engine, name, watched)
 
     def run() -> Any:
-        torch.set_num_threads(len(every) + more_threads)
+        torch.set_num_threads(max(1, len(every) + more_threads))
         watch("train_step")
         watch("evaluate")
         code = training.main(arguments(tiny, "--num_workers", "1"))
