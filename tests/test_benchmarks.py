@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -11,13 +12,16 @@ import torch
 from PIL import Image
 
 import training
-from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, video
+from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, turns, video
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
 from tests.conftest import ROOT, arguments
+from tests.test_engine import HostReads
 from tests.test_inference import checkpoint
 from utils.schedule import Schedule
+from utils.training_arguments import TrainingArguments
+from utils.world import World
 
 TINY = "--model test_resnet --num_LIBs 2 --size 32 --bs 4 --steps 1 --num_workers 0 --gpu_num cpu".split()
 
@@ -35,10 +39,61 @@ def test_both_ways_are_timed(benchmark: ModuleType, capsys: pytest.CaptureFixtur
 def test_the_gpu_benchmark_measures_everything(capsys: pytest.CaptureFixture) -> None:
     gpu.main([*TINY, "--bs", "8", "--side", "64"])  # two images for each of four micro-batches
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    parts = {"matrix TFLOP/s", "training", "evaluation", "hours of an FF++ epoch", "input", "memory, bf16"}
+    parts = {"matrix TFLOP/s", "training", "evaluation", "hours of an FF++ epoch", "input"}
+    parts |= {
+        f"memory, {name}" for name in ("authors' way", "fp32", "bf16", "fp16", "checkpoint_blocks", "accumulate 4")
+    }
     assert parts <= found.keys()
     assert found["training"].keys() >= {"baseline", "ours", "ratio", "TFLOP/s"}
     assert found["input"]["end to end"] > 0
+    hours = (264_598 + 4 * 73_649) / found["training"]["ours"] / 3600
+    assert found["hours of an FF++ epoch"] == pytest.approx(hours, rel=0.01)
+
+
+def test_the_baseline_of_training_is_eager_float32_with_channels_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks, build = [], backbones.build_network
+    monkeypatch.setattr(train_step, "build_network", lambda *given: networks.append(build(*given)) or networks[-1])
+    args = TrainingArguments(model="test_resnet", num_LIBs=2, size=32, bs=4, pretrained=False)
+    step = train_step.authors_step(args, World("cpu"), torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8))
+    inputs: list[torch.Tensor] = []
+    for backbone in networks[0].backbones():
+        backbone.register_forward_pre_hook(lambda _, given: inputs.append(*given))
+    before = networks[0].linear[1].weight.detach().clone()
+    with HostReads() as reads:
+        step()
+    assert reads.count >= 5  # three terms, the total and the correct images, without the draw of mixup
+    assert len(inputs) == 2 and all(x.is_contiguous() and x.dtype == torch.float32 for x in inputs)
+    assert all(p.is_contiguous() and p.dtype == torch.float32 for p in networks[0].parameters())
+    assert networks[0].precision == torch.float32 and not torch.equal(networks[0].linear[1].weight, before)
+
+
+def test_the_baseline_of_evaluation_is_eager_float32_with_channels_first() -> None:
+    network = backbones.build_network("test_resnet", 2, 32).eval()
+    images, inputs, heads = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8), [], []
+    step = evaluation.authors_step(network, images, torch.device("cpu"))
+    network.region_model1.register_forward_pre_hook(lambda _, given: inputs.append(*given))
+    network.local_linear1.register_forward_hook(lambda *_: heads.append(1))
+    with HostReads() as reads:
+        step()
+    assert reads.count == 5 and heads == [1]  # the losses of four heads, and the correct images
+    assert inputs[0].is_contiguous() and inputs[0].dtype == torch.float32
+    assert all(p.is_contiguous() and p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_turns_alternate_and_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, now = "", 0.0
+
+    def way(name: str, seconds: float) -> None:
+        nonlocal calls, now
+        calls, now = calls + name, now + seconds
+
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
+    ways = [partial(way, "a", 2), partial(way, "b", 1)]
+    assert turns.in_turns(ways, images=8, turns=3, repeats=1, seconds=100) == [4, 8]
+    assert calls == "ab" * 4
+    calls, now = "", 0.0
+    turns.in_turns(ways, images=8, turns=9, repeats=1, seconds=10)
+    assert calls == "ab" * 3 and now <= 10
 
 
 @pytest.mark.slow
