@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -225,6 +226,21 @@ def test_usage_data_is_not_sent() -> None:
     pytest.importorskip("openvino")
     fast.convert(Doubled().eval(), torch.ones(1, 3, 4, 4))
     assert sys.modules["openvino_telemetry"] is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_uses_as_many_threads_as_pytorch(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    pytest.importorskip("openvino")
+    core, found = fast._core(), []
+
+    def compile_model(*given: Any) -> Any:
+        found.append(core.compile_model(*given))
+        return found[-1]
+
+    monkeypatch.setattr(fast, "_core", lambda: SimpleNamespace(compile_model=compile_model))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)  # OMP_NUM_THREADS sets it
+    fast.convert(Doubled().eval(), torch.ones(1, 3, 4, 4))
+    assert found[0].get_property("INFERENCE_NUM_THREADS") == threads
 
 
 @pytest.mark.parametrize(("images", "pytorch_images"), [(None, 200), (200, math.inf), (201, 0)])
