@@ -94,7 +94,8 @@ class InferenceArguments:
     precision: str = parse.argument(
         "auto",
         parse.one_of("auto", "fp32", "bf16"),
-        "number format of the backbones: fp32, bf16, or auto (bf16 where the GPU or CPU computes in it, else fp32)",
+        "number format of the backbones: fp32, bf16, or auto (bf16 where the GPU computes in it, and for ResNets where "
+        "the CPU does; else fp32)",
     )
     gpu_num: str | None = parse.argument(
         None, str, "GPU number, or cpu (default: the first GPU, or the CPU if there is none)"

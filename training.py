@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
             return submit_training(args, sys.argv[1:] if argv is None else argv)
         with World(args.gpu_num, catch_signals=True) as world:
             args.num_workers = worker_count(args.num_workers, world.local_size)
-            args.precision = choose_precision(args.precision, world.device)
+            args.precision = choose_precision(args.precision, world.device, args.model)
             if args.test and checkpoint is not None:
                 run_test(args, checkpoint, world)
             else:

@@ -207,7 +207,7 @@ def time_network(args: TrainingArguments, given: list[float] | None) -> Speed:
     parameters = sum(weight.numel() for weight in network.parameters())
     if given:
         return Speed(given[0], given[1], parameters)
-    network.precision = PRECISIONS[choose_precision(args.precision, world.device)]
+    network.precision = PRECISIONS[choose_precision(args.precision, world.device, args.model)]
     network.recompute = args.checkpoint_blocks
     network.freeze_unused_heads(args.lil_loss, args.gil_loss)
     objective = Objective(world.wrap_network(network), args, world).to(world.device)

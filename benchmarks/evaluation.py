@@ -62,7 +62,7 @@ def measure(
 ) -> dict[str, object]:
     """Return the images per second of both ways and their ratio."""
     device = select_devices(gpu_num)[0]
-    precision = choose_precision(precision, device)
+    precision = choose_precision(precision, device, model)
     theirs, ours = (build_network(model, num_LIBs, size).eval() for _ in range(2))
     ours.precision = PRECISIONS[precision]
     images = torch.randint(0, 256, (bs, 3, size, size), dtype=torch.uint8)

@@ -98,7 +98,7 @@ def end_to_end(args: TrainingArguments, world: World, steps: int) -> dict[str, f
 def measure(args: TrainingArguments, side: int = 8192, steps: int = 40) -> dict[str, Any]:
     """Return all figures; print each as soon as it is known."""
     world = World(args.gpu_num)
-    args.precision = choose_precision(args.precision, world.device)
+    args.precision = choose_precision(args.precision, world.device, args.model)
     result: dict[str, Any] = {
         "processor": processor(world.device), "torch": torch.__version__, "precision": args.precision,
         "model": f"{args.num_LIBs} x {args.model}, {args.size} px, batch {args.bs}",

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="image file to write the plot to")
     options = parser.parse_args()
     world = World(options.gpu_num)
-    precision = choose_precision("auto", world.device)
+    precision = choose_precision("auto", world.device, options.model)
     speeds: dict[int, dict[int, float]] = {number: {} for number in options.num_LIBs}
     for number in options.num_LIBs:
         for batch in options.bs:

@@ -84,7 +84,7 @@ def measure(args: TrainingArguments, steps: int, seconds: float = SECONDS) -> di
     """Return the images per second of both ways and their ratio."""
     world = World(args.gpu_num)
     on_gpu = world.device.type == "cuda"
-    args.precision = choose_precision(args.precision, world.device)
+    args.precision = choose_precision(args.precision, world.device, args.model)
     images = torch.randint(0, 256, (args.bs, 3, args.size, args.size), dtype=torch.uint8)
     images = images.pin_memory() if on_gpu else images
     ways = [make(args, world, images) for make in (authors_step, our_step)]

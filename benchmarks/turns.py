@@ -72,5 +72,5 @@ def processor(device: torch.device) -> str:
     """Return the name of a GPU, or of the CPU with its instructions and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    bf16 = " with bf16" if choose_precision("auto", device) == "bf16" else ""
+    bf16 = " with bf16" if choose_precision("auto", device, "resnet") == "bf16" else ""
     return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}{bf16}, {torch.get_num_threads()} threads"

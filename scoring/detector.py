@@ -82,7 +82,8 @@ class ForgeryDetector:
         frames: int | None,
     ) -> None:
         self.network, self.device = to_device(network, device), device
-        self.precision = "fp32" if evidence else choose_precision(precision, device)  # as heatmaps
+        model = checkpoint["args"]["model"]
+        self.precision = "fp32" if evidence else choose_precision(precision, device, model)  # as heatmaps
         network.precision = PRECISIONS[self.precision]
         self._scorer = fast_scorer(network)
         self.size, self.channels = checkpoint["args"]["size"], checkpoint["channels"]

@@ -32,14 +32,16 @@ def test_auto_is_bf16_where_the_cpu_computes_in_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
-    assert choose_precision("auto", CPU) == expected
-    assert choose_precision("fp16", CPU) == "fp16"
+    assert choose_precision("auto", CPU, "resnet") == expected
+    assert choose_precision("auto", CPU, "mobilenet") == "fp32"
+    assert choose_precision("bf16", CPU, "mobilenet") == "bf16"
+    assert choose_precision("fp16", CPU, "resnet") == "fp16"
 
 
 @pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_where_the_gpu_has_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, expected: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    assert choose_precision("auto", GPU) == expected
+    assert choose_precision("auto", GPU, "mobilenet") == expected
 
 
 def test_the_precision_is_printed_once_and_stored(tiny: Path, capsys: pytest.CaptureFixture) -> None:

@@ -47,14 +47,19 @@ def to_device(network: Network, device: torch.device) -> Network:
     return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
 
 
-def choose_precision(requested: str, device: torch.device) -> str:
-    """Turn ``--precision`` into fp32, bf16 or fp16; auto is bf16 where the device computes in it, else fp32."""
+def choose_precision(requested: str, device: torch.device, model: str) -> str:
+    """Turn ``--precision`` into fp32, bf16 or fp16; auto is bf16 where the device computes in it, else fp32.
+
+    On a CPU, auto is fp32 for other backbones than ResNets: the depthwise convolutions of MobileNet and EfficientNet
+    train no faster in bf16 at small sizes, and bf16 changes the AUC of MobileNets more (docs/performance.md).
+    """
     if requested != "auto":
         return requested
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        has_bf16 = has_bf16 and "resnet" in model
     return "bf16" if has_bf16 else "fp32"
 
 

@@ -108,8 +108,8 @@ class TrainingArguments:
     precision: str = parse.argument(
         "auto",
         parse.one_of("auto", "fp32", "bf16", "fp16"),
-        "number format of the backbones: fp32, bf16, fp16, or auto (bf16 where the GPU or CPU computes in it, else "
-        "fp32); heads and losses are in fp32",
+        "number format of the backbones: fp32, bf16, fp16, or auto (bf16 where the GPU computes in it, and for ResNets "
+        "where the CPU does; else fp32); heads and losses are in fp32",
         "train",
     )
     num_workers: int = parse.argument(
