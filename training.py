@@ -11,6 +11,7 @@ from utils.process import exit_on_interrupt  # isort: skip
 
 exit_on_interrupt(__name__, "training.py")  # before the slow imports
 
+import shlex
 import sys
 from contextlib import closing
 from functools import partial
@@ -320,8 +321,10 @@ def main(argv: list[str] | None = None) -> int:
         if args is None or args.test:
             return ""
         last = args.save_path / args.name / "model_last.pth"
-        own = "".join(f" --{name} {value}" for name in ("gpu_num", "sync_bn") if (value := getattr(args, name)))
-        return f"; continue with: {launcher()} training.py --resume_model {last}{own}" if last.is_file() else ""
+        names = ("gpu_num", "sync_bn", "checkpoint_blocks")
+        own = "".join(f" --{name} {value}" for name in names if (value := getattr(args, name)))
+        command = f"{launcher()} training.py --resume_model {shlex.quote(str(last))}{own}"
+        return f"; continue with: {command}" if last.is_file() else ""
 
     return run_command("training.py", work, "a smaller --bs, --test_bs, --size or --num_LIBs", how_to_continue)
 

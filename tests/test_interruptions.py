@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -144,6 +145,21 @@ def test_a_run_under_nohup_ignores_sighup(complete: Path, monkeypatch: pytest.Mo
         assert training.main(arguments(complete, *TWO_EPOCHS, "--name", "nohup")) == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_printed_command_continues(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    run = ("--name", "my run", "--epoch", "2", "--seed", "7", "--checkpoint_blocks")
+    assert training.main(arguments(tiny, *run, "--save_path", str(tiny / "complete"))) == 0
+    with monkeypatch.context() as patch:
+        stop_before(2, terminate, patch)
+        assert training.main(arguments(tiny, *run)) == 128 + signal.SIGTERM
+    python, script, *argv = shlex.split(capsys.readouterr().err.rpartition("continue with: ")[2])
+    assert (python, script) == ("python", "training.py")
+    assert training.main(argv) == 0
+    assert json.loads((tiny / "output/my run/args.json").read_text())["checkpoint_blocks"] is True
+    assert_same_run(tiny / "output/my run", tiny / "complete/my run")
 
 
 def test_the_printed_command_starts_as_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
