@@ -1,6 +1,7 @@
 """training.py on a tiny dataset: its files, exact resume, schedules and arguments."""
 
 import csv
+import inspect
 import json
 import os
 import signal
@@ -463,6 +464,12 @@ def test_loss_weights_have_their_own_rate(tiny: Path) -> None:
         (0.5, 0.5, 0.25, (0.9, 0.999)),
         (1e-3, 1e-3, 0.25, (0.9, 0.999)),
     ]
+
+
+def test_the_core_stays_short() -> None:
+    assert len(inspect.getsource(training.run_training).splitlines()) <= 50
+    assert len(inspect.signature(engine.train_one_epoch).parameters) <= 6
+    assert len(inspect.getsource(training).splitlines()) <= 350
 
 
 def test_defaults_match_the_paper() -> None:

@@ -26,17 +26,19 @@ from torch.distributed import run as torchrun
 import engine
 import training
 from analysis import embedding, evidence, robustness
-from datasets.images import Batch
+from datasets.images import Batch, FaceImages, make_loader
+from datasets.labels import read_split
 from datasets.samplers import TrainingBatches
 from engine import Objective, train_step
 from losses.terms import Logits
 from models.backbones import build_network
-from models.checkpoints import load_checkpoint
+from models.checkpoints import load_checkpoint, load_trained
 from tests.conftest import ROOT, arguments, in_processes, make_dataset, start_fork
 from tests.test_interruptions import EVERY_STEP, TWO_EPOCHS, assert_same_run
 from train_state import Record, TrainState, make_optimizer
 from utils import fast
 from utils.devices import seed_everything
+from utils.errors import InputError
 from utils.schedule import Schedule
 from utils.training_arguments import TrainingArguments
 from utils.world import World
@@ -69,8 +71,10 @@ def batches(count: int) -> list[Batch]:
     return found
 
 
-def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Take ten steps in float64; return their losses, with the epoch's means last, and the first step's gradients."""
+def train(
+    parts: int, gpu: str = "cpu", steps: int = 10, **options: Any
+) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
+    """Take steps in float64; return their losses, with the epoch's means last, and the first step's gradients."""
     args = TrainingArguments(lr=1e-3, seed=3, **options)
     seed_everything(0)
     network = build_network("tiny_cnn", 2, 32)
@@ -82,12 +86,13 @@ def train(parts: int, gpu: str = "cpu", **options: Any) -> tuple[list[dict[str, 
     with World(gpu) as world:
         objective = Objective(InParts(network, parts), args, world).double().to(world.device).train()
         state: Any = SimpleNamespace(
-            args=args, world=world, model=world.wrap(objective), schedule=Schedule("cosine", 1, 10, {}), channels="RGB",
+            args=args, world=world, model=world.wrap(objective),
+            schedule=Schedule("cosine", 1, steps, {}), channels="RGB",
             optimizer=make_optimizer(objective.network, objective.balance, args.lr, args.weight_decay),
             epoch=0, step=0, record=Record(), scaler=GradScaler(enabled=False),
         )  # fmt: skip
         gradients: dict[str, np.ndarray] = {}
-        for batch in batches(10):
+        for batch in batches(steps):
             mine = Batch(*(world.share(part) for part in batch))
             train_step(state, mine, world.handshake(len(mine.labels)))
             state.step += 1
@@ -107,10 +112,12 @@ CASES: list[dict[str, Any]] = [  # every pair of values occurs
 CASES.append({"lil_loss": False, "gil_loss": False})
 
 
+# The step of one batch is the uneven one: five images.
+@pytest.mark.parametrize("steps", [10, 1])
 @pytest.mark.parametrize("options", CASES, ids=lambda options: " ".join(map(str, options.values())))
-def test_two_processes_take_the_step_of_one_that_passes_two_halves(options: dict[str, Any]) -> None:
-    expected, expected_gradients = train(2, **options)
-    for losses, gradients in in_processes(2, lambda: train(1, **options)):
+def test_two_processes_take_the_step_of_one_that_passes_two_halves(options: dict[str, Any], steps: int) -> None:
+    expected, expected_gradients = train(2, steps=steps, **options)
+    for losses, gradients in in_processes(2, lambda: train(1, steps=steps, **options)):
         for ours, theirs in zip(losses, expected, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-8, abs=0)
         assert gradients.keys() == expected_gradients.keys()
@@ -155,6 +162,29 @@ def test_a_long_training_on_one_gpu_is_compiled(
     monkeypatch.setattr(World, "compile", on_gpu)
     state = TrainState(args, None, steps, World("cpu"))
     assert found == state.network.backbones()[: 0 if more else compiled]
+
+
+@pytest.mark.parametrize(
+    ("variables", "numbers"),
+    [
+        ({}, [0, 1]),  # DataParallel
+        ({"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1}, [1]),
+        ({"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 2, "RANK": 2, "LOCAL_RANK": 0}, [0]),  # the second of two machines
+    ],
+)
+def test_each_process_of_torchrun_takes_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, int], numbers: list[int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    for gpu_num in ("0,1", None):
+        assert World(gpu_num).devices == [torch.device("cuda", number) for number in numbers]
+    if variables:
+        monkeypatch.setenv("LOCAL_RANK", "2")
+        with pytest.raises(InputError, match="share 2 GPUs"):
+            World("0,1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux binds threads to cores")
@@ -237,6 +267,26 @@ def test_two_processes_test_like_one(trained: Path, capfd: pytest.CaptureFixture
     assert two["datasets"]["tiny"]["frames"] == 17
     assert one["run"].pop("date") and two["run"].pop("date")
     assert_close(two, one)
+
+
+def test_two_processes_report_the_weights_that_they_save(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process has batch statistics of its own; validation and test use those of rank 0, which saves them."""
+    aucs = iter([0.9, 0.6])  # the first epoch is the best, so the test does not use the last weights
+    real = training.binary_metrics
+    monkeypatch.setattr(training, "binary_metrics", lambda *given: {**real(*given), "auc": next(aucs)})
+    assert in_processes(2, lambda: training.main(arguments(trained, *TWO_EPOCHS, "--name", "saved"))) == [0, 0]
+    saved, again = trained / "output/saved", trained / "output/again"
+    network, last = load_trained(saved / "model_last.pth")
+    faces, world = FaceImages(read_split("tiny", "val", trained / "labels", trained / "faces"), 32), World("cpu")
+    loader = make_loader(faces, 16, 0, world)
+    _, scores = engine.evaluate(
+        network, loader, world, channels="RGB", bad_images=engine.BadImages(False), title="validation"
+    )
+    assert last["val"]["log_loss"] == pytest.approx(real(faces.labels, scores)["log_loss"], abs=1e-6)
+    model = ("--test", "--resume_model", str(saved / "model_best.pth"), "--name", "again")
+    assert load_checkpoint(saved / "model_best.pth")["epoch"] == 1 and training.main(arguments(trained, *model)) == 0
+    ours, theirs = ([float(row[3]) for row in rows(folder / "predictions.csv")[1:]] for folder in (saved, again))
+    assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def assert_close(found: Any, expected: Any) -> None:
