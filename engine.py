@@ -203,8 +203,8 @@ def train_one_epoch(state: "TrainState", loader: DataLoader, bad_images: BadImag
     state.model.train()
     start, trained = time.perf_counter(), 0
     title, done = f"epoch {state.epoch + 1}", min(state.step * state.args.bs, order.images)
-    bar = progress(None, title, unit="images", total=order.images, initial=done, disable=not world.leads)
     batches: Iterator[Batch] = iterate(loader)  # starts the loader's processes, which may use every core
+    bar = progress(None, title, unit="images", total=order.images, initial=done, disable=not world.leads)
     with bar, advise_on_memory("--bs", state.args.bs), world.bound_threads():
         for batch in batches:
             bad_images.add(batch.bad)

@@ -11,6 +11,7 @@ from utils.process import exit_on_interrupt  # isort: skip
 
 exit_on_interrupt(__name__, "training.py")  # before the slow imports
 
+import os
 import shlex
 import sys
 from contextlib import closing
@@ -69,7 +70,7 @@ from run_with_submitit import submit_training
 from scoring.familiarity import remember_training
 from train_state import TrainState, check_resume
 from utils.data_roots import root_of
-from utils.devices import PRECISIONS, choose_precision, worker_count
+from utils.devices import PRECISIONS, choose_precision, compute_threads, worker_count
 from utils.schedule import cosine_factor
 from utils.world import World
 
@@ -305,6 +306,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         nonlocal args
+        compute_threads(os.getpid())  # before the checkpoint is read
         args, checkpoint = parse_arguments(argv)
         if args.submit == "slurm":
             RunFolder(args, World("cpu"))  # refuse here what the job would refuse

@@ -37,7 +37,7 @@ from tests.conftest import ROOT, arguments, in_processes, make_dataset, start_fo
 from tests.test_interruptions import EVERY_STEP, TWO_EPOCHS, assert_same_run
 from train_state import Record, TrainState, make_optimizer
 from utils import fast
-from utils.devices import seed_everything
+from utils.devices import core_count, seed_everything
 from utils.errors import InputError
 from utils.schedule import Schedule
 from utils.training_arguments import TrainingArguments
@@ -206,8 +206,15 @@ def test_a_training_binds_its_threads_if_there_is_one_per_core(
         original = getattr(training if name == "evaluate" else engine, name)
         monkeypatch.setattr(training if name == "evaluate" else engine, name, watched)
 
+    real_parse = training.parse_arguments
+
+    def parse(argv: list[str] | None) -> Any:
+        torch.ones(1 << 20).add_(1)  # as the check of a large checkpoint
+        return real_parse(argv)
+
     def run() -> Any:
         torch.set_num_threads(max(1, len(every) + more_threads))
+        monkeypatch.setattr(training, "parse_arguments", parse)
         watch("train_step")
         watch("evaluate")
         code = training.main(arguments(tiny, "--num_workers", "1"))
@@ -216,10 +223,26 @@ def test_a_training_binds_its_threads_if_there_is_one_per_core(
     ((code, after, found),) = in_processes(1, run)
     assert code == 0
     assert after == every
-    assert found["train_step"] == [every if more_threads else every[:1], every]  # the main thread, and a loader process
-    assert found["evaluate"][0] == every
-    for core in every[1:]:
-        assert found["train_step, threads"].count([core]) == (0 if more_threads else 1)
+    main, loader = found["train_step"]
+    assert loader == found["evaluate"][0] == every
+    bound = [main, *(cores for cores in found["train_step, threads"] if cores != every)]
+    assert sorted(bound) == ([every] if more_threads else [[core] for core in every])
+    assert all(cores == every for cores in found["evaluate, threads"])
+
+
+def test_a_training_needs_no_permission_to_bind_threads(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        asked.append(1)
+        raise PermissionError(1, "Operation not permitted")
+
+    def run() -> Any:
+        torch.set_num_threads(core_count())
+        monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+        return training.main(arguments(tiny)), len(asked)
+
+    asked: list[int] = []
+    ((code, refused),) = in_processes(1, run)
+    assert code == 0 and (refused or sys.platform != "linux")
 
 
 @pytest.mark.parametrize("size", [2, 3])

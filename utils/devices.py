@@ -1,7 +1,11 @@
-"""Choice of GPUs and precision, number of worker processes, and random seeds."""
+"""Choice of GPUs and precision, number of worker processes, cores of threads, and random seeds."""
 
 import os
 import random
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,27 +89,50 @@ def worker_count(requested: int, processes: int = 1) -> int:
     return min(requested, cores)
 
 
-def bind_threads() -> set[int]:
-    """Bind each thread of PyTorch on the CPU, except the main one, to a core of its own.
-
-    Else two trainings on one machine wait for each other (docs/performance.md). This needs Linux, and as many threads
-    as cores: with fewer threads, two trainings would take the same cores. Call it before PyTorch computes.
+@cache
+def compute_threads(process: int) -> list[int]:
+    """Start PyTorch's threads on the CPU; call it before PyTorch computes, with the number of this process.
 
     Returns:
-        The core that is left for the main thread; empty if no thread was bound.
+        The numbers of the main thread and of these threads in Linux; empty on other systems.
     """
     threads = Path("/proc/self/task")
-    if not threads.is_dir() or torch.get_num_threads() != core_count():
-        return set()
+    if not threads.is_dir():
+        return []
     before = set(os.listdir(threads))
     torch.ones(1 << 20).add_(1)  # the first work for several threads starts them
-    started = sorted(set(os.listdir(threads)) - before, key=int)
-    first, *others = sorted(os.sched_getaffinity(0))
-    if len(started) != len(others):
-        return set()
-    for thread, core in zip(started, others, strict=True):
-        os.sched_setaffinity(int(thread), {core})
-    return {first}
+    return [process, *sorted(map(int, set(os.listdir(threads)) - before))]
+
+
+@contextmanager
+def bound_threads() -> Iterator[None]:
+    """Inside the block, bind each thread of PyTorch on the CPU to a core of its own.
+
+    Else two trainings on one machine wait for each other (docs/performance.md). This needs Linux, and as many threads
+    as cores: with fewer threads, two trainings could take the same cores. Processes that start inside the block stay on
+    the core of the main thread.
+    """
+    threads = compute_threads(os.getpid())
+    cores = sorted(os.sched_getaffinity(0)) if threads else []
+    if "OMP_PROC_BIND" in os.environ or not len(threads) == len(cores) == torch.get_num_threads():
+        yield
+        return
+    start = secrets.randbelow(len(cores))  # the main threads of two trainings should not meet on one core
+    places = dict(zip(threads, cores[start:] + cores[:start], strict=True))
+    for thread, core in places.items():
+        _move(thread, set(cores), {core})
+    try:
+        yield
+    finally:
+        for thread, core in places.items():
+            _move(thread, {core}, set(cores))
+
+
+def _move(thread: int, expected: set[int], cores: set[int]) -> None:
+    """Bind a thread to `cores`, unless it is bound otherwise than expected, because the user has moved it."""
+    with suppress(OSError):  # the system forbids it, or the core or the thread is gone
+        if os.sched_getaffinity(thread) == expected:
+            os.sched_setaffinity(thread, cores)
 
 
 def seed_everything(*key: int) -> None:

@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 from types import FrameType
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.devices import bind_threads, select_devices, to_device
+from utils.devices import bound_threads, select_devices, to_device
 from utils.errors import InputError
 from utils.process import STOP_SIGNALS, Stopped, current_rank
 
@@ -62,7 +62,6 @@ class World:
         self.device = self.devices[0]
         self.stop, self._stopped_at = 0, 0.0
         self._signals = STOP_SIGNALS if catch_signals else []
-        self._main_core: set[int] = set()
 
     def __enter__(self) -> "World":
         # nohup ignores SIGHUP, and so does its command; a shell ignores SIGINT for what it runs in the background.
@@ -72,8 +71,6 @@ class World:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
-        if self.device.type == "cpu" and self.local_size == 1:
-            self._main_core = bind_threads()
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
@@ -90,18 +87,9 @@ class World:
         if not self.stop:
             self.stop, self._stopped_at = number, now
 
-    @contextmanager
-    def bound_threads(self) -> Iterator[None]:
-        """Bind the main thread too inside the block; threads and processes that start in it stay on this core."""
-        if not self._main_core:
-            yield
-            return
-        before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, self._main_core)
-        try:
-            yield
-        finally:
-            os.sched_setaffinity(0, before)
+    def bound_threads(self) -> AbstractContextManager[None]:
+        """Return a block in which this process's threads have a core each, if it has this machine's CPU to itself."""
+        return bound_threads() if self.device.type == "cpu" and self.local_size == 1 else nullcontext()
 
     @property
     def leads(self) -> bool:
