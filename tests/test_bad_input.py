@@ -120,6 +120,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--test True", ("--test", "--resume_model")),
         ("--batch_size 8", ("--batch_size", "'--bs'")),
         ("--batch-size 8", ("--batch-size", "'--bs'")),
+        ("--batchsize 8", ("--batchsize", "'--bs'")),
         ("--resume_model no.pth", ("no.pth", "--resume_model")),
         ("--pretrained no.pth", ("no.pth", "--pretrained", "True, False")),
         ("--model test_vit --size 100", ("test_vit", "--size 100")),

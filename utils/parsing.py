@@ -15,11 +15,11 @@ from utils.errors import InputError, did_you_mean
 
 Arguments = TypeVar("Arguments")  # a dataclass whose fields are made by `argument` and `positional`
 
-# What other projects call these flags, where the spelling alone would suggest another flag.
+# What other projects call these flags, where the spelling alone would suggest another flag; without - and _.
 USUAL_NAMES = {
-    "batch_size": "--bs",
-    "test_batch_size": "--test_bs",
-    "learning_rate": "--lr",
+    "batchsize": "--bs",
+    "testbatchsize": "--test_bs",
+    "learningrate": "--lr",
     "device": "--gpu_num",
     "resume": "--resume_model",
     "checkpoint": "--resume_model",
@@ -152,7 +152,7 @@ class Parser(argparse.ArgumentParser, Generic[Arguments]):
             namespace, unknown = self.parse_known_args(parts)
         if unknown:
             flag = unknown[0].split("=")[0]
-            meant = USUAL_NAMES.get(flag.replace("-", "_").lstrip("_"), flag)
+            meant = USUAL_NAMES.get(re.sub("[-_]", "", flag).lower(), flag)
             self.error(f"unknown argument {flag}{did_you_mean(meant, self._option_string_actions)}")
         values = vars(namespace)
         del values["traceback"]  # see `remember_traceback`
