@@ -78,7 +78,7 @@ def run(args: FuzzArguments) -> int:
                     fuzz_here(name, targets[name], args, Path(scratch), counts)
                 except SystemExit as stop:  # atheris
                     code = stop.code if isinstance(stop.code, int) else 1
-                except Exception:  # the child must not return into the loop over the targets
+                except Exception:  # noqa: BLE001  # the child must not return into the loop over the targets
                     traceback.print_exc()
                 os._exit(code)
             _, status, usage = os.wait4(child, 0)

@@ -54,7 +54,7 @@ class OpenVINOLater(nn.Module):
                     self.compiled = convert(self.source, images[:1], self.precision)
                 except ArithmeticError as error:
                     _note(f"using PyTorch, because {error}")
-                except Exception as error:  # OpenVINO has no common exception
+                except Exception as error:  # noqa: BLE001  # OpenVINO has no common exception
                     _note(f"using PyTorch, because OpenVINO does not support this network ({type(error).__name__})")
         return self.network(images) if self.compiled is None else self.compiled(images)
 
