@@ -70,8 +70,9 @@ from run_with_submitit import submit_training
 from scoring.familiarity import remember_training
 from train_state import TrainState, check_resume
 from utils.data_roots import root_of
-from utils.devices import PRECISIONS, choose_precision, compute_threads, worker_count
+from utils.devices import PRECISIONS, choose_precision, worker_count
 from utils.schedule import cosine_factor
+from utils.threads import compute_threads
 from utils.world import World
 
 Checkpoint = dict[str, Any]  # result of `load_checkpoint`

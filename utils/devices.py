@@ -1,12 +1,7 @@
-"""Choice of GPUs and precision, number of worker processes, cores of threads, and random seeds."""
+"""Choice of GPUs and precision, number of worker processes, and random seeds."""
 
 import os
 import random
-import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -54,16 +49,16 @@ def to_device(network: Network, device: torch.device) -> Network:
 def choose_precision(requested: str, device: torch.device, model: str) -> str:
     """Turn ``--precision`` into fp32, bf16 or fp16; auto is bf16 where the device computes in it, else fp32.
 
-    On a CPU, auto is fp32 for other backbones than ResNets: the depthwise convolutions of MobileNet and EfficientNet
-    train no faster in bf16 at small sizes, and bf16 changes the AUC of MobileNets more (docs/performance.md).
+    On a CPU, auto is bf16 for ResNets only: EfficientNet trained more slowly in bf16, and bf16 changed the AUC of
+    MobileNets more than the AUC of ResNets (docs/performance.md).
     """
     if requested != "auto":
         return requested
     if device.type == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        has_bf16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        has_bf16 = has_bf16 and "resnet" in model
+        instructions = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        has_bf16 = instructions and "resnet" in model
     return "bf16" if has_bf16 else "fp32"
 
 
@@ -87,52 +82,6 @@ def worker_count(requested: int, processes: int = 1) -> int:
         limit = "one per core" if processes == 1 else "one per core of each process"
         print(f"note: --num_workers {requested} is too high; using {cores}, {limit}")
     return min(requested, cores)
-
-
-@cache
-def compute_threads(process: int) -> list[int]:
-    """Start PyTorch's threads on the CPU; call it before PyTorch computes, with the number of this process.
-
-    Returns:
-        The numbers of the main thread and of these threads in Linux; empty on other systems.
-    """
-    threads = Path("/proc/self/task")
-    if not threads.is_dir():
-        return []
-    before = set(os.listdir(threads))
-    torch.ones(1 << 20).add_(1)  # the first work for several threads starts them
-    return [process, *sorted(map(int, set(os.listdir(threads)) - before))]
-
-
-@contextmanager
-def bound_threads() -> Iterator[None]:
-    """Inside the block, bind each thread of PyTorch on the CPU to a core of its own.
-
-    Else two trainings on one machine wait for each other (docs/performance.md). This needs Linux, and as many threads
-    as cores: with fewer threads, two trainings could take the same cores. Processes that start inside the block stay on
-    the core of the main thread.
-    """
-    threads = compute_threads(os.getpid())
-    cores = sorted(os.sched_getaffinity(0)) if threads else []
-    if "OMP_PROC_BIND" in os.environ or not len(threads) == len(cores) == torch.get_num_threads():
-        yield
-        return
-    start = secrets.randbelow(len(cores))  # the main threads of two trainings should not meet on one core
-    places = dict(zip(threads, cores[start:] + cores[:start], strict=True))
-    for thread, core in places.items():
-        _move(thread, set(cores), {core})
-    try:
-        yield
-    finally:
-        for thread, core in places.items():
-            _move(thread, {core}, set(cores))
-
-
-def _move(thread: int, expected: set[int], cores: set[int]) -> None:
-    """Bind a thread to `cores`, unless it is bound otherwise than expected, because the user has moved it."""
-    with suppress(OSError):  # the system forbids it, or the core or the thread is gone
-        if os.sched_getaffinity(thread) == expected:
-            os.sched_setaffinity(thread, cores)
 
 
 def seed_everything(*key: int) -> None:

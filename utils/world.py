@@ -14,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from utils.devices import bound_threads, select_devices, to_device
+from utils.devices import select_devices, to_device
 from utils.errors import InputError
 from utils.process import STOP_SIGNALS, Stopped, current_rank
+from utils.threads import bound_threads
 
 Item = TypeVar("Item")
 COMPILE_FROM = 2000  # training steps; for fewer, compilation takes longer than it saves (docs/performance.md)
@@ -88,7 +89,7 @@ class World:
             self.stop, self._stopped_at = number, now
 
     def bound_threads(self) -> AbstractContextManager[None]:
-        """Return a block in which this process's threads have a core each, if it has this machine's CPU to itself."""
+        """Return a block that binds PyTorch's threads to a core each, if this run has one process on this CPU."""
         return bound_threads() if self.device.type == "cpu" and self.local_size == 1 else nullcontext()
 
     @property
