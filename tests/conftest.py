@@ -30,7 +30,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a job under nohup ignores SIGHUP
 torch.cpu._is_amx_tile_supported = torch.cpu._is_avx512_bf16_supported = lambda: False  # auto precision is fp32
 ROOT = Path(__file__).parent.parent
 # The files that take longest, in this order: they start first, so that no processor waits at the end.
-LONGEST = "fidelity interruptions preprocessing world inference page training fast evidence faces bad_input".split()
+LONGEST = "fidelity interruptions cluster world preprocessing page inference training fuzz fast evidence faces".split()
 TINY = (
     "--model tiny_cnn --num_LIBs 2 --size 32 --bs 4 --test_bs 16 --pretrained False --gpu_num cpu --num_workers 0 "
     "--precision fp32"  # the same on every processor
@@ -77,13 +77,13 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def without_plots(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Draw neither the plots of report.html, except in the file that looks at them, nor images for TensorBoard.
+    """Draw neither the plots of report.html nor images for TensorBoard, except in the files that look at them.
 
     They are half of the work of a tiny training.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.utils.tensorboard.SummaryWriter.add_image", lambda *_, **__: None)
-        if request.module.__name__ != "tests.test_report":
+        if request.module.__name__ not in ("tests.test_report", "tests.test_logs"):
+            patch.setattr("utils.logs.TrainingLog.images", lambda *_: None)
             patch.setattr("evaluation.report.dataset_plots", lambda *_: [])
             patch.setattr("evaluation.report.training_curves", lambda *_: [])
         yield

@@ -27,7 +27,6 @@ from models.checkpoints import load_checkpoint
 from tests.conftest import arguments, in_processes, make_dataset, start_fork
 from utils.errors import InputError
 from utils.files import atomic_write
-from utils.logs import TrainingLog
 from utils.parsing import Parser
 from utils.process import launcher
 from utils.training_arguments import TrainingArguments
@@ -577,13 +576,3 @@ def test_a_run_that_another_command_has_continued_is_not_overwritten(
     assert training.main(argv) == 2
     assert "another command has just continued" in capsys.readouterr().err
     assert load_checkpoint(finished / "model_last.pth")["epoch"] == 3
-
-
-def test_event_files_of_one_second_keep_their_order(tmp_path: Path) -> None:
-    for step in range(3):
-        log = TrainingLog(tmp_path, step)
-        log.scalars("loss", {"total": 1.0}, step)
-        log.close()
-    stamps = {file.name.split(".")[3] for file in tmp_path.iterdir()}
-    assert len(stamps) == 3
-    assert [point.step for point in EventAccumulator(str(tmp_path)).Reload().Scalars("loss/total")] == [0, 1, 2]
