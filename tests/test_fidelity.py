@@ -229,23 +229,29 @@ def test_another_reference(tmp_path: Path) -> None:
 
     It uses two threads and PyTorch's kernels without AVX; the other tests use one thread and this processor's kernels.
     """
-    names = {"networks": "mobilenet-2", "training": 0, "recipe": 0}
     own = json.loads(OWN_REFERENCE64.read_text())
-    network, training, recipe = right = [own[key][name] for key, name in names.items()]
+    network, training, recipe = own["networks"]["mobilenet-2"], own["training"][0], own["recipe"][0]
     training["steps"], recipe["steps"], recipe["epochs"] = training["steps"][:1], recipe["steps"][:1], 1
     # Adam's first step moves each weight by its rate, 1e-3; the classification loss alone is above 1.
     training["learnt_weights_after"] = {"classification": 1.001, "global": 0.999, "local": 0.999}
-    network, training, recipe = wrong = copy.deepcopy(right)
-    for numbers, key in (
-        (network["p_y_given_z"][0], 0),
-        (training["steps"][0], "local"),
-        (recipe["steps"][0], "local"),
-    ):
-        numbers[key] *= 1 + 1e-5
-    networks, *lists = map(list, zip(right, wrong, strict=True))
+    wrong_network, wrong_recipe = copy.deepcopy((network, recipe))
+    wrong_network["p_y_given_z"][0][0] *= 1 + 1e-5
+    wrong_recipe["steps"][0]["local"] *= 1 + 1e-5
+    numbers = {
+        "networks": {"right": network, "wrong": wrong_network},
+        "training": [training],
+        "recipe": [recipe, wrong_recipe],
+    }
+    expected = {
+        "logits[right]": "PASSED",
+        "logits[wrong]": "FAILED",
+        "training[0]": "PASSED",
+        "recipe[0]": "PASSED",
+        "recipe[1]": "FAILED",
+    }
     file = tmp_path / "reference64.json"
-    file.write_text(json.dumps(dict(zip(names, [dict(enumerate(networks)), *lists], strict=True))))
-    tests = [f"tests/test_fidelity.py::test_{name}" for name in ("logits", "recipe", "training")]
+    file.write_text(json.dumps(numbers))
+    tests = [f"tests/test_fidelity.py::test_{name}" for name in ("logits", "training", "recipe")]
     output = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "-rpf", "-p", "no:cacheprovider", *tests],
         cwd=HERE.parent,
@@ -258,9 +264,8 @@ def test_another_reference(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     ).stdout
-    outcomes = re.findall(r"^(PASSED|FAILED) (\S+)", output, flags=re.MULTILINE)
-    expected = [(word, f"{test}[{case}]") for case, word in enumerate(("PASSED", "FAILED")) for test in tests]
-    assert sorted(outcomes) == sorted(expected), output
+    outcomes = re.findall(r"^(PASSED|FAILED) \S+::test_(\S+)", output, flags=re.MULTILINE)
+    assert {test: outcome for outcome, test in outcomes} == expected, output
 
 
 # --------------------------------------------------------------------------------------------------------- float32

@@ -29,10 +29,11 @@ MANIPULATIONS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 
 def touch(root: Path, *paths: str) -> None:
     """Make empty files, and folders for paths that end in a slash."""
+    for folder in {path.rpartition("/")[0] for path in paths}:
+        (root / folder).mkdir(parents=True, exist_ok=True)
     for path in paths:
-        (root / path if path.endswith("/") else (root / path).parent).mkdir(parents=True, exist_ok=True)
         if not path.endswith("/"):
-            (root / path).touch()
+            open(f"{root}/{path}", "w").close()
 
 
 def write(file: Path, content: Any) -> Path:
