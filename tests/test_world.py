@@ -442,7 +442,10 @@ def test_when_a_process_dies_the_others_end_and_the_checkpoint_stays(trained: Pa
 def start_torchrun(options: str, *argv: str) -> Any:
     """Start torchrun with training.py, all in forks of this process, which import nothing again."""
     program = ["--start_method", "fork", "--run_path", str(ROOT / "training.py")]
-    return start_fork(torchrun.main, [*options.split(), *program, *argv])
+    with pytest.MonkeyPatch.context() as patch:
+        # torchrun names its caller in each log entry, which is slow in the deep stack of a test.
+        patch.setattr("torch.distributed.elastic.rendezvous.dynamic_rendezvous.get_method_name", str, raising=False)
+        return start_fork(torchrun.main, [*options.split(), *program, *argv])
 
 
 def exit_codes(runs: list[Any]) -> list[int]:
