@@ -18,9 +18,9 @@ demo: $(VENV)/installed
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
 		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 
-# Five processes on any machine: some tests mostly wait, for SLURM or a browser.
+# Four processes on any machine: some tests mostly wait, for SLURM or a browser.
 test: lint types
-	$(PYTEST) -n 5
+	$(PYTEST) -n 4
 
 # The tests of the core, in about a minute.
 fast: lint types

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 
 from evaluation.predictions import Scores, make_scores
 from models.backbones import timm
+
+with suppress(ImportError):
+    import submitit  # noqa: F401  # first, because it closes the log handlers of earlier imports, and pytest's stderr with them
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
