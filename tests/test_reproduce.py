@@ -125,8 +125,12 @@ def test_tables_from_videos_to_aucs(
     resumed = [*plan[-2], "--resume_model", str(tmp_path / "output/FF++_c23/default-seed_0/model_last.pth")]
     assert interrupted(training, "evaluate", 2) == [resumed, plan[-1]]
     started.clear()
+    capsys.readouterr()
     assert reproduce.main(command) == 0 and started == plan[-1:]
     assert len(set(extracted)) == len(extracted)
+    printed = capsys.readouterr().out
+    order = [printed.index(text) for text in ("\nto do: ", "\ndisk: ", "\nrunning: ", "published frame AUC")]
+    assert order == sorted(order) and printed_commands(printed[: order[2]])[-1] == plan[-1]
     results = json.loads((tmp_path / "output/FF++_c23/default-seed_0-paper/results.json").read_text())
     rows = table_of(tmp_path, "cross")
     assert list(rows) == [f"{name}_all" for name in DATASETS[1:]]
@@ -134,6 +138,7 @@ def test_tables_from_videos_to_aucs(
         found = results["datasets"][name]
         assert row == ["0.818* 0.864* 0.851* 0.721*".split()[list(rows).index(name)],
                        f"{found['auc']:.4f}", f"{found['video_auc']:.4f}", str(found["videos"])]  # fmt: skip
+        assert [name, *row] in [line.split() for line in printed.splitlines()]
     assert (tmp_path / "output/cross.md").read_text().endswith(f"\n\n{reproduce.FOOTNOTE}\n")
     assert results["datasets"]["Celeb-DF-v2_all"]["videos"] == sum(1 for _ in (videos / "Celeb-DF-v2").rglob("*.mp4"))
 
