@@ -512,6 +512,17 @@ def test_dfdc_with_its_test_set(tmp_path: Path, at: str) -> None:
     assert len(videos) == 6 + 3
 
 
+def test_dfdc_with_the_lists_of_two_test_sets(tmp_path: Path) -> None:
+    make_dfdc(tmp_path, range(3))
+    for folder, name in (("validation", "a.mp4"), ("test", "b.mp4"), ("dfdc_train_part_0", "real0.mp4")):
+        write(tmp_path / folder / "labels.csv", f"filename,label\n{name},0\n")
+        touch(tmp_path, f"{folder}/{name}")
+    test = {folder for folder, video in list_checked_videos("DFDC", tmp_path).items() if video.split == "test"}
+    assert test == {"test/b"}
+    (tmp_path / "test").rename(tmp_path / "other")
+    refused("DFDC", tmp_path, "2 labels.csv files", "other/labels.csv", "validation/labels.csv", "keep one")
+
+
 def test_dfdc_with_a_link_to_its_test_set(tmp_path: Path) -> None:
     make_dfdc(tmp_path / "root", range(3))
     write(tmp_path / "elsewhere/labels.csv", "filename,label\na.mp4,0\n")
