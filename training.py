@@ -191,7 +191,8 @@ def test(
             f"\npublished, not measured here: AUC of {table.unit}, trained on {table.trained_on}, "
             f"protocol {table.protocol}. {table.source}"
         )
-        print(format_rows([["method", *table.datasets], *([name, *cells] for name, cells in table.rows.items())]))
+        rows = {"method": [*table.datasets], "test videos": table.test_videos, **table.rows}
+        print(format_rows([[name, *cells] for name, cells in rows.items()]))
     print(f"\nreport: {folder.path / 'report.html'}, scores: {folder.path / 'predictions.csv'}")
 
 

@@ -35,6 +35,11 @@ class PublishedTable(NamedTuple):
         """The name of the training set alone."""
         return self.trained_on.removesuffix(" (assumed)")
 
+    @property
+    def test_videos(self) -> list[str]:
+        """The number of test videos of each dataset, as text."""
+        return ["unknown" if videos is None else str(videos) for videos in self.datasets.values()]
+
 
 @cache  # one warning per process
 def read_published() -> list[PublishedTable]:
@@ -126,7 +131,7 @@ def published_markdown(tables: list[PublishedTable]) -> str:
     """Return the tables as the generated part of docs/published.md."""
     sections = []
     for table in tables:
-        counts = ["unknown" if videos is None else str(videos) for videos in table.datasets.values()]
+        counts = table.test_videos
         rows = {"method": list(table.datasets), "---": ["---"] * len(counts), "*test videos*": counts, **table.rows}
         lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
         heading = f"## {table.protocol or 'no protocol'}: AUC of {table.unit}, trained on {table.trained_on}"

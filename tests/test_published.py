@@ -172,6 +172,7 @@ def test_a_report_marks_them_as_quoted(file: Path, tmp_path: Path) -> None:
     found = page_of(make_run(tmp_path / "same", ("tiny", "other"), videos=4, **same))
     assert_self_contained(found)
     measured, quoted = found.text.split("Published numbers, not measured here", 1)
+    assert "test videos4 One0.6543" in " ".join(quoted.split())
     assert "0.6543" in quoted and "0.6543" not in measured and "Someone, https://example.org/a" in quoted
     assert "Three" not in quoted and "Another" not in quoted and "could not be read" not in found.text
     for number, change in enumerate(
@@ -203,7 +204,8 @@ def test_a_test_prints_and_names_them(
     printed = capsys.readouterr().out
     results = json.loads((tmp_path / "output/tested/results.json").read_text())
     assert results["trained_with"]["dataset"] == ["tiny"] and "Another" not in json.dumps(results)
-    assert re.search(r"AUC of videos, trained on tiny\b.*Another\nmethod +tiny\n-+\nOne +0\.9", printed)
+    table = r"method +tiny\n-+\ntest videos +unknown\nOne +0\.9"
+    assert re.search(rf"AUC of videos, trained on tiny\b.*Another\n{table}", printed)
     assert "Someone" not in printed
     kept = {name: results[name] for name in ("protocol", "frames_per_video", "frame_choice", "video_score", "seed")}
     assert list(kept.values()) == ["paper", 2, "random", "max", 0]
