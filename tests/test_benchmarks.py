@@ -5,6 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,18 @@ import torch
 from PIL import Image
 
 import training
-from benchmarks import agreement, evaluation, gpu, input_pipeline, results, scorers, train_step, turns, video
+from benchmarks import (
+    agreement,
+    evaluation,
+    gpu,
+    input_pipeline,
+    results,
+    scorers,
+    single_changes,
+    train_step,
+    turns,
+    video,
+)
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
@@ -172,6 +184,24 @@ def test_torchvision_weights_differ_only_in_the_scales_of_the_last_batch_norms(m
     changed = {name for name in ours if not torch.equal(ours[name], theirs[name])}
     assert changed == {f"region_model1.layer{layer}.{block}.bn2.weight" for layer in range(1, 5) for block in range(2)}
     assert all((ours[name] == 0).all() and (theirs[name] == 1).all() for name in changed)
+
+
+def test_the_named_changes_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Schedule.start_epoch, backbones.timm.create_model
+    monkeypatch.setattr(Schedule, "start_epoch", before[0])  # restored after the test
+    monkeypatch.setattr(backbones.timm, "create_model", before[1])
+    made: list[Any] = []
+
+    def train(argv: list[str]) -> int:
+        made.extend((argv, Schedule.start_epoch, backbones.timm.create_model))
+        return 0
+
+    monkeypatch.setattr(training, "main", train)
+    for names in ("", "torchvision_init,other"):
+        assert single_changes.main([names]) == 2
+    assert not made and (Schedule.start_epoch, backbones.timm.create_model) == before
+    assert single_changes.main(["torchvision_init,keep_state", "--seed", "1"]) == 0
+    assert made == [["--seed", "1"], start_and_keep, create_as_torchvision]
 
 
 def test_the_table_of_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
