@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from evaluation.predictions import Scores, make_scores
 from models.backbones import timm
 
+# First, because it closes the log handlers of earlier imports, and with them the standard error of pytest.
 with suppress(ImportError):
-    import submitit  # noqa: F401  # first, because it closes the log handlers of earlier imports, and pytest's stderr with them
+    import submitit  # noqa: F401
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C

@@ -69,7 +69,7 @@ def test_defects_that_random_input_found(name: str, content: bytes, answered: bo
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_random_input(target: Target) -> None:
     @settings(
-        max_examples=100,
+        max_examples=200,
         derandomize=True,
         deadline=None,
         database=None,
