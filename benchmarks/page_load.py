@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_inference import checkpoint
 from tests.test_page import PASSWORD, Visitor, command_line_scores, is_one_sentence, mixed_uploads
 

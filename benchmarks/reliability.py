@@ -13,7 +13,7 @@ import torch
 
 import training
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, make_dataset
+from tests.helpers import arguments, make_dataset
 from tests.test_interruptions import CONTINUE, EVERY_STEP, assert_same_run, killed_at_random
 
 

@@ -34,7 +34,7 @@ from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_trained, save_checkpoint
 from run_folder import RunFolder
-from tests.conftest import arguments, make_dataset, scores_of
+from tests.helpers import arguments, make_dataset, scores_of
 from utils.errors import InputError
 from utils.training_arguments import TrainingArguments
 from utils.world import World

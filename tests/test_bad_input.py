@@ -29,7 +29,7 @@ from datasets.images import FaceImages
 from docs.generate import COMMANDS
 from models.checkpoints import load_checkpoint
 from models.lib_network import LIBNetwork
-from tests.conftest import Run, arguments, make_dataset
+from tests.helpers import Run, arguments, make_dataset
 from utils.command import run_command
 from utils.errors import InputError
 

@@ -28,7 +28,7 @@ from benchmarks import (
 from benchmarks.single_changes import create_as_torchvision, start_and_drop, start_and_keep
 from evaluation.predictions import make_scores, write_predictions
 from models import backbones
-from tests.conftest import ROOT, arguments
+from tests.helpers import ROOT, arguments
 from tests.test_engine import HostReads
 from tests.test_inference import checkpoint
 from utils.schedule import Schedule

@@ -13,7 +13,7 @@ import pytest
 
 from datasets import check
 from datasets.copies import NEAR, WORDS, near_pairs
-from tests.conftest import ROOT, make_dataset
+from tests.helpers import ROOT, make_dataset
 
 
 def run(root: Path, code: int) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from models.backbones import WithoutRandomInit, build_network
 from models.checkpoints import infer_settings, load_checkpoint, load_network, load_trained, save_checkpoint
 from models.official_names import to_official
 from tests import reference_parameters as parameters
-from tests.conftest import ROOT, arguments
+from tests.helpers import ROOT, arguments
 from train_state import TrainState
 from utils.devices import seed_everything, smallest_share
 from utils.errors import InputError

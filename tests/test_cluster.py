@@ -19,7 +19,7 @@ import preprocessing
 import training
 from models.checkpoints import load_checkpoint
 from tests import test_preprocessing as faces
-from tests.conftest import arguments, in_processes, make_dataset
+from tests.helpers import arguments, in_processes, make_dataset
 from tests.test_interruptions import assert_same_run
 from tests.test_preprocessing import clip, dataset  # noqa: F401  # fixtures
 from tests.test_world import rows

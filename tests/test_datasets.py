@@ -20,7 +20,7 @@ from datasets.labels import Video, oversampling_factor, read_datasets, read_spli
 from datasets.samplers import TrainingBatches
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise, resize
 from evaluation.predictions import collect_scores
-from tests.conftest import make_dataset
+from tests.helpers import make_dataset
 from utils.data_roots import parse_data_root, root_of
 from utils.errors import InputError
 from utils.images import read_image

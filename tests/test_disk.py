@@ -46,7 +46,7 @@ from models.shared_model import write_shared_model
 from run_folder import RunFolder
 from scoring import detector as scoring_detector
 from scoring.records import open_records
-from tests.conftest import ROOT, arguments, make_dataset, start_fork
+from tests.helpers import ROOT, arguments, make_dataset, start_fork
 from tests.test_given_datasets import make_frames
 from tests.test_inference import checkpoint, photo, write_image
 from tests.test_preprocessing import arguments as preprocessing_arguments

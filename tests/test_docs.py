@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import COMMANDS, main
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from utils.parsing import Parser
 from utils.protocols import PROTOCOLS, Protocol
 

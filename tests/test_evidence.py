@@ -25,7 +25,7 @@ from models.checkpoints import load_trained, save_checkpoint
 from models.gradcam import heatmaps
 from models.lib_network import LIBNetwork
 from scoring.detector import load_detector
-from tests.conftest import ROOT, arguments, make_dataset, start_fork
+from tests.helpers import ROOT, arguments, make_dataset, start_fork
 from tests.test_analysis import assert_fails, read_study
 from utils.training_arguments import RECIPES
 

@@ -31,7 +31,7 @@ from faces.tracks import (
     look,
 )
 from faces.videos import FrameReader
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from utils.errors import InputError
 from utils.files import sha256
 

@@ -12,7 +12,7 @@ import training
 from benchmarks import familiar_features
 from models.checkpoints import load_trained
 from scoring.familiarity import distances, face_side, measure_detail, measure_face, unlike_training
-from tests.conftest import arguments, make_dataset
+from tests.helpers import arguments, make_dataset
 
 
 @pytest.fixture(scope="module")

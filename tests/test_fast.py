@@ -23,7 +23,7 @@ from inference import load_detector
 from models.backbones import build_network
 from models.fast import fast_scorer
 from models.lib_network import LIBNetwork
-from tests.conftest import ROOT, arguments
+from tests.helpers import ROOT, arguments
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from tests.test_inference import checkpoint
 from utils import fast

@@ -52,7 +52,7 @@ Weights = dict[str, float]
 
 @pytest.fixture(autouse=True, scope="module")
 def threads() -> Iterator[None]:
-    """tests/conftest.py gives PyTorch one thread, whatever OMP_NUM_THREADS is."""
+    """All other tests use one thread, whatever OMP_NUM_THREADS is."""
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     yield

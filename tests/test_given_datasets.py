@@ -15,7 +15,7 @@ from corpora import lists, realorfake
 from corpora.new_labels import write_label_files
 from datasets.labels import Video, read_datasets, read_split
 from datasets.sources import group_folders
-from tests.conftest import ROOT, arguments
+from tests.helpers import ROOT, arguments
 from utils.errors import InputError
 from utils.images import read_image
 

@@ -15,7 +15,7 @@ from benchmarks.train_step import our_step
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, in_processes, make_dataset
+from tests.helpers import arguments, in_processes, make_dataset
 from tests.test_world import train
 from utils.devices import seed_everything
 from utils.training_arguments import TrainingArguments

@@ -42,7 +42,7 @@ from models.checkpoints import CONTINUING, extend_checkpoint, load_checkpoint, l
 from run_folder import RunFolder
 from scoring.files import annotation_targets
 from scoring.page import _heading
-from tests.conftest import arguments, start_fork
+from tests.helpers import arguments, start_fork
 from tests.test_bad_input import Bomb
 from tests.test_given_datasets import make_frames, run_lists
 from tests.test_inference import checkpoint, photo, write_image

@@ -42,7 +42,7 @@ from scoring.annotate import FAKE, REAL, STRIP_HEIGHT, UNCERTAIN, ScoreStrip, an
 from scoring.detector import ScoredFace
 from scoring.files import annotation_targets, is_video, load_image, score_file
 from scoring.scores import NO_CALIBRATION, FileScore
-from tests.conftest import ROOT, TINY
+from tests.helpers import ROOT, TINY
 from tests.test_checkpoints import official
 from tests.test_preprocessing import FACE, HEIGHT, WIDTH, fixed_detector, picture, write_video
 from utils.errors import InputError

@@ -24,7 +24,7 @@ import run_folder
 import run_with_submitit
 import training
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, in_processes, make_dataset, start_fork
+from tests.helpers import arguments, in_processes, make_dataset, start_fork
 from utils.errors import InputError
 from utils.files import atomic_write
 from utils.parsing import Parser

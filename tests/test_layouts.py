@@ -19,7 +19,7 @@ import pytest
 from corpora.identities import Identities, split_by_identity
 from corpora.layouts import DUPLICATE, LAYOUTS, SourceVideo, find_videos
 from datasets.labels import CLASSES, SPLITS, read_split
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from utils.errors import InputError
 from utils.files import write_if_changed
 

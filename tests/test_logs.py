@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import arguments
+from tests.helpers import arguments
 from training import main
 from utils.logs import TrainingLog
 

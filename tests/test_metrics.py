@@ -14,7 +14,7 @@ from evaluation.metrics import (
     group_metrics,
     score_videos,
 )
-from tests.conftest import scores_of
+from tests.helpers import scores_of
 
 REAL_FAKE = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 

@@ -25,7 +25,7 @@ from datasets.images import BadImage, FaceImages, ThreadLoader, make_loader
 from datasets.labels import SPLITS, read_datasets, read_split
 from datasets.packs import IMAGES, Entry, Pack, find_pack, index_line
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments, make_dataset, start_fork
+from tests.helpers import arguments, make_dataset, start_fork
 from utils.errors import InputError
 from utils.world import World
 

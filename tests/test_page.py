@@ -30,7 +30,7 @@ from faces.videos import FrameReader
 from scoring.detector import ForgeryDetector, load_detector
 from scoring.page import OPEN_ROUTES, build_page, launch, remove_old_files, score_upload
 from scoring.scores import NO_CALIBRATION, FileScore
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 from tests.test_inference import VARYING, checkpoint, scored_face, timed_video
 from tests.test_preprocessing import picture, write_video
 from tests.test_records import SCHEMA
@@ -117,8 +117,8 @@ def browser() -> Iterator[Any]:
 @contextmanager
 def open_page(model: Path, folder: Path, limits: str) -> Iterator[tuple[str, Path]]:
     """Serve the page in another process, which first runs `limits`; yield its address and its folder for files."""
-    # tests.conftest has the backbone.
-    code = f"import sys, tests.conftest, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
+    # tests.helpers has the backbone.
+    code = f"import sys, tests.helpers, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
     command = [sys.executable, "-c", code, "--model", str(model), "--serve", "--detector", "mtcnn", "--gpu_num", "cpu"]
     (folder / "files").mkdir()
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder / "files"), "HOME": str(folder)}

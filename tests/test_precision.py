@@ -14,7 +14,7 @@ from datasets.images import FaceImages, make_loader
 from datasets.labels import read_split
 from datasets.samplers import TrainingBatches
 from models.checkpoints import load_checkpoint
-from tests.conftest import arguments
+from tests.helpers import arguments
 from tests.test_interruptions import CONTINUE, assert_same_run, stop_before, terminate
 from train_state import Record
 from utils.devices import choose_precision

@@ -38,7 +38,7 @@ from faces.detectors import Detections
 from faces.extraction import Outcome, Source, StageTimes, extract_faces, is_done
 from faces.recipe import Recipe, claim_folder
 from faces.videos import FrameReader
-from tests.conftest import ROOT, TINY, start_fork
+from tests.helpers import ROOT, TINY, start_fork
 from tests.test_faces import VIDEOS, WEIGHTS, needs_videos, needs_weights
 from tests.test_layouts import NEWER, make_layout
 from utils.errors import InputError

@@ -14,7 +14,7 @@ from datasets.images import FaceImages
 from datasets.labels import Video
 from datasets.samplers import choose_frames
 from faces.recipe import claim_folder, common_recipe
-from tests.conftest import arguments, in_processes, make_dataset
+from tests.helpers import arguments, in_processes, make_dataset
 from utils.errors import InputError
 from utils.protocols import PROTOCOLS, check_unknown
 from utils.training_arguments import TrainingArguments, check_training_arguments, parse_training_arguments

@@ -12,7 +12,7 @@ import training
 from corpora.layouts import LAYOUTS, MANIPULATIONS
 from evaluation import published
 from evaluation.published import read_published, select_tables
-from tests.conftest import arguments, make_dataset
+from tests.helpers import arguments, make_dataset
 from tests.test_report import assert_self_contained, make_run, page_of
 from utils.protocols import PROTOCOLS, Protocol
 

@@ -19,7 +19,7 @@ import inference
 from faces.detectors import Detections
 from scoring import detector as scoring_detector
 from scoring.records import COLUMNS, FORMAT, open_records, settings_of
-from tests.conftest import ROOT, start_fork
+from tests.helpers import ROOT, start_fork
 from tests.test_inference import CALIBRATION, FACES, checkpoint, photo, read_records, refused, score, tree, write_image
 from tests.test_preprocessing import FACE, fixed_detector, write_video
 

@@ -30,7 +30,7 @@ from evaluation.report import (
 )
 from evaluation.results import average
 from evaluation.verdicts import calibrate, measure_verdicts
-from tests.conftest import scores_of
+from tests.helpers import scores_of
 from utils import command, images
 from utils.errors import InputError
 

@@ -19,7 +19,7 @@ from evaluation.published import paper_auc
 from faces import extraction
 from models.backbones import BACKBONES, build_network
 from run_folder import RunFolder
-from tests.conftest import ROOT, TINY, make_dataset
+from tests.helpers import ROOT, TINY, make_dataset
 from tests.test_analysis import assert_fails
 from tests.test_preprocessing import LAYOUTS, fixed_detector, write_video
 from utils.data_roots import DataRoots, base_name, has_root, root_of

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 import training
 from analysis.compare import pair_runs
 from evaluation.results import table_rows
-from tests.conftest import arguments, make_dataset
+from tests.helpers import arguments, make_dataset
 
 pytestmark = pytest.mark.slow
 

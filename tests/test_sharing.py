@@ -30,7 +30,7 @@ from analysis import robustness
 from models.checkpoints import load_checkpoint, load_trained
 from models.shared_model import HUB_NAME
 from scoring import share
-from tests.conftest import ROOT, arguments, make_dataset
+from tests.helpers import ROOT, arguments, make_dataset
 from tests.test_inference import CALIBRATION, checkpoint, read_records
 from utils import hub as utils_hub
 from utils.files import sha256
@@ -563,7 +563,7 @@ def test_the_environment_names_the_hub(hub: FakeHub, source: Path, shared: Path,
     hub.add(content(shared))
     variables = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "other")}
     argv = ["--model", "user/ff-model@main", "--faces_given", "--gpu_num", "cpu", "--json", "hub.json"]
-    code = "import sys, tests.conftest, inference; sys.exit(inference.main())"  # tests.conftest has the backbone
+    code = "import sys, tests.helpers, inference; sys.exit(inference.main())"  # tests.helpers has the backbone
     command = [sys.executable, "-c", code, *argv, str(tmp_path / "face.png")]
     subprocess.run(command, cwd=tmp_path, env=os.environ | variables | {"PYTHONPATH": str(ROOT)}, check=True)
     assert comparable(tmp_path / "hub.json") == expected

@@ -25,7 +25,7 @@ from datasets.images import Batch
 from evaluation.metrics import METRICS
 from losses.balance import LearntBalance
 from models.checkpoints import load_checkpoint
-from tests.conftest import Run, TinyCNN, arguments, make_dataset
+from tests.helpers import Run, TinyCNN, arguments, make_dataset
 from train_state import TrainState, make_optimizer
 from utils.devices import seed_everything
 from utils.files import sha256

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evaluation.verdicts import calibrate, choose_cutoffs, error_rates, measure_verdicts
-from tests.conftest import scores_of
+from tests.helpers import scores_of
 
 
 def calibration_of(real: list[float], fake: list[float]) -> dict:

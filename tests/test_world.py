@@ -33,7 +33,7 @@ from engine import Objective, train_step
 from losses.terms import Logits
 from models.backbones import build_network
 from models.checkpoints import load_checkpoint, load_trained
-from tests.conftest import ROOT, arguments, in_processes, make_dataset, start_fork
+from tests.helpers import ROOT, arguments, in_processes, make_dataset, start_fork
 from tests.test_interruptions import EVERY_STEP, TWO_EPOCHS, assert_same_run
 from train_state import Record, TrainState, make_optimizer
 from utils import fast
