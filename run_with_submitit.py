@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.imports import pause_garbage_collection
 from utils.jobs import submit_jobs
 from utils.training_arguments import TrainingArguments
 
@@ -30,6 +31,7 @@ class TrainingJob:
 
     def __call__(self) -> None:
         """Train in this process, and ask for a requeue if SLURM or submitit interrupts the training."""
+        pause_garbage_collection()  # until training.main
         from submitit.helpers import TorchDistributedEnvironment
 
         import training

@@ -15,7 +15,7 @@ import pytest
 from docs.generate import COMMANDS
 from models.backbones import build_network
 from models.checkpoints import save_checkpoint
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 SLOW = (
     "albumentations", "matplotlib", "scipy.optimize", "scipy.sparse", "sklearn", "tensorboard", "timm", "torch",
@@ -104,6 +104,22 @@ def test_threads_wait_briefly_unless_the_user_says_how(
         monkeypatch.setenv(name, value)
     expected = {name: value for name, value in os.environ.items() if "OMP_" in name} | added
     assert json.loads(run_python(START, command, "--help").splitlines()[-1]) == expected
+
+
+def test_nothing_looks_for_garbage_during_the_imports() -> None:
+    script = """
+import gc, sys
+from utils.command import check_command_line, run_command
+
+def show() -> None:
+    print(gc.isenabled(), gc.get_freeze_count() > 0, file=sys.stderr)
+
+show()
+check_command_line("a command", lambda: None)
+show()
+run_command("a command", show, "")
+"""
+    assert run_python(script).splitlines() == ["True False", "False False", "True True"]
 
 
 def test_benchmarks_wait_briefly_too(monkeypatch: pytest.MonkeyPatch) -> None:

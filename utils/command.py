@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from tqdm.utils import ObjectWrapper
 
 from utils.errors import InputError, one_line, printable
+from utils.imports import pause_garbage_collection, resume_garbage_collection
 from utils.process import Stopped, current_rank, exit_on_interrupt, stop_on_signals, wait_briefly
 
 traceback_flag: list[str] = []  # --traceback, if this command has it; its child commands get it too
@@ -59,6 +60,7 @@ def run_command(
     Returns:
         0, or the value of `work`; 2 for an error that the user can fix; 130 for Ctrl-C; 128 + N for a signal N.
     """
+    resume_garbage_collection()
     hook, threading.excepthook = threading.excepthook, _report_thread
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(SafeOutput(nowhere if current_rank() else sys.stdout)):
@@ -138,8 +140,8 @@ def _run(
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
     """Print the help, or the error of a wrong command line, and exit; return if the command line is right.
 
-    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and what
-    Ctrl-C does during the imports.
+    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and, for
+    the time of the imports, what Ctrl-C does and that nothing looks for garbage.
 
     Args:
         program: the command's name.
@@ -153,3 +155,4 @@ def check_command_line(program: str, parse: Callable[[], object]) -> None:
     if code := run_command(program, work, less_memory=""):
         sys.exit(code)
     exit_on_interrupt("__main__", program)
+    pause_garbage_collection()
