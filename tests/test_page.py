@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +15,9 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import jsonschema
@@ -114,30 +114,36 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@contextmanager
-def open_page(model: Path, folder: Path, limits: str) -> Iterator[tuple[str, Path]]:
-    """Serve the page in another process, which first runs `limits`; yield its address and its folder for files."""
-    # tests.helpers has the backbone.
-    code = f"import sys, tests.helpers, inference\nfrom scoring import page\n{limits}\nsys.exit(inference.main())"
+class Served(NamedTuple):
+    """The page in a process of its own."""
+
+    address: str
+    files: Path  # its folder for temporary files
+    process: subprocess.Popen
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The page, limited to uploads of 1 MB and videos of 3 s; after SIGUSR1 it keeps annotated copies for 1 s."""
+    code = """
+import signal, sys
+import inference, tests.helpers  # has the backbone
+from scoring import page
+page.MAX_UPLOAD_MB, page.MAX_VIDEO_MINUTES, page.IDLE_SECONDS = 1, 0.05, 10
+signal.signal(signal.SIGUSR1, lambda *_: setattr(page, "KEEP_SECONDS", 1))
+sys.exit(inference.main())
+"""
     command = [sys.executable, "-c", code, "--model", str(model), "--serve", "--detector", "mtcnn", "--gpu_num", "cpu"]
-    (folder / "files").mkdir()
-    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder / "files"), "HOME": str(folder)}
+    folder = tmp_path_factory.mktemp("page")
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "HOME": str(tmp_path_factory.mktemp("home"))}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:
         try:
             printed = process.stdout.readline()
             address = re.search(r"http://127\.0\.0\.1:\d+/", printed)
             assert address, printed
-            yield address[0], folder / "files"
+            yield Served(address[0], folder, process)
         finally:
             process.terminate()
-
-
-@pytest.fixture(scope="module")
-def page(browser: Any, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page, limited to uploads of 1 MB and videos of 3 s."""
-    limits = "page.MAX_UPLOAD_MB, page.MAX_VIDEO_MINUTES = 1, 0.05"
-    with open_page(model, tmp_path_factory.mktemp("page"), limits) as opened:
-        yield opened
 
 
 def new_tab(browser: Any, address: str) -> Any:
@@ -169,13 +175,12 @@ SHOWN = """[...document.querySelectorAll("#image img, #video video, #curve img, 
 LOADED = "x => (x.naturalWidth || x.videoWidth) > 0"
 
 
-def upload(browser: Any, page: tuple[str, Path], file: Path, pictures: int = 0) -> tuple[str, list[str], list[str]]:
+def upload(browser: Any, page: Served, file: Path, pictures: int = 0) -> tuple[str, list[str], list[str]]:
     """Score a file on the page; return the summary, the ids of the parts with pictures, and requests to other hosts."""
-    address, _ = page
     tab = new_tab(browser, "about:blank")
     requests: list[str] = []
     tab.on("request", lambda request: requests.append(request.url))
-    tab.goto(address)
+    tab.goto(page.address)
     tab.set_input_files("#upload input[type=file]", file)
     tab.wait_for_selector("#summary h2")
     tab.wait_for_function(f"n => {SHOWN}.length >= n && {SHOWN}.every({LOADED})", arg=pictures)
@@ -184,7 +189,7 @@ def upload(browser: Any, page: tuple[str, Path], file: Path, pictures: int = 0) 
     assert not tab.query_selector("[aria-label='Share' i], [title='Share' i]")  # would send the picture to a hub
     summary = tab.inner_text("#summary")
     tab.close()
-    return summary, shown, [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+    return summary, shown, [url for url in requests if not url.startswith((page.address, "data:", "blob:"))]
 
 
 def detector_of(model: Path) -> ForgeryDetector:
@@ -526,43 +531,26 @@ def test_time_limit_ends_loops_over_frames(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_files_are_deleted(browser: Any, model: Path, tmp_path: Path) -> None:
-    """Annotated copies and partial uploads are deleted after a while, and all files when the server stops."""
-    cv2.imwrite(str(tmp_path / "face.png"), picture(0, 0))
-    with open_page(model, tmp_path, "page.KEEP_SECONDS = 15\npage.IDLE_SECONDS = 10") as opened:
-        assert len(upload(browser, opened, tmp_path / "face.png", 2)[1]) >= 2
-        (folder,) = opened[1].glob("real-or-fake-*")
-        (folder / "tmpremains").write_bytes(b"half of an upload")
-        end = time.monotonic() + 300
-        while list(folder.glob("shown-*")) + list(folder.glob("tmp*")):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-        assert list(opened[1].glob("real-or-fake-*"))
-    assert not list(opened[1].glob("real-or-fake-*"))
-
-
-@pytest.mark.slow
-@pytest.mark.browser
-def test_image_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
+def test_image_upload(browser: Any, page: Served, tmp_path: Path) -> None:
     name = "my <b> *face* (1) 顔.png"
     summary, shown, foreign = upload(browser, page, write_face(tmp_path / name), 2)
     assert re.match(rf"{re.escape(name)}: (real|fake|uncertain), 0\.\d\d", summary) and "One person" in summary
     assert shown[:2] == ["image", "faces"] and set(shown[2:]) <= {"faces"} and not foreign
-    assert all("_annotated" in file.stem for file in page[1].rglob("*face*.png"))
+    assert all("_annotated" in file.stem for file in page.files.rglob("*face*.png"))
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_video_upload(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
+def test_video_upload(browser: Any, page: Served, tmp_path: Path) -> None:
     summary, shown, foreign = upload(browser, page, write_video(tmp_path / "clip.mp4", frames=50), 3)
     assert summary.startswith("clip.mp4: ") and "One person in 10 frames." in summary
     assert shown[:3] == ["video", "curve", "faces"] and set(shown[3:]) <= {"faces"} and not foreign
-    assert not list(page[1].rglob("clip.mp4"))
+    assert not list(page.files.rglob("clip.mp4"))
 
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_upload_without_a_face(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
+def test_upload_without_a_face(browser: Any, page: Served, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "wall.png"), np.full((100, 100, 3), 90, np.uint8))
     summary, shown, _ = upload(browser, page, tmp_path / "wall.png")
     assert summary.startswith("wall.png: not scored") and "no face" in summary and not shown
@@ -570,8 +558,8 @@ def test_upload_without_a_face(browser: Any, page: tuple[str, Path], tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_uploads_are_limited_in_size_and_length(browser: Any, page: tuple[str, Path], tmp_path: Path) -> None:
-    address, files = page
+def test_uploads_are_limited_in_size_and_length(browser: Any, page: Served, tmp_path: Path) -> None:
+    address, files, _ = page
     before = {*files.rglob("*.png"), *files.rglob("*.mp4")}
     (tmp_path / "large.png").write_bytes(bytes(2**20 + 2**19))
     video = write_video(tmp_path / "long.mp4", frames=80)  # 3.2 s
@@ -593,3 +581,25 @@ def test_uploads_are_limited_in_size_and_length(browser: Any, page: tuple[str, P
     with pytest.raises(urllib.error.HTTPError, match="413"):
         urllib.request.urlopen(request)
     assert {*files.rglob("*.png"), *files.rglob("*.mp4")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_files_are_deleted(browser: Any, page: Served, tmp_path: Path) -> None:
+    """Annotated copies and partial uploads are deleted after a while, and all files when the server stops.
+
+    The last test, because it stops the server.
+    """
+    assert len(upload(browser, page, write_face(tmp_path / "face.png"), 2)[1]) >= 2
+    (folder,) = page.files.glob("real-or-fake-*")
+    (folder / "tmpremains").write_bytes(b"half of an upload")
+    assert list(folder.glob("shown-*"))
+    page.process.send_signal(signal.SIGUSR1)
+    end = time.monotonic() + 300
+    while list(folder.glob("shown-*")) + list(folder.glob("tmp*")):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert page.process.poll() is None and folder.exists()
+    page.process.terminate()
+    page.process.wait(300)
+    assert not list(page.files.glob("real-or-fake-*"))
