@@ -442,7 +442,11 @@ def test_a_full_disk_stops_with_path_and_bytes(
 # ------------------------------------------------------------------------------------------------- one run per folder
 
 
+PAIRS = 20
+
+
 def compete(root: Path, barrier: Any, codes: Any) -> None:
+    """Start `PAIRS` trainings, each together with the other process, and put their exit codes."""
     real = run_folder.RunFolder.open
 
     def open_together(folder: run_folder.RunFolder, state: Any = None) -> None:
@@ -450,28 +454,27 @@ def compete(root: Path, barrier: Any, codes: Any) -> None:
         real(folder, state)
         barrier.wait()  # the other has been refused
 
-    def refused(*_: Any) -> None:
-        barrier.wait()
-
     training.test = lambda *_: None  # to save time
     setattr(run_folder.RunFolder, "open", open_together)  # noqa: B010  # mypy allows no other assignment
-    code = training.main(arguments(root, "--name", "run", "--bs", "12"))  # one step
-    if code:
-        refused()
-    codes.put(code)
+    for pair in range(PAIRS):
+        code = training.main(arguments(root, "--name", f"run{pair}", "--bs", "12"))  # one step
+        if code:
+            barrier.wait()
+        codes.put((pair, code))
 
 
 @pytest.mark.slow
 def test_of_two_trainings_started_at_once_one_runs(tiny: Path) -> None:
     context = get_context("fork")
-    for pair in range(20):
-        barrier, codes = context.Barrier(2), context.SimpleQueue()
-        processes = [start_fork(compete, tiny, barrier, codes) for _ in range(2)]
-        for process in processes:
-            process.join()
-        assert sorted([codes.get(), codes.get()]) == [0, 2], f"pair {pair}"
-        assert load_checkpoint(tiny / "output/run/model_last.pth")["epoch"] == 1
-        shutil.rmtree(tiny / "output")
+    barrier, codes = context.Barrier(2, timeout=300), context.SimpleQueue()
+    processes = [start_fork(compete, tiny, barrier, codes) for _ in range(2)]
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    found = sorted(codes.get() for _ in range(2 * PAIRS))
+    assert found == [(pair, code) for pair in range(PAIRS) for code in (0, 2)]
+    for pair in range(PAIRS):
+        assert load_checkpoint(tiny / f"output/run{pair}/model_last.pth")["epoch"] == 1
 
 
 def test_a_test_gets_a_folder_of_its_own(tiny: Path, finished: Path) -> None:
