@@ -18,13 +18,12 @@ demo: $(VENV)/installed
 	$(RUN) training.py --name demo --dataset demo --overwrite True --pretrained False --model mobilenet \
 		--num_LIBs 2 --size 64 --bs 16 --epoch 9
 
-# Four processes on any machine: some tests mostly wait, for SLURM or a browser.
 test: lint types
-	$(PYTEST) -n 4
+	$(PYTEST) -n auto
 
 # The tests of the core, in about a minute.
 fast: lint types
-	$(PYTEST) -n auto --maxprocesses 4 -m "not slow and not browser and not cluster" $(CORE:%=tests/test_%.py)
+	$(PYTEST) -n auto -m "not slow and not browser and not cluster" $(CORE:%=tests/test_%.py)
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff check .

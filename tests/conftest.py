@@ -4,6 +4,7 @@ It imports no large library at the top, because the process that hands out the t
 """
 
 import gc
+import os
 import signal
 import subprocess
 import sys
@@ -23,8 +24,15 @@ with suppress(ImportError):
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a job under nohup ignores SIGHUP
-# The files that take longest, in this order: they start first, so that no processor waits at the end.
-LONGEST = "fidelity interruptions cluster world preprocessing page inference training fuzz fast evidence faces".split()
+# The files that take longest: they start first, so that no processor waits at the end. The order mixes files that
+# compute with files that wait for SLURM, disks or a browser.
+LONGEST = "fidelity cluster inference preprocessing interruptions fuzz world training page fast evidence faces".split()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than cores, because some tests mostly wait; at most 8, each of 1 GB or more."""
+    return min((os.cpu_count() or 1) + 1, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
