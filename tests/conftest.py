@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a job under nohup ignores SIGHUP
 # The files that take longest: they start first, so that no processor waits at the end. The order mixes files that
 # compute with files that wait for SLURM, disks or a browser.
-LONGEST = "fidelity cluster world inference fuzz interruptions preprocessing training fast evidence page faces".split()
+LONGEST = "fidelity cluster inference preprocessing interruptions fuzz world training page fast evidence faces".split()
 
 
 @pytest.hookimpl(optionalhook=True)
