@@ -1,4 +1,4 @@
-"""Settings for tiny networks, made before PyTorch is imported."""
+"""Environment variables for tiny networks, set before PyTorch is imported."""
 
 import os
 

@@ -1,6 +1,7 @@
 """Fixtures and the order of the tests.
 
-It imports no large library at the top, because the process that hands out the tests would wait for it and not use it.
+This file imports no large library at the top. The process that hands out the tests reads this file too, and would wait
+for a library that it does not use.
 """
 
 import gc
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-# While the tests and libraries are imported, looking for garbage takes seconds and finds none. Later, each look at what
-# the imports have made takes half a second: so that is frozen.
+# While the tests and libraries are imported, the garbage collector would take seconds and find nothing. Later, it would
+# look through the imported objects for half a second each time, so pytest_collection_finish freezes them.
 gc.disable()
 
 # First, because it closes the log handlers of earlier imports, and with them the standard error of pytest.

@@ -195,13 +195,13 @@ def recipe_steps(reference: dict[str, Any], folder: Path) -> Iterator[tuple[Loss
 
 @cache
 def train_once(steps: Callable[..., Iterator[Any]], settings: str, *more: Any) -> list[Any]:
-    """Train once for all references that differ only in the expected numbers."""
+    """Return the results of all training steps; references with the same settings share one training."""
     with tempfile.TemporaryDirectory() as folder:
         return list(steps(json.loads(settings), *more, Path(folder)))
 
 
 def settings_of(reference: dict[str, Any]) -> str:
-    """Return a reference without the expected numbers, as JSON."""
+    """Return a reference without its expected numbers, as JSON; the steps become nulls, because their number counts."""
     expected = ("learnt_weights_after", "learning_rates_network_and_loss_weights")
     settings = {name: value for name, value in reference.items() if name not in expected}
     return json.dumps({**settings, "steps": [None] * len(reference["steps"])})

@@ -124,7 +124,10 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def page(browser: Any, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The page, limited to uploads of 1 MB and videos of 3 s; after SIGUSR1 it keeps annotated copies for 1 s."""
+    """The page, limited to uploads of 1 MB and videos of 3 s.
+
+    It deletes partial uploads after 10 s, and, after SIGUSR1, annotated copies that are older than 1 s.
+    """
     code = """
 import signal, sys
 import inference, tests.helpers  # has the backbone

@@ -352,12 +352,13 @@ def score_and_count(root: Path, model: Path) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_two_processes_test_like_one_with_openvino(trained: Path, tmp_path: Path) -> None:
-    """OpenVINO scores more than 200 images, so also the 101 and 100 of each process."""
+    """OpenVINO scores sets of more than 200 images: here 201, of which one process scores 101 and the other 100."""
     pytest.importorskip("openvino")
     make_dataset(tmp_path, videos=1, frames=101)
     (tmp_path / "faces/tiny/test/fake/000/0100.png").unlink()
     score = partial(score_and_count, tmp_path, trained / "output/run/model_best.pth")
-    # In a fork, OpenVINO would wait for its threads, which an earlier test may have started in this process.
+    # If an earlier test has used OpenVINO in this process, a fork would wait forever for OpenVINO's threads, which it
+    # does not have. New interpreters do not.
     assert in_processes(2, score, machines="openvino" in sys.modules) == [(0, 1)] * 2
     assert score() == (0, 1)
     one, two = (rows(tmp_path / f"output/of{size}/predictions.csv") for size in (1, 2))

@@ -140,8 +140,8 @@ def _run(
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
     """Print the help, or the error of a wrong command line, and exit; return if the command line is right.
 
-    A command calls this before its slow imports, and parses again when it runs. It also sets how threads wait, and, for
-    the time of the imports, what Ctrl-C does and that nothing looks for garbage.
+    A command calls this before its slow imports, and parses again when it runs. This function also sets how threads
+    wait. During the imports, Ctrl-C prints one sentence and ends the process, and the garbage collector is paused.
 
     Args:
         program: the command's name.

@@ -8,16 +8,16 @@ from types import ModuleType
 
 
 def pause_garbage_collection() -> None:
-    """Look for no garbage until `resume_garbage_collection`; call it before PyTorch is imported.
+    """Stop Python's garbage collector until `resume_garbage_collection`; call it before PyTorch is imported.
 
-    The imports make half a million objects and hardly any garbage, but Python would look through all of them again and
-    again.
+    The imports make half a million objects and hardly any garbage. The collector would look through all of them again
+    and again.
     """
     gc.disable()
 
 
 def resume_garbage_collection() -> None:
-    """Look for garbage again after `pause_garbage_collection`, but never among the objects of the imports."""
+    """Start the garbage collector again after `pause_garbage_collection`; it ignores all objects made so far."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
