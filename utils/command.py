@@ -138,7 +138,7 @@ def _run(
 
 
 def check_command_line(program: str, parse: Callable[[], object]) -> None:
-    """Print the help, or the error of a wrong command line, and exit; return if the command line is right.
+    """Print the help or an error and exit; return if the command line is right.
 
     A command calls this before its slow imports, and parses again when it runs. This function also sets how threads
     wait. During the imports, Ctrl-C prints one sentence and ends the process, and the garbage collector is paused.
