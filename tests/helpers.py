@@ -116,7 +116,8 @@ def in_processes(size: int, function: Callable[[], Any], machines: bool = False)
     Args:
         size: number of processes.
         function: the work; picklable if `machines` is True.
-        machines: run each process as if on a machine of its own, in a new interpreter, because CUDA cannot be forked.
+        machines: run each process as if on a machine of its own, in a new interpreter; forks can use neither CUDA nor
+            OpenVINO after this process has used it.
     """
     context: Any = multiprocessing.get_context("spawn" if machines else "fork")
     results = context.Queue()
